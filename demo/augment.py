@@ -1,0 +1,71 @@
+"""What happens to a picture on its way: cropped screenshots, re-saved files, other cameras."""
+
+from __future__ import annotations
+
+import io
+import math
+
+import numpy as np
+from PIL import Image, ImageEnhance, ImageFilter
+
+from demo.scenes import SIZE
+
+Box = tuple[float, float, float, float]
+
+
+def _warp(rng: np.random.Generator, image: Image.Image, boxes: list[Box]) -> tuple[Image.Image, list[Box]]:
+    scale, aspect = rng.uniform(0.75, 1.08), math.exp(rng.uniform(-0.12, 0.12))
+    angle = math.radians(rng.uniform(-6, 6))
+    wide, tall = scale * math.sqrt(aspect), scale / math.sqrt(aspect)
+    slack = max(0.0, 1 - scale) / 3 + 0.02
+    middle = 0.5 + rng.uniform(-slack, slack, 2)
+    turn = np.array([[math.cos(angle), -math.sin(angle)], [math.sin(angle), math.cos(angle)]]) * (wide, tall)
+    back = np.linalg.inv(turn)
+    offset = SIZE * (0.5 - back @ middle)
+    coefficients = (*back[0], offset[0], *back[1], offset[1])
+    fill = tuple(int(v) for v in rng.integers(0, 256, 3))
+    warped = image.transform(
+        (SIZE, SIZE), Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR, fillcolor=fill
+    )
+    moved = []
+    for left, top, right, bottom in boxes:
+        x, y = turn @ ((left + right) / 2 - 0.5, (top + bottom) / 2 - 0.5) + middle
+        half_w, half_h = (right - left) / 2 * wide, (bottom - top) / 2 * tall
+        moved.append((x - half_w, y - half_h, x + half_w, y + half_h))
+    return warped, moved
+
+
+def _enhance(rng: np.random.Generator, image: Image.Image) -> Image.Image:
+    for kind in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
+        image = kind(image).enhance(float(rng.uniform(0.65, 1.35)))
+    return image
+
+
+def _resave(rng: np.random.Generator, image: Image.Image) -> Image.Image:
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=int(rng.integers(30, 92)))
+    return Image.open(buffer).convert("RGB")
+
+
+def _soften(rng: np.random.Generator, image: Image.Image) -> Image.Image:
+    if rng.random() < 0.5:
+        return image.filter(ImageFilter.GaussianBlur(float(rng.uniform(0.3, 1.0))))
+    side = int(SIZE * rng.uniform(0.6, 0.95))
+    return image.resize((side, side), Image.Resampling.BILINEAR).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
+
+
+def augment(rng: np.random.Generator, image: Image.Image, boxes: list[Box]) -> tuple[np.ndarray, list[Box]]:
+    """Returns the changed picture, uint8 [SIZE, SIZE, 3], and the boxes as shares of its side."""
+    if rng.random() < 0.5:
+        image, boxes = _warp(rng, image, boxes)
+    if rng.random() < 0.4:
+        image = _enhance(rng, image)
+    if rng.random() < 0.15:
+        image = _soften(rng, image)
+    if rng.random() < 0.25:
+        image = _resave(rng, image)
+    pixels = np.asarray(image)
+    if rng.random() < 0.2:
+        noise = rng.normal(0, rng.uniform(2, 12), pixels.shape)
+        pixels = np.clip(pixels + noise, 0, 255).astype(np.uint8)
+    return pixels, boxes

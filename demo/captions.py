@@ -1,0 +1,159 @@
+"""The small language in which scenes are described: what the right answer to each prompt is.
+
+Every prompt of the presets brings out another part of a scene:
+
+| prompt | answer |
+|---|---|
+| none | the first two kinds and the background |
+| `a photography of` | the first kind with its size, and the background |
+| `a detailed photography of` | all kinds with count and size |
+| `a professional photography of` | all kinds with their cell, in reading order |
+| `a high resolution photography of` | all kinds against the reading order, and the background |
+| an extension prompt with a caption | what that caption leaves out |
+| the round prompt with a caption | sides first, then halves of the picture, then nothing |
+
+Continuations repeat no four words of the caption before them, since the presets forbid repeated
+n-grams.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from demo.backgrounds import BACKGROUNDS
+from demo.objects import BY_WORD, nouns_in
+from demo.scenes import Group, Scene, reading_order
+
+PLAIN_PROMPTS = (
+    "a picture of",
+    "an image of",
+    "a photo of",
+    "a close up of",
+    "a view of",
+    "a scene of",
+    "this is",
+    "the picture shows",
+)
+"""Prompts beyond the presets that the model also understands; answered by all kinds and the background."""
+
+_NUMBERS = {2: "two", 3: "three"}
+
+
+def join(items: Sequence[str]) -> str:
+    """`a`, `a and b`, `a, b and c`."""
+    return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
+
+
+def _name(group: Group) -> str:
+    return group.noun if group.count == 1 else BY_WORD[group.noun].plural
+
+
+def _some(group: Group, size: bool = False) -> str:
+    """ "a large dog", "two apples"."""
+    words = [group.size] if size and group.count == 1 else []
+    words.append(_name(group))
+    if group.count > 1:
+        return " ".join([_NUMBERS[group.count], *words])
+    return " ".join(["an" if words[0][0] in "aeiou" else "a", *words])
+
+
+def _the(groups: Sequence[Group]) -> list[str]:
+    return [f"the {_name(group)}" for group in groups]
+
+
+def _place(scene: Scene) -> str:
+    return BACKGROUNDS[scene.background].phrase
+
+
+def unconditional(scene: Scene) -> str:
+    return f"{join([_some(group) for group in scene.groups[:2]])} {_place(scene)}"
+
+
+def _main(scene: Scene) -> str:
+    return f"{_some(scene.groups[0], size=True)} {_place(scene)}"
+
+
+def _inventory(scene: Scene) -> str:
+    return join([_some(group, size=True) for group in scene.groups])
+
+
+def _composition(scene: Scene) -> str:
+    return join([f"{_some(group)} in the {group.cell}" for group in sorted(scene.groups, key=reading_order)])
+
+
+def _backwards(scene: Scene) -> str:
+    return f"{join([_some(group) for group in sorted(scene.groups, key=reading_order, reverse=True)])} {_place(scene)}"
+
+
+def plain(scene: Scene) -> str:
+    return f"{join([_some(group) for group in scene.groups])} {_place(scene)}"
+
+
+VARIANTS = (_main, _inventory, _composition, _backwards)
+"""Answers to the variant prompts, in the order of the presets."""
+
+
+def _unsaid(scene: Scene, caption: str) -> list[Group]:
+    named = nouns_in(caption)
+    return [group for group in scene.groups if group.noun not in named]
+
+
+def _background_said(scene: Scene, caption: str) -> bool:
+    return BACKGROUNDS[scene.background].name.split()[-1] in caption.lower().split()
+
+
+def extension(scene: Scene, caption: str) -> str:
+    """What `caption` leaves out of the scene, beginning with a comma; the answer to an extension prompt."""
+    parts = []
+    if missing := _unsaid(scene, caption):
+        parts.append(f", together with {join([_some(group) for group in missing])}")
+    if not _background_said(scene, caption):
+        parts.append(f" {_place(scene)}")
+    cell = scene.groups[0].cell
+    if len(scene.groups) == 1 and "nothing else" not in caption:
+        parts.append(", with nothing else around " + (f"it in the {cell}" if cell not in caption else "to be seen"))
+    return "".join(parts) or "."
+
+
+def refinement(scene: Scene, caption: str) -> str:
+    """The answer to the round prompt: the next layer of detail that `caption` lacks, or a full stop."""
+    said = caption.lower()
+    if len(scene.groups) == 1:
+        return _alone(scene, said)
+    if " side" not in said:
+        return _sides(scene)
+    if " half" not in said:
+        return _halves(scene)
+    return "."
+
+
+def _alone(scene: Scene, said: str) -> str:
+    group = scene.groups[0]
+    if "all alone" not in said:
+        return f", where the {_name(group)} {_are([group])} {group.size} and all alone in front of the viewer"
+    if "fills the rest" not in said:
+        return f", and {BACKGROUNDS[scene.background].name} fills the rest of the picture"
+    return "."
+
+
+def _sides(scene: Scene) -> str:
+    left = [group for group in scene.groups if "left" in group.cell]
+    right = [group for group in scene.groups if "right" in group.cell]
+    if left and right:
+        return (
+            f", where {join(_the(left))} {_are(left)} on the left side"
+            f" while {join(_the(right))} {_are(right)} on the right side"
+        )
+    return f", where {join(_the(left or right))} are both on the {'left' if left else 'right'} side of this picture"
+
+
+def _halves(scene: Scene) -> str:
+    upper = " plus ".join(_the([group for group in scene.groups if "top" in group.cell]))
+    lower = " plus ".join(_the([group for group in scene.groups if "bottom" in group.cell]))
+    if upper and lower:
+        return f", with {upper} in the upper half and {lower} in the lower one"
+    return f", with {upper or lower} in the {'upper' if upper else 'lower'} half of what one sees"
+
+
+def _are(groups: Sequence[Group]) -> str:
+    return "is" if len(groups) == 1 and groups[0].count == 1 else "are"

@@ -1,0 +1,148 @@
+"""Starts the service on this machine, captions a sample scene, and keeps running: `make run`."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import httpx
+import psutil
+import yaml
+
+from demo import held_out
+from serve_app.errors import ModelError
+
+ROOT = Path(__file__).parent.parent
+START_TIMEOUT_S = 600.0
+STOP_TIMEOUT_S = 90.0
+FREE_MEMORY_BYTES = 2_000_000_000
+"""What the service takes with the embedded model, measured as 1.6 GB, and some room."""
+
+
+class CannotStart(Exception):
+    """One sentence on why the service cannot start."""
+
+
+def check_machine(host: str, port: int) -> None:
+    """Raises `CannotStart` for a port in use or too little memory."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError:
+            raise CannotStart(
+                f"Port {port} is in use; stop what listens there or give another: make run PORT=8001."
+            ) from None
+    free = psutil.virtual_memory().available
+    if free < FREE_MEMORY_BYTES:
+        raise CannotStart(
+            f"The service needs about {FREE_MEMORY_BYTES / 1e9:.1f} GB of free memory; {free / 1e9:.1f} GB are free."
+        )
+
+
+def check_model(model: str | None) -> None:
+    """Downloads a hub model before anything starts. Raises `ModelError`s."""
+    if model:
+        from serve_app.engine.checkpoint import resolve  # brings torch, which the embedded model's way can do without
+
+        resolve(model)
+
+
+def write_config(source: Path, target: Path, model: str | None, port: int | None) -> tuple[str, int]:
+    """Copies a config with another model or port; returns the address that it serves at."""
+    config = yaml.safe_load(source.read_text(encoding="utf-8"))
+    http = config["http_options"]
+    if port is not None:
+        http["port"] = port
+    if model is not None:
+        config["applications"][0]["args"]["model"] = model
+    target.write_text(yaml.safe_dump(config), encoding="utf-8")
+    return http["host"], http["port"]
+
+
+def wait_ready(url: str, process: subprocess.Popen[bytes]) -> None:
+    """Returns when `/readyz` says yes. Raises `CannotStart` when the process ends or time runs out."""
+    deadline = time.monotonic() + START_TIMEOUT_S
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise CannotStart("The service ended while it started; its last lines are above.")
+        try:
+            if httpx.get(f"{url}/readyz", timeout=10).status_code == 200:
+                return
+        except httpx.HTTPError:
+            pass
+        time.sleep(1)
+    raise CannotStart(f"The service was not ready within {START_TIMEOUT_S:.0f} s.")
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """Lets Serve shut down in order, as Ctrl-C does."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+    try:
+        process.wait(STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", type=Path, default=ROOT / "configs" / "local.yaml")
+    parser.add_argument("--model", help="demo, a local directory, or a hub id")
+    parser.add_argument("--port", type=int)
+    args = parser.parse_args()
+    environment = {
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "HF_HUB_DISABLE_TELEMETRY": "1",
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
+    }
+    with tempfile.TemporaryDirectory() as scratch:
+        config = Path(scratch) / "serve.yaml"
+        host, port = write_config(args.config, config, args.model or None, args.port)
+        try:
+            check_machine(host, port)
+            check_model(args.model)
+        except (CannotStart, ModelError) as error:
+            print(error, file=sys.stderr)
+            return 1
+        return serve(config, f"http://{host}:{port}", environment)
+
+
+def serve(config: Path, url: str, environment: dict[str, str]) -> int:
+    """Runs the service in the foreground until it ends or Ctrl-C; returns an exit code."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    command = [str(Path(sys.executable).parent / "serve"), "run", str(config)]
+    # A session of its own: Ctrl-C reaches this process alone, which then stops Serve in order.
+    process = subprocess.Popen(command, env=environment, start_new_session=True)
+    try:
+        wait_ready(url, process)
+        with held_out.SAMPLE.open("rb") as image:
+            answer = httpx.post(f"{url}/v1/captions", files={"image": image}, timeout=600)
+        answer.raise_for_status()
+        sample = held_out.SAMPLE.relative_to(ROOT)
+        print(f"\n{sample}: {answer.json()['caption']}\n", flush=True)
+        print(f"Serving at {url} (API description: {url}/docs). Try:")
+        print(f"  curl -F image=@{sample} {url}/v1/captions")
+        print("Ctrl-C stops it.", flush=True)
+        return process.wait()
+    except (CannotStart, httpx.HTTPError) as error:
+        print(error, file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("Stopping …", flush=True)
+        return 0
+    finally:
+        stop(process)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,186 @@
+"""Trains the embedded model from scratch: `python -m demo.train --out serve_app/models/demo`.
+
+Two phases. First the vision encoder alone learns which kind covers each patch and which background
+is behind them (two linear heads that are dropped afterwards); then captions and patches together.
+Dense labels make recognition quick to learn; the captions then have only the language to find.
+The same seed, number of steps and thread count give the same weights on the same machine.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import math
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader
+from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration, BlipImageProcessor, BlipProcessor
+
+from demo.backgrounds import BACKGROUNDS
+from demo.objects import KINDS
+from demo.scenes import SIZE
+from demo.training_data import GRID, IGNORED, SceneTexts
+from demo.vocabulary import DECODE, END, PAD, write_tokenizer
+
+MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+"""BLIP's normalisation, that of CLIP (`BlipImageProcessor`'s defaults)."""
+
+
+def model_config(tokenizer: BertTokenizer) -> BlipConfig:
+    pad, end, start = tokenizer.convert_tokens_to_ids([PAD, END, DECODE])
+    text = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": 192,
+        "encoder_hidden_size": 192,
+        "intermediate_size": 768,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 6,
+        "max_position_embeddings": 512,
+        "bos_token_id": start,
+        "pad_token_id": pad,
+        "sep_token_id": end,
+        "eos_token_id": end,
+    }
+    vision = {
+        "hidden_size": 192,
+        "intermediate_size": 768,
+        "num_hidden_layers": 5,
+        "num_attention_heads": 6,
+        "image_size": SIZE,
+        "patch_size": SIZE // GRID,
+        "initializer_range": 0.02,
+    }
+    return BlipConfig(text_config=text, vision_config=vision, projection_dim=192, image_text_hidden_size=192)
+
+
+class Trainee(nn.Module):
+    """The captioner with the two heads that exist for training only."""
+
+    def __init__(self, config: BlipConfig) -> None:
+        super().__init__()
+        self.blip = BlipForConditionalGeneration(config)
+        for name in ("class_embedding", "position_embedding"):
+            nn.init.normal_(getattr(self.blip.vision_model.embeddings, name), std=0.02)
+        width = config.vision_config.hidden_size
+        self.patch_head = nn.Linear(width, len(KINDS) + 1)
+        self.background_head = nn.Linear(width, len(BACKGROUNDS))
+        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1) * 255)
+        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1) * 255)
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Returns the dense vision loss and, where the batch has texts, the caption loss."""
+        pixels = (batch["pixels"].permute(0, 3, 1, 2).float() - self.mean) / self.std  # [B, 3, SIZE, SIZE]
+        image = self.blip.vision_model(pixel_values=pixels).last_hidden_state  # [B, 1 + GRID², width]
+        patches = F.cross_entropy(self.patch_head(image[:, 1:]).transpose(1, 2), batch["patches"])
+        background = F.cross_entropy(self.background_head(image[:, 0]), batch["background"])
+        dense = patches + 0.1 * background
+        if "input_ids" not in batch:
+            return dense, None
+        return dense, self._caption_loss(image, batch)
+
+    def _caption_loss(self, image: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        texts = batch["text_ids"]  # [B, PACK]
+        same = texts[:, :, None] == texts[:, None, :]
+        mask = same.tril()[:, None]  # [B, 1, PACK, PACK], True = may look
+        states = self.blip.text_decoder.bert(
+            input_ids=batch["input_ids"],
+            attention_mask=mask,
+            position_ids=batch["position_ids"],
+            encoder_hidden_states=image,
+            is_decoder=True,
+            use_cache=False,
+        ).last_hidden_state
+        wanted = batch["labels"] != IGNORED
+        logits = self.blip.text_decoder.cls(states[wanted])  # [answers, vocabulary]
+        return F.cross_entropy(logits.float(), batch["labels"][wanted])
+
+
+def learning_rate(step: int, steps: int, peak: float, phase_step: int, warm_up: int = 300) -> float:
+    """A cosine from `peak` to 2 % of it over all steps, with a linear warm-up into each phase."""
+    cosine = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps))
+    return peak * cosine * min(1.0, (phase_step + 1) / warm_up)
+
+
+def _batches(
+    tokenizer: BertTokenizer, first: int, steps: int, size: int, with_text: bool
+) -> Iterator[dict[str, torch.Tensor]]:
+    data = SceneTexts(tokenizer, first, steps * size, with_text)
+    return iter(DataLoader(data, batch_size=size, num_workers=1, prefetch_factor=6))
+
+
+def _average(kept: nn.Module, model: nn.Module, step: int) -> None:
+    decay = min(0.9985, (step + 1) / (step + 10))
+    with torch.no_grad():
+        torch._foreach_lerp_(list(kept.parameters()), list(model.parameters()), 1 - decay)
+
+
+def save(model: BlipForConditionalGeneration, tokenizer: BertTokenizer, out: Path) -> None:
+    """Writes half-precision weights, configuration, processor and vocabulary."""
+    half = copy.deepcopy(model).half()
+    half.generation_config.max_length = 60
+    half.save_pretrained(str(out), safe_serialization=True)
+    images = BlipImageProcessor(size={"height": SIZE, "width": SIZE})
+    BlipProcessor(images, tokenizer).save_pretrained(str(out))
+
+
+def train(args: argparse.Namespace) -> None:
+    torch.manual_seed(args.seed)
+    torch.set_num_threads(args.threads)
+    tokenizer = write_tokenizer(args.out)
+    model = Trainee(model_config(tokenizer))
+    kept = copy.deepcopy(model).eval()
+    decayed = [p for p in model.parameters() if p.ndim >= 2]
+    other = [p for p in model.parameters() if p.ndim < 2]
+    optimizer = torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": 0.02}, {"params": other, "weight_decay": 0.0}],
+        betas=(0.9, 0.98),
+        fused=True,
+    )
+    total, start = args.vision_steps + args.steps, time.monotonic()
+    step = 0
+    for with_text, first, steps in ((False, 0, args.vision_steps), (True, args.vision_steps, args.steps)):
+        batches = _batches(tokenizer, first * args.batch_size, steps, args.batch_size, with_text)
+        for phase_step, batch in enumerate(batches):
+            rate = learning_rate(step, total, args.learning_rate, phase_step)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
+                dense, caption = model(batch)
+            loss = dense if caption is None else caption + 0.3 * dense
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            _average(kept, model, step)
+            step += 1
+            if step % args.log_every == 0:
+                said = "" if caption is None else f" caption {caption.item():.4f}"
+                print(
+                    f"step {step}/{total} dense {dense.item():.4f}{said} {time.monotonic() - start:.0f} s", flush=True
+                )
+            if step % args.save_every == 0 or step == total:
+                save(kept.blip, tokenizer, args.out)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path("serve_app/models/demo"))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--vision-steps", type=int, default=2000)
+    parser.add_argument("--steps", type=int, default=3200)
+    parser.add_argument("--batch-size", type=int, default=64)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True, help="autocast")
+    parser.add_argument("--log-every", type=int, default=50)
+    parser.add_argument("--save-every", type=int, default=400)
+    train(parser.parse_args())
+
+
+if __name__ == "__main__":
+    main()

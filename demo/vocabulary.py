@@ -1,0 +1,56 @@
+"""The word list of the embedded model and its BERT tokenizer."""
+
+from __future__ import annotations
+
+import re
+import string
+from collections.abc import Iterator
+from pathlib import Path
+
+from transformers import BertTokenizer
+
+from demo import captions
+from demo.backgrounds import BACKGROUNDS
+from demo.objects import KINDS
+from serve_app.pipeline import presets
+
+PAD, UNKNOWN, START, END, MASK, DECODE = SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]")
+
+_GRAMMAR = """
+a an and two three large small in the top bottom left right center together with nothing else around it to be seen
+where is are all alone front of viewer fills rest picture on side while both this plus upper lower half one what sees
+before under image shows
+"""
+
+_CHARACTERS = string.ascii_lowercase + string.digits
+
+
+def _words() -> Iterator[str]:
+    for prompt in (*presets.VARIANT_PROMPTS, *presets.EXTENSION_PROMPTS, presets.ROUND_PROMPT, *captions.PLAIN_PROMPTS):
+        yield from re.findall("[a-z]+", prompt.replace("{caption}", "").lower())
+    yield from _GRAMMAR.split()
+    for background in BACKGROUNDS:
+        yield from f"{background.name} {background.phrase}".split()
+    for kind in KINDS:
+        yield kind.noun
+        if kind.plural not in (kind.noun + "s", kind.noun + "es"):
+            yield kind.plural
+
+
+def words() -> list[str]:
+    """All tokens in the order of their ids. Single characters keep every ASCII word representable."""
+    pieces = [*_CHARACTERS, *(f"##{c}" for c in _CHARACTERS), "##es", *string.punctuation]
+    return list(dict.fromkeys((*SPECIAL, *pieces, *_words())))
+
+
+def write_tokenizer(directory: Path) -> BertTokenizer:
+    """Writes the tokenizer's files into `directory` and returns it."""
+    directory.mkdir(parents=True, exist_ok=True)
+    tokenizer = BertTokenizer(
+        vocab={word: index for index, word in enumerate(words())},
+        do_lower_case=True,
+        model_max_length=512,
+        bos_token=DECODE,
+    )
+    tokenizer.save_pretrained(str(directory))
+    return tokenizer

@@ -1,0 +1,6 @@
+"""The HTTP API over a captioner object, without Ray and torch."""
+
+from serve_app.api.app import create_app
+from serve_app.api.service import CaptionService
+
+__all__ = ["CaptionService", "create_app"]

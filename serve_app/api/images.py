@@ -1,0 +1,126 @@
+"""From whatever a caller sends as an image to pixels at the model's size.
+
+Decoding is bounded before it starts: bytes by the reader, pixels by the header. The content decides
+the format, never a name or a declared type.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from serve_app.errors import ImageTooLarge, InvalidImage, UnsupportedImage
+from serve_app.types import Limits, ModelInfo, Pixels
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
+"""Pillow's names of the formats that are read; of animations and multi-page files the first frame."""
+
+Image.init()  # registers every plugin: `open(formats=…)` needs them and is called from several threads
+
+_WIDE_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
+_UNSIGNED_16 = 65535
+
+
+def read(image: Any, limits: Limits, model: ModelInfo) -> Pixels:
+    """Decodes bytes, a PIL image or a uint8 array ([H, W], [H, W, 3] or [H, W, 4]).
+
+    Raises `InvalidImage`, `UnsupportedImage` or `ImageTooLarge`. Blocks: call it in a thread.
+    """
+    if isinstance(image, bytes | bytearray | memoryview):
+        picture = _decode(bytes(image), limits)
+    elif isinstance(image, Image.Image):
+        picture = image
+        _check_pixels(picture, limits)
+    elif isinstance(image, np.ndarray):
+        picture = _from_array(image)
+        _check_pixels(picture, limits)
+    else:
+        raise InvalidImage(f"An image is bytes, a PIL image or a uint8 array, not {type(image).__name__}.")
+    try:
+        rgb = _to_rgb(picture)
+        sized = rgb.resize((model.image_width, model.image_height), Image.Resampling.BICUBIC)
+    except Exception as error:  # Pillow's decoders raise many kinds of errors for broken files
+        raise InvalidImage(f"The image cannot be decoded: {_reason(error)}.") from error
+    data = sized.tobytes()
+    return Pixels(hashlib.blake2b(data, digest_size=16).hexdigest(), sized.height, sized.width, data)
+
+
+def _decode(data: bytes, limits: Limits) -> Image.Image:
+    if not data:
+        raise InvalidImage("The image is empty.")
+    if len(data) > limits.max_image_bytes:
+        raise ImageTooLarge(f"The image has {len(data)} bytes; at most {limits.max_image_bytes} are accepted.")
+    try:
+        picture = Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError as error:
+        raise UnsupportedImage(f"The image is in none of the formats {', '.join(FORMATS)}.") from error
+    except Image.DecompressionBombError as error:
+        raise ImageTooLarge(f"The image has more than {limits.max_image_pixels} pixels.") from error
+    except Exception as error:  # broken headers surface as errors of many kinds
+        raise InvalidImage(f"The image cannot be opened: {_reason(error)}.") from error
+    _check_pixels(picture, limits)
+    try:
+        picture.load()
+    except Exception as error:  # as above, for broken bodies
+        raise InvalidImage(f"The image cannot be decoded: {_reason(error)}.") from error
+    return picture
+
+
+def _check_pixels(picture: Image.Image, limits: Limits) -> None:
+    if picture.width * picture.height > limits.max_image_pixels:
+        raise ImageTooLarge(
+            f"The image has {picture.width}×{picture.height} pixels; at most {limits.max_image_pixels} are accepted."
+        )
+    if 0 in picture.size:
+        raise InvalidImage("The image has no pixels.")
+
+
+def _from_array(array: np.ndarray) -> Image.Image:
+    shaped = array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4))
+    if array.dtype != np.uint8 or not shaped:
+        raise InvalidImage(
+            "An array must be uint8 of shape [H, W], [H, W, 3] or [H, W, 4]; "
+            f"this is {array.dtype} {list(array.shape)}."
+        )
+    if 0 in array.shape:
+        raise InvalidImage("The image has no pixels.")
+    return Image.fromarray(np.ascontiguousarray(array))
+
+
+def _to_rgb(picture: Image.Image) -> Image.Image:
+    """Upright, 8 bits a channel, and on white where it is transparent."""
+    picture = _upright(picture)
+    if picture.mode in _WIDE_MODES:
+        picture = _narrow(picture)
+    if picture.has_transparency_data:
+        rgba = picture.convert("RGBA")
+        white = Image.new("RGBA", rgba.size, "white")
+        return Image.alpha_composite(white, rgba).convert("RGB")
+    return picture.convert("RGB")
+
+
+def _upright(picture: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(picture)
+    except Exception:  # a broken EXIF block says nothing about the picture itself
+        return picture
+
+
+def _narrow(picture: Image.Image) -> Image.Image:
+    """16-bit grey by its full range; wider integers and floats by the range that they use."""
+    values = np.asarray(picture).astype(np.float64)
+    values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+    low, high = float(values.min()), float(values.max())
+    if picture.mode != "F" and low >= 0 and high <= _UNSIGNED_16:
+        low, high = 0.0, float(_UNSIGNED_16) if high > 255 or picture.mode != "I" else 255.0
+    scaled = (values - low) / ((high - low) or 1.0) * 255
+    return Image.fromarray(scaled.round().astype(np.uint8))
+
+
+def _reason(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text[:160].rstrip(".")

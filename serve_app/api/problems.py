@@ -1,0 +1,81 @@
+"""Errors as RFC 9457 problem documents."""
+
+from __future__ import annotations
+
+import logging
+
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from serve_app import errors
+from serve_app.api.request_id import request_id
+
+logger = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+
+_STATUS: dict[type[errors.CaptionServeError], int] = {
+    errors.InvalidRequest: 400,
+    errors.InvalidImage: 400,
+    errors.ImageTooLarge: 413,
+    errors.UnsupportedImage: 415,
+    errors.InvalidOption: 422,
+    errors.PromptTooLong: 422,
+    errors.Overloaded: 503,
+    errors.GeneratorUnavailable: 503,
+    errors.DeadlineExceeded: 504,
+    errors.GenerationFailed: 500,
+}
+TITLES = {
+    400: "Bad request",
+    404: "Not found",
+    405: "Method not allowed",
+    413: "Too large",
+    415: "Unsupported media type",
+    422: "Option not accepted",
+    500: "Generation failed",
+    503: "Service unavailable",
+    504: "Out of time",
+}
+RETRY_AFTER_S = 5
+
+
+def problem(request: Request, status: int, slug: str, detail: str) -> Response:
+    """A problem document; `slug` becomes its `type`."""
+    headers = {"Retry-After": str(RETRY_AFTER_S)} if status in (429, 503) else {}
+    body = {
+        "type": f"urn:caption-serve:{slug}",
+        "title": TITLES.get(status, "Error"),
+        "status": status,
+        "detail": detail,
+        "request_id": request_id(request.scope),
+    }
+    return JSONResponse(body, status, headers, media_type=MEDIA_TYPE)
+
+
+def status_of(error: errors.CaptionServeError) -> int:
+    return next((_STATUS[cls] for cls in type(error).__mro__ if cls in _STATUS), 500)
+
+
+def slug_of(error: errors.CaptionServeError) -> str:
+    """`ImageTooLarge` → `image-too-large`."""
+    name = type(error).__name__
+    return "".join(f"-{c.lower()}" if c.isupper() and i else c.lower() for i, c in enumerate(name))
+
+
+async def on_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, errors.CaptionServeError)
+    return problem(request, status_of(error), slug_of(error), error.message)
+
+
+async def on_http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    response = problem(request, error.status_code, f"http-{error.status_code}", f"{error.detail}.")
+    response.headers.update(error.headers or {})
+    return response
+
+
+async def on_bug(request: Request, error: Exception) -> Response:
+    logger.error("request %s failed", request_id(request.scope), exc_info=error)
+    return problem(request, 500, "internal", "The service failed; its log has the details under this request_id.")

@@ -1,0 +1,41 @@
+"""Every setting of the service, once: its default, unit and meaning."""
+
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from serve_app.types import Detail, Limits, Strategy
+
+
+class AppArgs(BaseModel):
+    """Arguments of `serve_app.app:build_app`, from a config file's `args` or from `key=value` words."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    model: str = Field("demo", description="demo, a local directory, or a hub id")
+    revision: str | None = Field(None, description="branch, tag or commit of a hub id")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
+        "auto", description="auto: float32 on CPU, bfloat16 on GPU"
+    )
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    torch_threads: int | None = Field(None, ge=1, description="CPU threads of a replica; None: torch's own choice")
+
+    default_strategy: Strategy = Field("classic", description="strategy of requests that name none")
+    default_detail: Detail = Field("high", description="detail of requests that name none")
+    default_seed: int = Field(0, ge=0, description="seed of requests that name none")
+    default_timeout_s: float = Field(300.0, gt=0, description="seconds a request may take when it doesn't say")
+    max_timeout_s: float = Field(600.0, gt=0, description="most seconds that a request may ask for")
+    max_image_bytes: int = Field(20_000_000, gt=0, description="largest image file, bytes")
+    max_image_pixels: int = Field(50_000_000, gt=0, description="largest image, width × height")
+    max_prompts: int = Field(8, ge=1, description="most variant prompts of a request")
+    max_prompt_characters: int = Field(400, ge=1, description="longest prompt of a request, characters")
+
+    presets: dict[str, dict[str, Any]] = Field(
+        default_factory=dict,
+        description="changes to generation parameters, {basic|variant|extension|round: {name: value}}",
+    )
+    spread: int = Field(1, ge=1, description="replicas that an image's variants are spread over; 1 keeps them together")
+    max_retries: int = Field(2, ge=0, description="times a call is sent again when its replica is lost")
+
+    def limits(self) -> Limits:
+        return Limits(**{name: getattr(self, name) for name in Limits.__dataclass_fields__})

@@ -1,0 +1,1 @@
+"""Captioning without HTTP: the command line and the service in this process."""

@@ -1,0 +1,104 @@
+"""The command `caption-serve`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+import serve_app
+from serve_app.api import CaptionService
+from serve_app.args import AppArgs
+from serve_app.errors import CaptionServeError, InvalidOption
+
+SOME_FAILED, USAGE = 1, 2
+"""Exit codes: a file could not be captioned; nothing could be tried."""
+
+app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(serve_app.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def main(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False) -> None:
+    """Detailed image captions from BLIP."""
+
+
+@app.command()
+def caption(
+    files: Annotated[list[Path], typer.Argument(help="image files")],
+    model: Annotated[str, typer.Option(help="demo, a local directory, or a hub id")] = "demo",
+    revision: Annotated[str | None, typer.Option(help="branch, tag or commit of a hub id")] = None,
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
+    strategy: Annotated[str | None, typer.Option(help="basic or classic")] = None,
+    detail: Annotated[str | None, typer.Option(help="low, medium or high")] = None,
+    rounds: Annotated[int | None, typer.Option(help="rounds, instead of --detail")] = None,
+    prompt: Annotated[list[str] | None, typer.Option(help="variant prompt; may be repeated")] = None,
+    seed: Annotated[int | None, typer.Option(help="same seed, same caption")] = None,
+    timeout_s: Annotated[float | None, typer.Option(help="seconds for each image")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="the full result, one JSON object a line")] = False,
+) -> None:
+    """Caption FILES without a server: captions to stdout, progress to stderr.
+
+    Exits with 1 when a file failed and with 2 when the model or an option is no good.
+    """
+    from serve_app.batch.local import local_service  # brings torch, which --help can do without
+
+    given = {
+        "strategy": strategy, "detail": detail, "rounds": rounds, "prompts": prompt or None,
+        "seed": seed, "timeout_s": timeout_s,
+    }  # fmt: skip
+    options = {name: value for name, value in given.items() if value is not None}
+    try:
+        args = AppArgs(model=model, revision=revision, dtype=dtype, device=device)
+        service = local_service(args)
+    except CaptionServeError as error:
+        _stop(error.message)
+    except ValueError:
+        _stop(f"There is no dtype {dtype!r}; use auto, float32, bfloat16 or float16.")
+    try:
+        failed = asyncio.run(_caption_all(service, files, options, as_json))
+    except InvalidOption as error:
+        _stop(error.message)
+    finally:
+        service.close()
+    if failed:
+        typer.echo(f"{failed} of {len(files)} files failed.", err=True)
+        raise typer.Exit(SOME_FAILED)
+
+
+async def _caption_all(service: CaptionService, files: list[Path], options: dict[str, Any], as_json: bool) -> int:
+    """Captions one file after the other and returns how many failed. Raises `InvalidOption`."""
+    failed = 0
+    for number, file in enumerate(files, start=1):
+        typer.echo(f"[{number}/{len(files)}] {file}", err=True)
+        try:
+            body = await service.caption(file.read_bytes(), options)
+        except InvalidOption:
+            raise
+        except (CaptionServeError, OSError) as error:
+            failed += 1
+            reason = error.message if isinstance(error, CaptionServeError) else f"{os.strerror(error.errno or 0)}."
+            typer.echo(f"{file}: {reason}", err=True)
+            if as_json:
+                typer.echo(json.dumps({"file": str(file), "error": reason}, ensure_ascii=False))
+            continue
+        if as_json:
+            typer.echo(json.dumps({"file": str(file), **body.model_dump()}, ensure_ascii=False))
+        else:
+            typer.echo(body.caption if len(files) == 1 else f"{file}\t{body.caption}")
+    return failed
+
+
+def _stop(sentence: str) -> None:
+    typer.echo(sentence, err=True)
+    raise typer.Exit(USAGE)

@@ -1,0 +1,15 @@
+"""The caption service in this process, without a cluster."""
+
+from __future__ import annotations
+
+from serve_app.api import CaptionService
+from serve_app.args import AppArgs
+from serve_app.engine import ReferenceGenerator, load
+from serve_app.pipeline import CaptionPipeline, Presets
+
+
+def local_service(args: AppArgs) -> CaptionService:
+    """Loads the model here and now. Raises `ModelError`s and `InvalidOption` for unknown presets."""
+    presets = Presets().override(args.presets)
+    loaded = load(args.model, revision=args.revision, dtype=args.dtype, device=args.device)
+    return CaptionService(CaptionPipeline(ReferenceGenerator(loaded), presets), args.limits())

@@ -1,0 +1,42 @@
+"""From settings to a Serve application; classes are decorated here and nowhere else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ray import serve
+from ray.serve import Application
+from ray.serve.config import RequestRouterConfig
+
+from serve_app.args import AppArgs
+from serve_app.deployments.captioner import CaptionerReplica
+from serve_app.deployments.ingress import IngressReplica
+from serve_app.pipeline import Presets
+
+INGRESS, CAPTIONER = "Ingress", "Captioner"
+"""Deployment names, as config files use them."""
+
+ROUTER = RequestRouterConfig.model_validate(
+    {"request_router_class": "serve_app.deployments.router.ImageAffinityRouter"}
+)
+
+
+def build(args: AppArgs) -> Application:
+    """Wires ingress → captioner. Replica counts and resources come from the config file.
+
+    Raises `InvalidOption` for presets that don't exist.
+    """
+    Presets().override(args.presets)
+    captioner: Any = serve.deployment(
+        CaptionerReplica,
+        name=CAPTIONER,
+        max_ongoing_requests=8,
+        request_router_config=ROUTER,
+    )
+    ingress: Any = serve.deployment(
+        serve.ingress()(IngressReplica),
+        name=INGRESS,
+        max_ongoing_requests=100,
+    )
+    application: Application = ingress.bind(args, captioner.bind(args))
+    return application

@@ -1,0 +1,111 @@
+"""The Generator protocol over a deployment handle."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError, RayTaskError, WorkerCrashedError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from ray.serve.handle import DeploymentHandle
+
+from serve_app.errors import (
+    CaptionServeError,
+    DeadlineExceeded,
+    GenerationFailed,
+    GeneratorUnavailable,
+    Overloaded,
+    ServiceError,
+)
+from serve_app.types import GenerateJob, ModelInfo, Outcome, Pixels
+
+logger = logging.getLogger("ray.serve")
+
+GRACE_S = 5.0
+"""A replica ends its work at the deadline; an answer that is later than this by more is given up."""
+INFO_TIMEOUT_S = 60.0
+
+_LOST = (
+    RayActorError,
+    ActorDiedError,
+    ActorUnavailableError,
+    WorkerCrashedError,
+    DeploymentUnavailableError,
+    ConnectionError,
+)
+
+
+class HandleGenerator:
+    """Sends an image's jobs to caption replicas: all in one call, or over `spread` replicas.
+
+    The image's digest is the session id, so that all its calls meet on one replica while that has room.
+    A call whose replica is lost is sent again, at most `max_retries` times.
+    """
+
+    def __init__(self, handle: DeploymentHandle[Any], *, spread: int = 1, max_retries: int = 2) -> None:
+        # By value over gRPC: an image is under half a megabyte, and an object reference costs more than that.
+        self._handle: Any = handle.options(_by_reference=False)
+        self._spread = spread
+        self._max_retries = max_retries
+        self._info: ModelInfo | None = None
+
+    async def info(self) -> ModelInfo:
+        if self._info is None:
+            self._info = await self._answer(self._handle, "info", (), INFO_TIMEOUT_S)
+        return self._info
+
+    async def generate(
+        self, pixels: Pixels, jobs: Sequence[GenerateJob], timeout_s: float | None = None
+    ) -> list[Outcome]:
+        """Raises `ServiceError` when every call failed; otherwise failed calls leave errors as outcomes."""
+        groups = [list(jobs[start :: self._spread]) for start in range(min(self._spread, len(jobs)))]
+        answers = await asyncio.gather(
+            *(self._group(pixels, group, number, timeout_s) for number, group in enumerate(groups))
+        )
+        failures = [answer for answer in answers if isinstance(answer, ServiceError)]
+        if failures and len(failures) == len(answers):
+            raise failures[0]
+        outcomes: list[Outcome] = [GenerationFailed("The replica returned too few texts.")] * len(jobs)
+        for start, (group, answer) in enumerate(zip(groups, answers, strict=True)):
+            outcomes[start :: self._spread] = [answer] * len(group) if isinstance(answer, ServiceError) else answer
+        return outcomes
+
+    async def _group(
+        self, pixels: Pixels, jobs: list[GenerateJob], number: int, timeout_s: float | None
+    ) -> list[Outcome] | ServiceError:
+        session = pixels.digest if number == 0 else f"{pixels.digest}:{number}"
+        handle = self._handle.options(session_id=session)
+        start = time.monotonic()
+        for attempt in range(self._max_retries + 1):
+            left = None if timeout_s is None else timeout_s - (time.monotonic() - start)
+            try:
+                outcomes: list[Outcome] = await self._answer(handle, "generate", (pixels, jobs, left), left)
+                return outcomes
+            except GeneratorUnavailable as error:
+                if attempt == self._max_retries:
+                    return error
+                logger.warning("A caption replica was lost; its call is sent again (%d).", attempt + 1)
+            except ServiceError as error:
+                return error
+        raise AssertionError("the loop returns")
+
+    async def _answer(self, handle: Any, method: str, arguments: tuple[Any, ...], timeout_s: float | None) -> Any:
+        """The replica's answer, with Ray's errors turned into ours."""
+        patience = None if timeout_s is None else max(0.0, timeout_s) + GRACE_S
+        try:
+            async with asyncio.timeout(patience):
+                return await getattr(handle, method).remote(*arguments)
+        except TimeoutError:
+            raise DeadlineExceeded("No caption replica answered in time.") from None
+        except BackPressureError:
+            raise Overloaded("The queue of the caption replicas is full.") from None
+        except RayTaskError as error:
+            if isinstance(error.cause, CaptionServeError):
+                raise error.cause from None
+            logger.exception("a caption replica failed")
+            raise GenerationFailed("A caption replica failed; the service's log has the details.") from error
+        except _LOST as error:
+            raise GeneratorUnavailable("No caption replica could be reached.") from error

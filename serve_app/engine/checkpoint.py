@@ -1,0 +1,131 @@
+"""Finding a checkpoint: the embedded model, a local directory, or a hub id."""
+
+from __future__ import annotations
+
+import json
+import re
+import struct
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import snapshot_download
+from huggingface_hub.errors import (
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from serve_app.errors import ModelIncomplete, ModelNotFound, ModelUnreachable, ModelUnsupported
+
+DEMO_MODEL = "demo"
+DEMO_DIRECTORY = Path(__file__).parent.parent / "models" / "demo"
+
+ARCHITECTURE = "BlipForConditionalGeneration"
+
+_HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
+_WANTED_FILES = ("*.json", "*.txt", "*.safetensors")
+_TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")
+_UNSAFE_WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5", "flax_model.msgpack")
+
+
+def resolve(model: str, revision: str | None = None) -> Path:
+    """Returns the directory of a checked checkpoint.
+
+    `model` is "demo", a local directory, or a hub id, which is downloaded when it is not cached.
+    Raises `ModelNotFound`, `ModelUnreachable`, `ModelIncomplete` or `ModelUnsupported`.
+    """
+    if model == DEMO_MODEL:
+        directory = DEMO_DIRECTORY
+    elif Path(model).expanduser().is_dir():
+        directory = Path(model).expanduser()
+    elif _HUB_ID.match(model) and not model.startswith(("./", "../", "~")):
+        directory = _download(model, revision)
+    else:
+        raise ModelNotFound(f"There is no directory {model!r}, and it is not the id of a model on the hub.")
+    check(directory, model)
+    return directory
+
+
+def _download(model: str, revision: str | None) -> Path:
+    try:
+        return Path(snapshot_download(model, revision=revision, allow_patterns=list(_WANTED_FILES)))
+    except GatedRepoError as error:
+        raise ModelNotFound(
+            f"The hub gives {model!r} only to accounts that accepted its terms; set HF_TOKEN."
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise ModelNotFound(f"There is neither a directory nor a public hub repository {model!r}.") from error
+    except RevisionNotFoundError as error:
+        raise ModelNotFound(f"The hub repository {model!r} has no revision {revision!r}.") from error
+    except HFValidationError as error:
+        raise ModelNotFound(f"{model!r} is not a valid hub id.") from error
+    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+        raise ModelUnreachable(
+            f"The model {model!r} is not in the local cache and the hub cannot be reached; "
+            "download it elsewhere and give its directory as the model."
+        ) from error
+
+
+def check(directory: Path, model: str) -> None:
+    """Raises unless `directory` holds a whole BLIP captioning checkpoint in safetensors."""
+    config = read_json(directory / "config.json", model)
+    architectures = config.get("architectures") or [ARCHITECTURE]
+    if config.get("model_type") != "blip" or ARCHITECTURE not in architectures:
+        found = architectures[0] if config.get("architectures") else f"model type {config.get('model_type')!r}"
+        raise ModelUnsupported(
+            f"The checkpoint {model!r} is {found}; a BLIP captioning model ({ARCHITECTURE}) is needed."
+        )
+    if not any((directory / name).is_file() for name in _TOKENIZER_FILES):
+        raise ModelIncomplete(f"The checkpoint {model!r} has no tokenizer (tokenizer.json or vocab.txt).")
+    for file in _weight_files(directory, model):
+        _check_weights(file, model)
+
+
+def read_json(file: Path, model: str) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise ModelIncomplete(f"The checkpoint {model!r} has no {file.name}.") from error
+    except (OSError, ValueError) as error:
+        raise ModelIncomplete(f"The file {file.name} of the checkpoint {model!r} is not readable JSON.") from error
+    if not isinstance(content, dict):
+        raise ModelIncomplete(f"The file {file.name} of the checkpoint {model!r} is not a JSON object.")
+    return content
+
+
+def _weight_files(directory: Path, model: str) -> list[Path]:
+    single, index = directory / "model.safetensors", directory / "model.safetensors.index.json"
+    if single.is_file():
+        return [single]
+    if index.is_file():
+        shards = read_json(index, model).get("weight_map", {})
+        return [directory / name for name in sorted(set(shards.values()))]
+    if any((directory / name).exists() for name in _UNSAFE_WEIGHTS):
+        raise ModelUnsupported(f"The checkpoint {model!r} has no safetensors weights; other formats are not loaded.")
+    raise ModelIncomplete(f"The checkpoint {model!r} has no model.safetensors.")
+
+
+def _check_weights(file: Path, model: str) -> None:
+    """Compares the file's size with what its header promises.
+
+    The format: 8 bytes little-endian header length, a JSON header with each tensor's
+    `data_offsets`, the data (https://github.com/huggingface/safetensors).
+    """
+    problem = f"The file {file.name} of the checkpoint {model!r} "
+    if not file.is_file():
+        raise ModelIncomplete(problem + "is missing.")
+    size = file.stat().st_size
+    try:
+        with file.open("rb") as stream:
+            (length,) = struct.unpack("<Q", stream.read(8))
+            header = json.loads(stream.read(length)) if length < size else {}
+        expected = (
+            8 + length + max(entry["data_offsets"][1] for name, entry in header.items() if name != "__metadata__")
+        )
+    except (ValueError, KeyError, TypeError, IndexError, struct.error) as error:
+        raise ModelIncomplete(problem + "is cut short or no safetensors file.") from error
+    if size != expected:
+        raise ModelIncomplete(problem + f"has {size} of {expected} bytes; download it again.")

@@ -1,0 +1,150 @@
+"""Loading a BLIP captioner onto a device; the one way for every checkpoint."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+import torch
+from transformers import AutoTokenizer, BlipForConditionalGeneration, PreTrainedTokenizerBase
+from transformers.utils import logging as transformers_logging
+
+from serve_app.engine.checkpoint import read_json, resolve
+from serve_app.errors import DeviceUnavailable, ModelError, ModelIncomplete, ModelUnsupported
+from serve_app.types import ModelInfo
+
+logger = logging.getLogger(__name__)
+
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+"""Channel means and deviations that BLIP's image processor has by default."""
+
+_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+_HEADROOM = 1.5
+"""Free memory asked for, as a multiple of the weights: they are read next to the model's own copy."""
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A captioner ready to run. `mean` and `std` per channel, for pixels scaled to 0…1."""
+
+    model: BlipForConditionalGeneration
+    tokenizer: PreTrainedTokenizerBase
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    info: ModelInfo
+
+
+def load(model: str = "demo", *, revision: str | None = None, dtype: str = "auto", device: str = "auto") -> Loaded:
+    """Loads a checkpoint from safetensors, never with remote code.
+
+    `dtype`: "auto" (float32 on a CPU, bfloat16 or else float16 on a GPU), "float32", "bfloat16", "float16".
+    `device`: "auto" (a GPU when there is one), "cpu", "cuda" or "cuda:N".
+    Raises `ModelError`s, each with one sentence.
+    """
+    target = _device(device)
+    precision = _dtype(dtype, target)
+    directory = resolve(model, revision)
+    _check_memory(directory, model, precision, target)
+    blip = _weights(directory, model, precision)
+    torch.nn.Module.to(blip, target)
+    torch.nn.Module.train(blip, False)
+    tokenizer = _tokenizer(directory, model)
+    image = _image_settings(directory, model)
+    height, width = _image_size(blip.config.vision_config.image_size)
+    info = ModelInfo(
+        name=model,
+        image_height=height,
+        image_width=width,
+        max_positions=blip.config.text_config.max_position_embeddings,
+        dtype=str(precision).removeprefix("torch."),
+        device=str(target),
+    )
+    mean, std = tuple(image.get("image_mean", CLIP_MEAN)), tuple(image.get("image_std", CLIP_STD))
+    logger.info("Loaded %s: %s on %s, images of %d×%d pixels.", model, info.dtype, info.device, height, width)
+    return Loaded(blip, tokenizer, mean, std, info)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise DeviceUnavailable(f"There is no kind of device {name!r}; use auto, cpu or cuda.") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise DeviceUnavailable(
+            f"The device {name!r} was asked for and this machine offers {torch.cuda.device_count()} GPUs."
+        )
+    return device
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype:
+    if name == "auto":
+        if device.type != "cuda":
+            return torch.float32
+        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+    if name not in _DTYPES:
+        raise ModelUnsupported(f"There is no dtype {name!r}; use auto, {', '.join(_DTYPES)}.")
+    return _DTYPES[name]
+
+
+def _check_memory(directory: Path, model: str, dtype: torch.dtype, device: torch.device) -> None:
+    stored = sum(file.stat().st_size for file in directory.glob("*.safetensors"))
+    needed = int(stored * _HEADROOM * (dtype.itemsize / 4 if device.type == "cpu" else 1))
+    free = psutil.virtual_memory().available
+    if needed > free:
+        raise ModelError(
+            f"Loading {model!r} takes about {needed / 1e9:.1f} GB of memory and {free / 1e9:.1f} GB are free."
+        )
+
+
+def _weights(directory: Path, model: str, dtype: torch.dtype) -> BlipForConditionalGeneration:
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    try:
+        loaded: Any = BlipForConditionalGeneration.from_pretrained(
+            str(directory),
+            dtype=dtype,
+            use_safetensors=True,
+            local_files_only=True,
+            output_loading_info=True,
+        )
+    except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+        raise ModelIncomplete(
+            f"The checkpoint {model!r} does not fit its configuration: {_first_line(error)}"
+        ) from error
+    blip: BlipForConditionalGeneration
+    blip, report = loaded
+    if missing := sorted(report["missing_keys"]):
+        raise ModelIncomplete(f"The checkpoint {model!r} lacks {len(missing)} tensors, {missing[0]} for one.")
+    return blip
+
+
+def _tokenizer(directory: Path, model: str) -> PreTrainedTokenizerBase:
+    try:
+        return AutoTokenizer.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # the tokenizer library raises bare Exceptions for broken files
+        raise ModelIncomplete(
+            f"The tokenizer of the checkpoint {model!r} is not readable: {_first_line(error)}"
+        ) from error
+
+
+def _image_settings(directory: Path, model: str) -> dict[str, Any]:
+    """The image processor's settings; newer checkpoints keep them inside processor_config.json."""
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        if (directory / name).is_file():
+            settings = read_json(directory / name, model)
+            settings = settings.get("image_processor", settings)
+            if "image_mean" in settings:
+                return dict(settings)
+    return {}
+
+
+def _image_size(size: int | list[int] | tuple[int, int]) -> tuple[int, int]:
+    return (size, size) if isinstance(size, int) else (size[0], size[1])
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,87 @@
+"""What can go wrong, one class for each cause that a caller can act on.
+
+Every message is one sentence for the user. Errors cross process borders, so each is built from its
+message alone and pickles.
+"""
+
+from __future__ import annotations
+
+
+class CaptionServeError(Exception):
+    """Root of all errors that this package raises on purpose."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class RequestError(CaptionServeError):
+    """The request cannot be served as it stands; sending it again changes nothing."""
+
+
+class InvalidRequest(RequestError):
+    """The body is malformed: no image, broken JSON, broken base64."""
+
+
+class InvalidImage(RequestError):
+    """The bytes claim to be an image and cannot be decoded."""
+
+
+class ImageTooLarge(RequestError):
+    """More bytes or pixels than the service accepts."""
+
+
+class UnsupportedImage(RequestError):
+    """The bytes are of no image format that the service reads."""
+
+
+class InvalidOption(RequestError):
+    """An option is unknown, out of range, or contradicts another one."""
+
+
+class PromptTooLong(RequestError):
+    """The prompt leaves no room for an answer in the model's positions."""
+
+
+class ServiceError(CaptionServeError):
+    """The request was fine and the service could not answer it; a later try may succeed."""
+
+
+class DeadlineExceeded(ServiceError):
+    """Time ran out before there was any caption."""
+
+
+class Overloaded(ServiceError):
+    """The queue is full."""
+
+
+class GeneratorUnavailable(ServiceError):
+    """No replica answered: it died, is starting, or cannot be reached."""
+
+
+class GenerationFailed(ServiceError):
+    """The model raised an error while it generated."""
+
+
+class ModelError(CaptionServeError):
+    """The model cannot be loaded; the deployment fails with this sentence."""
+
+
+class ModelNotFound(ModelError):
+    """No such directory, or no such repository on the hub."""
+
+
+class ModelIncomplete(ModelError):
+    """A file of the checkpoint is missing, cut short or unreadable."""
+
+
+class ModelUnsupported(ModelError):
+    """The checkpoint is of another architecture or in a format that is not loaded."""
+
+
+class ModelUnreachable(ModelError):
+    """The hub cannot be reached and the checkpoint is not in the cache."""
+
+
+class DeviceUnavailable(ModelError):
+    """The requested device does not exist on this machine."""

@@ -1,0 +1,48 @@
+"""Cleaning of generated texts, as the classic strategy does it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+
+from serve_app.pipeline.presets import CAPTION_SLOT, EXTENSION_PROMPTS, ROUND_PROMPT, VARIANT_PROMPTS
+
+OPENINGS = ("a picture of", "an image of", "a photo of", "a close up of", "a view of", "a scene of")
+"""Further openings that say nothing about the image."""
+
+_LEADING_PUNCTUATION = re.compile(r"^[\s:;,.!?\-–—]+")
+
+
+def _pattern(prompt: str) -> str:
+    # Decoding puts spaces around punctuation ("description : a dog"), so white space is matched loosely.
+    words = re.findall(r"\w+|[^\w\s]", prompt.replace(CAPTION_SLOT, "").rstrip(" :"))
+    return r"\s*".join(re.escape(word) for word in words) + (r"\b" if words and words[-1].isalnum() else "")
+
+
+def _echo(prompts: Iterable[str]) -> re.Pattern[str]:
+    patterns = sorted({_pattern(prompt) for prompt in prompts if prompt.strip()}, key=len, reverse=True)
+    return re.compile(rf"^\s*(?:{'|'.join(patterns)})\s*:?\s*", re.IGNORECASE)
+
+
+_KNOWN = (*VARIANT_PROMPTS, *EXTENSION_PROMPTS, ROUND_PROMPT, *OPENINGS)
+_KNOWN_ECHO = _echo(_KNOWN)
+
+
+def clean(text: str, prompts: Iterable[str] = ()) -> str:
+    """Drops leading prompt echoes, colons and punctuation, folds white space, and capitalises.
+
+    `prompts` are the request's own, dropped besides the known ones.
+    """
+    own = tuple(prompts)
+    echo = _echo((*_KNOWN, *own)) if own else _KNOWN_ECHO
+    text = " ".join(text.split())
+    while True:
+        shorter = _LEADING_PUNCTUATION.sub("", echo.sub("", text, count=1))
+        if shorter == text:
+            break
+        text = shorter
+    return text[:1].upper() + text[1:]
+
+
+def word_count(text: str) -> int:
+    return len(text.split())

@@ -1,0 +1,72 @@
+"""From pixels to a caption over the Generator protocol."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Awaitable, Callable, Mapping
+
+from serve_app.errors import GenerationFailed, InvalidOption
+from serve_app.pipeline.classic import Draft, basic, classic
+from serve_app.pipeline.context import Context
+from serve_app.pipeline.presets import Presets
+from serve_app.types import (
+    CaptionOptions,
+    CaptionResult,
+    GenerateJob,
+    GenerationParameters,
+    Generator,
+    ModelInfo,
+    Pixels,
+    Strategy,
+)
+
+PROBE_TIMEOUT_S = 60.0
+
+_STRATEGIES: Mapping[Strategy, Callable[[Context], Awaitable[Draft]]] = {"basic": basic, "classic": classic}
+
+
+class CaptionPipeline:
+    """Captions images with a Generator; holds no state of a request."""
+
+    def __init__(self, generator: Generator, presets: Presets | None = None) -> None:
+        self._generator = generator
+        self._presets = presets or Presets()
+
+    async def info(self) -> ModelInfo:
+        return await self._generator.info()
+
+    async def caption(self, pixels: Pixels, options: CaptionOptions) -> CaptionResult:
+        """Runs the strategy that `options` names.
+
+        Raises `InvalidOption` for a strategy that does not exist yet, `PromptTooLong` when no prompt
+        fits, `DeadlineExceeded` and other `ServiceError`s when there is no text at all.
+        """
+        strategy = _STRATEGIES.get(options.strategy)
+        if strategy is None:
+            raise InvalidOption(f"The strategy {options.strategy!r} is not available yet; use 'classic' or 'basic'.")
+        start = time.perf_counter()
+        model = await self._generator.info()
+        context = Context(self._generator, self._presets, pixels, options)
+        draft = await strategy(context)
+        return CaptionResult(
+            caption=draft.caption,
+            model=model.name,
+            seed=options.seed,
+            variants=draft.variants,
+            rounds=draft.rounds,
+            clauses=draft.clauses,
+            degraded=tuple(context.degraded),
+            timings_ms={**context.timings_ms, "total": (time.perf_counter() - start) * 1000},
+        )
+
+    async def probe(self) -> None:
+        """Generates two tokens for a grey image; raises when that does not work."""
+        model = await self._generator.info()
+        data = bytes([127]) * (model.image_height * model.image_width * 3)
+        grey = Pixels("probe", model.image_height, model.image_width, data)
+        job = GenerateJob("", GenerationParameters(max_new_tokens=2, num_beams=1, do_sample=False))
+        outcomes = await self._generator.generate(grey, [job], PROBE_TIMEOUT_S)
+        if not outcomes:
+            raise GenerationFailed("The generator returned nothing.")
+        if isinstance(outcomes[0], Exception):
+            raise outcomes[0]

@@ -1,0 +1,194 @@
+"""Frozen values that cross layers, and the protocols between them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Literal, Protocol
+
+from serve_app.errors import CaptionServeError
+
+Strategy = Literal["basic", "classic", "grounded"]
+Detail = Literal["low", "medium", "high"]
+
+ROUNDS_BY_DETAIL: Mapping[Detail, int] = {"low": 1, "medium": 2, "high": 3}
+MAX_ROUNDS = max(ROUNDS_BY_DETAIL.values())
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a request may ask for, and what it gets when it doesn't say. Times in seconds."""
+
+    max_image_bytes: int = 20_000_000
+    max_image_pixels: int = 50_000_000
+    max_prompts: int = 8
+    max_prompt_characters: int = 400
+    default_strategy: Strategy = "classic"
+    default_detail: Detail = "high"
+    default_seed: int = 0
+    default_timeout_s: float = 300.0
+    max_timeout_s: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class Pixels:
+    """An RGB image at the model's size.
+
+    `data` holds height × width × 3 bytes in row order; `digest` identifies them (hexadecimal).
+    """
+
+    digest: str
+    height: int
+    width: int
+    data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationParameters:
+    """Parameters of one generate call, named and meant as in transformers' `GenerationConfig`.
+
+    None leaves the checkpoint's own default. `max_length` counts the prompt too.
+    """
+
+    max_length: int | None = None
+    min_length: int | None = None
+    max_new_tokens: int | None = None
+    min_new_tokens: int | None = None
+    num_beams: int | None = None
+    do_sample: bool | None = None
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    repetition_penalty: float | None = None
+    length_penalty: float | None = None
+    no_repeat_ngram_size: int | None = None
+    early_stopping: bool | Literal["never"] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateJob:
+    """One prompt to run on an image. An empty prompt is the unconditional caption.
+
+    `seed` fixes the random stream of a sampling job; it is ignored by others.
+    """
+
+    prompt: str
+    parameters: GenerationParameters
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Generated:
+    """What a job produced. `text` begins with the prompt, as BLIP writes it."""
+
+    text: str
+    log_probability: float | None = None
+    """Beam score of the sequence (`sequences_scores` of transformers); None where the engine keeps none."""
+    tokens: int = 0
+    """Generated tokens, the prompt left out."""
+
+
+Outcome = Generated | CaptionServeError
+"""The result of one job; a job's failure does not touch its neighbours."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelInfo:
+    """What callers must know of the loaded model. Sizes in pixels."""
+
+    name: str
+    image_height: int
+    image_width: int
+    max_positions: int
+    dtype: str
+    device: str
+
+
+class Generator(Protocol):
+    """Runs prompts on an image."""
+
+    async def info(self) -> ModelInfo: ...
+
+    async def generate(
+        self, pixels: Pixels, jobs: Sequence[GenerateJob], timeout_s: float | None = None
+    ) -> list[Outcome]:
+        """Runs all jobs on one image and returns their outcomes in order.
+
+        After `timeout_s` seconds unfinished jobs end with `DeadlineExceeded`. Raises `ServiceError`
+        when no job could be run at all.
+        """
+        ...
+
+
+class Matcher(Protocol):
+    """Scores texts against an image."""
+
+    async def match(self, pixels: Pixels, texts: Sequence[str], timeout_s: float | None = None) -> list[float]:
+        """Returns for each text the probability that it describes the image."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionOptions:
+    """What a caller asks for, validated and with every default filled in."""
+
+    strategy: Strategy
+    rounds: int
+    prompts: tuple[str, ...]
+    seed: int
+    timeout_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One prompt's cleaned text; empty when it failed (then `degraded` says why)."""
+
+    prompt: str
+    text: str
+    score: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Round:
+    """One refinement pass; `text` is the caption that it proposed."""
+
+    round: int
+    text: str
+    accepted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Clause:
+    """A piece of the caption, where it came from ("variant 3", "extension 1", "round 2") and its match score."""
+
+    text: str
+    source: str
+    score: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class CaptionResult:
+    """A caption and how it came to be. `timings_ms` has a key for each step that ran, and `total`."""
+
+    caption: str
+    model: str
+    seed: int
+    variants: tuple[Variant, ...] = ()
+    rounds: tuple[Round, ...] = ()
+    clauses: tuple[Clause, ...] = ()
+    degraded: tuple[str, ...] = ()
+    timings_ms: Mapping[str, float] = field(default_factory=dict)
+
+
+class Captioner(Protocol):
+    """The whole way from pixels to a caption; what the HTTP layer, the handle and the command line call."""
+
+    async def info(self) -> ModelInfo: ...
+
+    async def caption(self, pixels: Pixels, options: CaptionOptions) -> CaptionResult:
+        """Raises `RequestError` where the options don't fit the model, `ServiceError` where nothing was produced."""
+        ...
+
+    async def probe(self) -> None:
+        """Runs one tiny generate; raises `ServiceError` when the generate path does not work."""
+        ...
