@@ -1,8 +1,6 @@
 """How true the captions of held-out scenes are: `python -m demo.evaluate`.
 
-Object recall is the share of the scenes' kinds that a caption names; the wrong-object rate is the share
-of the kinds named that are not there (the instance measure of CHAIR, Rohrbach et al. 2018,
-https://arxiv.org/abs/1809.02156). Every strategy runs through the service's own pipeline.
+Every strategy runs through the service's own pipeline; `demo.score` says what is counted.
 """
 
 from __future__ import annotations
@@ -17,8 +15,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from demo import held_out
-from demo.objects import nouns_in
 from demo.scenes import HELD_OUT_SEED, Scene, draw_scene
+from demo.score import Score
 from serve_app.api import images
 from serve_app.engine import ReferenceGenerator, load
 from serve_app.pipeline import CaptionPipeline
@@ -38,34 +36,6 @@ from serve_app.types import (
 
 GREEDY = GenerationParameters(num_beams=1, do_sample=False, max_length=150)
 TIMEOUT_S = 600.0
-
-
-@dataclass
-class Score:
-    """Counts over all scenes so far."""
-
-    there: int = 0
-    found: int = 0
-    named: int = 0
-    wrong: int = 0
-    words: int = 0
-    scenes: int = 0
-
-    def add(self, scene: Scene, text: str) -> None:
-        named = nouns_in(text)
-        self.there += len(scene.nouns)
-        self.found += len(scene.nouns & named)
-        self.named += len(named)
-        self.wrong += len(named - scene.nouns)
-        self.words += len(text.split())
-        self.scenes += 1
-
-    def summary(self) -> dict[str, float]:
-        return {
-            "recall": round(self.found / max(1, self.there), 4),
-            "wrong": round(self.wrong / max(1, self.named), 4),
-            "words": round(self.words / max(1, self.scenes), 1),
-        }
 
 
 @dataclass

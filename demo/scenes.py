@@ -27,7 +27,7 @@ TRAIN_SEED, HELD_OUT_SEED, CALIBRATION_SEED = 1, 2, 3
 
 SAMPLE_SCENE = (HELD_OUT_SEED, 7)
 
-_FONT = Path(os.environ.get("DEMO_EMOJI_FONT", "/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf"))
+FONT = Path(os.environ.get("DEMO_EMOJIFONT", "/usr/share/fonts/truetype/noto/NotoColorEmoji.ttf"))
 _STRIKE = 109  # the only bitmap size that the font holds
 
 _CELLS = {"top left": (0, 0), "top right": (1, 0), "bottom left": (0, 1), "bottom right": (1, 1)}
@@ -73,11 +73,11 @@ class Scene:
 
 @functools.cache
 def _sprite(glyph: str) -> Image.Image:
-    if not _FONT.is_file():
+    if not FONT.is_file():
         raise FontMissing(
-            f"The emoji font {_FONT} is missing: install Debian's fonts-noto-color-emoji or set DEMO_EMOJI_FONT."
+            f"The emoji font {FONT} is missing: install Debian's fonts-noto-color-emoji or set DEMO_EMOJIFONT."
         )
-    font = ImageFont.truetype(str(_FONT), _STRIKE)
+    font = ImageFont.truetype(str(FONT), _STRIKE)
     image = Image.new("RGBA", (2 * _STRIKE, 2 * _STRIKE))
     ImageDraw.Draw(image).text((_STRIKE // 4, _STRIKE // 4), glyph, font=font, embedded_color=True)
     return image.crop(image.getchannel("A").getbbox())

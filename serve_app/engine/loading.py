@@ -53,12 +53,13 @@ def load(model: str = "demo", *, revision: str | None = None, dtype: str = "auto
     torch.nn.Module.train(blip, False)
     tokenizer = _tokenizer(directory, model)
     image = _image_settings(directory, model)
-    height, width = _image_size(blip.config.vision_config.image_size)
+    config: Any = blip.config
+    height, width = _image_size(config.vision_config.image_size)
     info = ModelInfo(
         name=model,
         image_height=height,
         image_width=width,
-        max_positions=blip.config.text_config.max_position_embeddings,
+        max_positions=config.text_config.max_position_embeddings,
         dtype=str(precision).removeprefix("torch."),
         device=str(target),
     )

@@ -1,0 +1,55 @@
+"""The command line, run as a user runs it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+from demo import held_out
+from demo.objects import nouns_in
+
+COMMAND = str(Path(sys.executable).parent / "caption-serve")
+
+
+def run(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([COMMAND, *arguments], capture_output=True, text=True, timeout=280, check=False)
+
+
+def test_caption_goes_to_stdout_and_progress_to_stderr() -> None:
+    done = run("caption", str(held_out.SAMPLE))
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == 1
+    assert nouns_in(done.stdout)
+    assert "[1/1]" in done.stderr
+
+
+def test_bad_files_are_told_and_the_others_captioned(tmp_path: Path) -> None:
+    broken = tmp_path / "broken.jpg"
+    broken.write_bytes(b"<html>")
+    missing = tmp_path / "missing.jpg"
+    done = run("caption", "--json", "--detail", "low", str(broken), str(missing), str(held_out.SAMPLE))
+    lines = [json.loads(line) for line in done.stdout.splitlines()]
+    assert done.returncode == 1
+    assert [("caption" in line, line["file"]) for line in lines] == [
+        (False, str(broken)), (False, str(missing)), (True, str(held_out.SAMPLE)),
+    ]  # fmt: skip
+    assert "none of the formats" in done.stderr
+    assert "No such file" in done.stderr
+    assert "2 of 3 files failed" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_bad_options_and_models_are_one_sentence() -> None:
+    for arguments, told in [
+        (("--detail", "huge"), "detail"),
+        (("--model", "/nowhere"), "no directory"),
+        (("--dtype", "int3"), "dtype"),
+        (("--strategy", "grounded"), "not available yet"),
+    ]:
+        done = run("caption", *arguments, str(held_out.SAMPLE))
+        assert done.returncode == 2, done.stderr
+        assert told in done.stderr
+        assert done.stdout == ""
+        assert "Traceback" not in done.stderr

@@ -1,0 +1,75 @@
+"""The shipped config files: Serve ignores unknown keys silently, so they are refused here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from serve_app.args import AppArgs
+from serve_app.types import Limits
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+
+
+def unknown_keys(given: Any, model: type[BaseModel], path: str = "") -> list[str]:
+    """Keys of `given` that `model` or a model inside it does not have."""
+    found = []
+    for key, value in given.items():
+        field = model.model_fields.get(key)
+        if field is None:
+            found.append(f"{path}{key}")
+            continue
+        inner = [kind for kind in _models(field.annotation) if key not in ("args", "user_config")]
+        for item in value if isinstance(value, list) else [value]:
+            if isinstance(item, dict) and inner:
+                found += unknown_keys(item, inner[0], f"{path}{key}.")
+    return found
+
+
+def _models(annotation: Any) -> list[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [model for part in getattr(annotation, "__args__", ()) for model in _models(part)]
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.name)
+def test_config_has_known_keys_deployments_and_args(file: Path) -> None:
+    from ray.serve.config import AutoscalingConfig
+    from ray.serve.schema import ServeDeploySchema
+
+    from serve_app.deployments.build import CAPTIONER, INGRESS
+
+    config = yaml.safe_load(file.read_text(encoding="utf-8"))
+    ServeDeploySchema.model_validate(config)
+    assert unknown_keys(config, ServeDeploySchema) == []
+    for application in config["applications"]:
+        args = AppArgs.model_validate(application["args"])
+        assert config["http_options"]["request_timeout_s"] > args.max_timeout_s
+        assert {deployment["name"] for deployment in application["deployments"]} == {INGRESS, CAPTIONER}
+        for deployment in application["deployments"]:
+            scaling = deployment.get("autoscaling_config", {})
+            assert unknown_keys(scaling, AutoscalingConfig) == []
+            if scaling:
+                assert scaling["target_ongoing_requests"] < deployment["max_ongoing_requests"]
+
+
+def test_unknown_key_is_found() -> None:
+    from ray.serve.schema import ServeDeploySchema
+
+    config = {"applications": [{"name": "a", "deployments": [{"name": "b", "max_replica": 1}]}], "htp": {}}
+    assert unknown_keys(config, ServeDeploySchema) == ["applications.deployments.max_replica", "htp"]
+
+
+def test_args_refuse_unknown_names_and_take_words() -> None:
+    """`serve run module:build_app key=value` gives every value as text."""
+    assert AppArgs.model_validate({"max_prompts": "4", "spread": "2"}).max_prompts == 4
+    with pytest.raises(ValidationError):
+        AppArgs.model_validate({"modell": "demo"})
+
+
+def test_args_and_limits_have_the_same_defaults() -> None:
+    assert AppArgs().limits() == Limits()

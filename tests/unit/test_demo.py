@@ -1,0 +1,103 @@
+"""The scenes and their language."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+from demo import captions, held_out, scenes
+from demo.objects import KINDS, nouns_in
+from demo.scenes import CALIBRATION_SEED, HELD_OUT_SEED, TRAIN_SEED, FontMissing, Scene, draw_scene
+from demo.score import Score
+
+needs_font = pytest.mark.skipif(not scenes.FONT.is_file(), reason="Noto Color Emoji is not installed")
+
+
+def all_scenes() -> list[Scene]:
+    return [scene for _, scene in held_out.read()]
+
+
+def test_there_are_more_than_a_hundred_kinds_each_with_words_of_its_own() -> None:
+    assert len(KINDS) >= 100
+    singular, plural = {kind.noun for kind in KINDS}, {kind.plural for kind in KINDS}
+    assert len(singular) == len(plural) == len(KINDS)
+    assert nouns_in("Two mice, a dog and three butterflies.") == {"mouse", "dog", "butterfly"}
+
+
+def test_held_out_set_is_whole_and_varied() -> None:
+    files = [file for file, _ in held_out.read()]
+    assert len(files) == held_out.COUNT == 200
+    assert all(file.is_file() for file in files)
+    assert len(set().union(*(scene.nouns for scene in all_scenes()))) > 100
+    assert {len(scene.groups) for scene in all_scenes()} == {1, 2, 3, 4}
+    assert len({scene.background for scene in all_scenes()}) == 10
+
+
+def test_seed_streams_are_apart() -> None:
+    assert len({TRAIN_SEED, HELD_OUT_SEED, CALIBRATION_SEED}) == 3
+
+
+@needs_font
+def test_same_seed_same_scene_and_the_committed_truth_is_what_is_drawn() -> None:
+    image, scene = draw_scene((HELD_OUT_SEED, 0))
+    again, _ = draw_scene((HELD_OUT_SEED, 0))
+    assert image.tobytes() == again.tobytes()
+    assert scene == all_scenes()[0]
+    assert draw_scene((HELD_OUT_SEED, 1))[1] != scene
+
+
+def test_missing_font_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scenes, "FONT", held_out.DIRECTORY / "no-font.ttf")
+    scenes._sprite.cache_clear()
+    with pytest.raises(FontMissing, match="fonts-noto-color-emoji"):
+        draw_scene((HELD_OUT_SEED, 0))
+
+
+def test_every_variant_tells_another_part() -> None:
+    for scene in all_scenes():
+        texts = [rule(scene) for rule in captions.VARIANTS]
+        assert set().union(*map(nouns_in, texts)) == scene.nouns
+
+
+def test_rounds_add_enough_words_and_then_nothing() -> None:
+    for scene in all_scenes():
+        caption = captions.VARIANTS[2](scene)
+        for _ in range(2):
+            more = captions.refinement(scene, caption)
+            assert len(more.replace(",", "").split()) > 8
+            caption += more
+        assert captions.refinement(scene, caption) == "."
+
+
+def test_extension_adds_enough_words_to_any_variant_of_a_single_object() -> None:
+    for scene in all_scenes():
+        if len(scene.groups) == 1:
+            for rule in captions.VARIANTS:
+                assert len(captions.extension(scene, rule(scene)).replace(",", "").split()) > 5
+
+
+def test_no_text_repeats_four_words_that_a_preset_would_forbid() -> None:
+    """The presets forbid repeated 4-grams, so a right answer must not need one."""
+    for scene in all_scenes():
+        for rule in captions.VARIANTS:
+            caption = rule(scene)
+            for _ in range(2):
+                caption += captions.refinement(scene, caption)
+            words = caption.replace(",", " ,").split()
+            grams = list(zip(*(words[start:] for start in range(4)), strict=False))
+            assert len(grams) == len(set(grams)), caption
+
+
+def test_score_counts_found_missing_and_invented_kinds() -> None:
+    scene = next(scene for scene in all_scenes() if len(scene.nouns) == 2)
+    there = sorted(scene.nouns)
+    invented = next(kind.noun for kind in KINDS if kind.noun not in scene.nouns)
+    score = Score()
+    score.add(scene, f"a {there[0]} and a {invented}")
+    assert score.summary() == {"recall": 0.5, "wrong": 0.5, "words": 5.0}
+
+
+def test_scene_survives_json() -> None:
+    for scene in itertools.islice(all_scenes(), 5):
+        assert Scene.from_dict(scene.as_dict()) == scene

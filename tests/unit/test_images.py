@@ -1,0 +1,163 @@
+"""Image intake: every format and mode that a user has, and every broken one."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image, features
+
+from serve_app.api.images import read
+from serve_app.errors import ImageTooLarge, InvalidImage, RequestError, UnsupportedImage
+from serve_app.types import Limits, Pixels
+from tests.pictures import encoded, hostile, picture
+from tests.unit.fakes import INFO
+
+LIMITS = Limits()
+LEFT, RIGHT = (4, 1), (4, 6)  # row, column within 8×8
+
+
+def at(pixels: Pixels, place: tuple[int, int]) -> tuple[int, ...]:
+    array = np.frombuffer(pixels.data, np.uint8).reshape(pixels.height, pixels.width, 3)
+    return tuple(int(v) for v in array[place])
+
+
+def is_red(colour: tuple[int, ...]) -> bool:
+    return colour[0] > 180 and colour[1] < 80 and colour[2] < 80
+
+
+def is_blue(colour: tuple[int, ...]) -> bool:
+    return colour[2] > 180 and colour[0] < 80 and colour[1] < 80
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF"])
+def test_every_format_keeps_its_colours_and_comes_at_the_model_size(kind: str) -> None:
+    if kind == "AVIF" and not features.check("avif"):
+        pytest.skip("this Pillow has no AVIF")
+    pixels = read(encoded(picture(), kind), LIMITS, INFO)
+    assert (pixels.height, pixels.width, len(pixels.data)) == (8, 8, 192)
+    assert is_red(at(pixels, LEFT))
+    assert is_blue(at(pixels, RIGHT))
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode"), [("JPEG", "CMYK"), ("PNG", "P"), ("TIFF", "CMYK"), ("PNG", "RGBA"), ("TIFF", "LAB")]
+)
+def test_other_modes_become_the_same_picture(kind: str, mode: str) -> None:
+    if mode == "LAB":
+        from PIL import ImageCms
+
+        rgb, lab = ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB")
+        image = ImageCms.profileToProfile(picture(), rgb, lab, outputMode="LAB")
+        assert image is not None
+        read(encoded(image, kind), LIMITS, INFO)
+        return
+    pixels = read(encoded(picture(mode), kind), LIMITS, INFO)
+    assert is_red(at(pixels, LEFT))
+    assert is_blue(at(pixels, RIGHT))
+
+
+def test_transparent_parts_are_white() -> None:
+    image = picture("RGBA")
+    image.paste((0, 0, 0, 0), (0, 0, 32, 64))
+    assert at(read(encoded(image, "PNG"), LIMITS, INFO), LEFT) == (255, 255, 255)
+
+
+def test_transparent_palette_is_white() -> None:
+    image = picture("P")
+    red = image.getpixel((0, 0))
+    assert at(read(encoded(image, "PNG", transparency=red), LIMITS, INFO), LEFT) == (255, 255, 255)
+
+
+def test_16_bits_are_scaled_and_not_clipped() -> None:
+    ramp = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
+    pixels = read(encoded(Image.fromarray(ramp), "PNG"), LIMITS, INFO)
+    middle = at(pixels, (4, 0))[0]
+    assert 100 < middle < 160
+
+
+def test_exif_orientation_turns_the_picture() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 3  # upside down and mirrored: a half turn
+    pixels = read(encoded(picture(), "JPEG", exif=exif), LIMITS, INFO)
+    assert is_blue(at(pixels, LEFT))
+    assert is_red(at(pixels, RIGHT))
+
+
+def test_first_frame_of_an_animation_is_read() -> None:
+    data = encoded(picture(), "GIF", save_all=True, append_images=[Image.new("RGB", (64, 64), "green")])
+    assert is_red(at(read(data, LIMITS, INFO), LEFT))
+
+
+def test_bytes_pil_image_and_array_are_the_same_image() -> None:
+    image = picture()
+    forms = (encoded(image, "PNG"), image, np.asarray(image))
+    assert len({read(form, LIMITS, INFO).digest for form in forms}) == 1
+
+
+def test_another_picture_has_another_digest() -> None:
+    assert read(picture(), LIMITS, INFO).digest != read(picture().rotate(90), LIMITS, INFO).digest
+
+
+@pytest.mark.parametrize(
+    "array", [np.zeros((4, 4, 3)), np.zeros((4, 4, 2), np.uint8), np.zeros((0, 4, 3), np.uint8), np.zeros(4, np.uint8)]
+)
+def test_other_arrays_are_refused(array: np.ndarray) -> None:
+    with pytest.raises(InvalidImage):
+        read(array, LIMITS, INFO)
+
+
+def test_other_objects_are_refused() -> None:
+    with pytest.raises(InvalidImage, match="not str"):
+        read("photo.jpg", LIMITS, INFO)
+
+
+def test_byte_and_pixel_caps_hold_at_their_limits() -> None:
+    data = encoded(picture(), "PNG")
+    read(data, Limits(max_image_bytes=len(data), max_image_pixels=64 * 64), INFO)
+    with pytest.raises(ImageTooLarge):
+        read(data, Limits(max_image_bytes=len(data) - 1), INFO)
+    with pytest.raises(ImageTooLarge, match="64×64"):
+        read(data, Limits(max_image_pixels=64 * 64 - 1), INFO)
+    with pytest.raises(ImageTooLarge):
+        read(picture(), Limits(max_image_pixels=64 * 64 - 1), INFO)
+
+
+def test_too_many_pixels_are_told_without_decoding(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(self: Image.Image) -> None:
+        raise AssertionError("decoded")
+
+    monkeypatch.setattr("PIL.PngImagePlugin.PngImageFile.load", load)
+    with pytest.raises(ImageTooLarge):
+        read(encoded(Image.new("1", (8000, 8000)), "PNG"), LIMITS, INFO)
+
+
+def test_declared_extension_is_not_believed() -> None:
+    with pytest.raises(UnsupportedImage):
+        read(b"<html>", LIMITS, INFO)
+
+
+STATUS = {InvalidImage: 400, ImageTooLarge: 413, UnsupportedImage: 415}
+
+
+@pytest.mark.parametrize("name", hostile())
+def test_hostile_files_give_pixels_or_one_clear_sentence(name: str) -> None:
+    data, wanted = hostile()[name]
+    try:
+        read(data, LIMITS, INFO)
+        status = 200
+    except RequestError as error:
+        status = STATUS[type(error)]
+        assert error.message.endswith(".")
+        assert "Traceback" not in error.message
+    assert status in wanted, name
+
+
+def test_every_prefix_of_a_jpeg_is_an_image_or_an_error_of_ours() -> None:
+    data = encoded(picture(), "JPEG")
+    for length in range(0, len(data), 7):
+        try:
+            read(io.BytesIO(data[:length]).getvalue(), LIMITS, INFO)
+        except RequestError as error:
+            assert isinstance(error, tuple(STATUS))

@@ -1,0 +1,80 @@
+"""Who may import what."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[2] / "serve_app"
+EVERYONES = {"types", "errors"}
+MAY_IMPORT = {
+    "types": {"errors"},
+    "errors": set[str](),
+    "args": {"types"},
+    "pipeline": EVERYONES,
+    "engine": EVERYONES,
+    "api": EVERYONES,
+    "ui": {*EVERYONES, "args", "pipeline", "engine", "api"},
+    "batch": {*EVERYONES, "args", "pipeline", "engine", "api"},
+    "deployments": {*EVERYONES, "args", "pipeline", "engine", "api"},
+    "app": {"args", "deployments"},
+}
+FORBIDDEN = {
+    "types": {"torch", "ray", "PIL", "starlette", "fastapi", "transformers", "numpy", "pydantic"},
+    "errors": {"torch", "ray", "PIL", "starlette", "fastapi", "transformers", "numpy", "pydantic"},
+    "pipeline": {"torch", "ray", "PIL", "starlette", "fastapi", "transformers", "numpy"},
+    "engine": {"ray", "starlette", "fastapi"},
+    "api": {"ray", "torch", "transformers"},
+    "ui": {"torch"},
+}
+
+
+def imported(file: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{file}: relative import"
+            names.add(node.module or "")
+            if node.module == "serve_app":
+                names.update(f"serve_app.{alias.name}" for alias in node.names)
+    return names
+
+
+@pytest.mark.parametrize("file", sorted(PACKAGE.rglob("*.py")), ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_layers(file: Path) -> None:
+    layer = file.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    for name in imported(file):
+        root, _, rest = name.partition(".")
+        if layer == "__init__":
+            assert root != "serve_app", "the package itself imports nothing of it"
+        elif root == "serve_app" and rest:
+            other = rest.split(".")[0]
+            assert other == layer or other in MAY_IMPORT[layer], f"{layer} must not import {name}"
+        else:
+            assert root not in FORBIDDEN.get(layer, set()), f"{layer} must not import {name}"
+
+
+@pytest.mark.parametrize(
+    ("modules", "absent"),
+    [
+        ("serve_app.pipeline, serve_app.api", {"torch", "ray", "transformers"}),
+        ("serve_app.app", {"torch", "transformers"}),
+        ("serve_app.batch.cli", {"torch", "ray", "transformers"}),
+    ],
+)
+def test_light_modules_stay_light(modules: str, absent: set[str]) -> None:
+    """The ingress, the controller and `--help` must not pay for torch."""
+    code = f"import sys, {modules}; print(*({absent!r} & set(sys.modules)))"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
+    assert loaded == []
+
+
+@pytest.mark.parametrize("file", sorted(PACKAGE.rglob("*.py")), ids=lambda file: str(file.relative_to(PACKAGE)))
+def test_modules_stay_small(file: Path) -> None:
+    assert len(file.read_text(encoding="utf-8").splitlines()) <= 300
