@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -14,16 +15,20 @@ from pathlib import Path
 
 import httpx
 import psutil
+import ray
 import yaml
+from ray import serve
+from ray.serve.schema import ApplicationStatus
 
 from demo import held_out
 from serve_app.errors import ModelError
 
 ROOT = Path(__file__).parent.parent
+APPLICATION = "captions"
 START_TIMEOUT_S = 600.0
 STOP_TIMEOUT_S = 90.0
-FREE_MEMORY_BYTES = 2_000_000_000
-"""What the service takes with the embedded model, measured as 1.6 GB, and some room."""
+FREE_MEMORY_BYTES = 3_000_000_000
+"""What Ray and the service take with the embedded model, and some room."""
 
 
 class CannotStart(Exception):
@@ -56,7 +61,7 @@ def check_model(model: str | None) -> None:
 
 
 def write_config(source: Path, target: Path, model: str | None, port: int | None) -> tuple[str, int]:
-    """Copies a config with another model or port; returns the address that it serves at."""
+    """Copies a config with another model or port; returns the host and port that it serves at."""
     config = yaml.safe_load(source.read_text(encoding="utf-8"))
     http = config["http_options"]
     if port is not None:
@@ -67,12 +72,24 @@ def write_config(source: Path, target: Path, model: str | None, port: int | None
     return http["host"], http["port"]
 
 
+def failure() -> str | None:
+    """Why the application cannot be deployed, or None as long as it may still come up."""
+    application = serve.status().applications.get(APPLICATION)
+    if application is None or application.status != ApplicationStatus.DEPLOY_FAILED:
+        return None
+    messages = [application.message, *(deployment.message for deployment in application.deployments.values())]
+    told = re.findall(r"serve_app\.errors\.\w+: (.+)", "\n".join(messages))
+    return str(told[-1]) if told else "\n".join(filter(None, messages))
+
+
 def wait_ready(url: str, process: subprocess.Popen[bytes]) -> None:
-    """Returns when `/readyz` says yes. Raises `CannotStart` when the process ends or time runs out."""
+    """Returns when `/readyz` says yes. Raises `CannotStart` when that cannot come or takes too long."""
     deadline = time.monotonic() + START_TIMEOUT_S
     while time.monotonic() < deadline:
         if process.poll() is not None:
             raise CannotStart("The service ended while it started; its last lines are above.")
+        if reason := failure():
+            raise CannotStart(f"The service cannot be deployed: {reason}")
         try:
             if httpx.get(f"{url}/readyz", timeout=10).status_code == 200:
                 return
@@ -82,57 +99,32 @@ def wait_ready(url: str, process: subprocess.Popen[bytes]) -> None:
     raise CannotStart(f"The service was not ready within {START_TIMEOUT_S:.0f} s.")
 
 
-def stop(process: subprocess.Popen[bytes]) -> None:
-    """Lets Serve shut down in order, as Ctrl-C does."""
-    if process.poll() is None:
-        process.send_signal(signal.SIGINT)
-    try:
-        process.wait(STOP_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
+def show(url: str) -> None:
+    """Captions the sample scene and says how to go on."""
+    sample = held_out.SAMPLE.relative_to(ROOT)
+    with held_out.SAMPLE.open("rb") as image:
+        answer = httpx.post(f"{url}/v1/captions", files={"image": image}, timeout=600)
+    answer.raise_for_status()
+    print(f"\n{sample}: {answer.json()['caption']}\n")
+    print(f"Serving at {url} (API description: {url}/docs). Try:")
+    print(f"  curl -F image=@{sample} {url}/v1/captions")
+    print("Ctrl-C stops it.", flush=True)
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--config", type=Path, default=ROOT / "configs" / "local.yaml")
-    parser.add_argument("--model", help="demo, a local directory, or a hub id")
-    parser.add_argument("--port", type=int)
-    args = parser.parse_args()
-    environment = {
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "HF_HUB_DISABLE_TELEMETRY": "1",
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH")))),
-    }
-    with tempfile.TemporaryDirectory() as scratch:
-        config = Path(scratch) / "serve.yaml"
-        host, port = write_config(args.config, config, args.model or None, args.port)
-        try:
-            check_machine(host, port)
-            check_model(args.model)
-        except (CannotStart, ModelError) as error:
-            print(error, file=sys.stderr)
-            return 1
-        return serve(config, f"http://{host}:{port}", environment)
-
-
-def serve(config: Path, url: str, environment: dict[str, str]) -> int:
+def run(config: Path, url: str) -> int:
     """Runs the service in the foreground until it ends or Ctrl-C; returns an exit code."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    # A shell that starts this in the background has it ignore SIGINT, and the child would inherit that.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+    # The cluster is this process's own, so that its state can be asked for while it starts.
+    context = ray.init(log_to_driver=False)
     command = [str(Path(sys.executable).parent / "serve"), "run", str(config)]
+    environment = {**os.environ, "RAY_ADDRESS": context.address_info["gcs_address"]}
     # A session of its own: Ctrl-C reaches this process alone, which then stops Serve in order.
     process = subprocess.Popen(command, env=environment, start_new_session=True)
     try:
         wait_ready(url, process)
-        with held_out.SAMPLE.open("rb") as image:
-            answer = httpx.post(f"{url}/v1/captions", files={"image": image}, timeout=600)
-        answer.raise_for_status()
-        sample = held_out.SAMPLE.relative_to(ROOT)
-        print(f"\n{sample}: {answer.json()['caption']}\n", flush=True)
-        print(f"Serving at {url} (API description: {url}/docs). Try:")
-        print(f"  curl -F image=@{sample} {url}/v1/captions")
-        print("Ctrl-C stops it.", flush=True)
+        show(url)
         return process.wait()
     except (CannotStart, httpx.HTTPError) as error:
         print(error, file=sys.stderr)
@@ -142,6 +134,38 @@ def serve(config: Path, url: str, environment: dict[str, str]) -> int:
         return 0
     finally:
         stop(process)
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """Lets Serve shut down in order, then ends the cluster."""
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+    try:
+        process.wait(STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    ray.shutdown()
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", type=Path, default=ROOT / "configs" / "local.yaml")
+    parser.add_argument("--model", help="demo, a local directory, or a hub id")
+    parser.add_argument("--port", type=int)
+    args = parser.parse_args()
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    with tempfile.TemporaryDirectory() as scratch:
+        config = Path(scratch) / "serve.yaml"
+        host, port = write_config(args.config, config, args.model or None, args.port)
+        try:
+            check_machine(host, port)
+            check_model(args.model)
+        except (CannotStart, ModelError) as error:
+            print(error, file=sys.stderr)
+            return 1
+        return run(config, f"http://{host}:{port}")
 
 
 if __name__ == "__main__":

@@ -85,8 +85,9 @@ class Trainee(nn.Module):
 
     def _caption_loss(self, image: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         texts = batch["text_ids"]  # [B, PACK]
-        same = texts[:, :, None] == texts[:, None, :]
-        mask = same.tril()[:, None]  # [B, 1, PACK, PACK], True = may look
+        visible = (texts[:, :, None] == texts[:, None, :]).tril()[:, None]  # [B, 1, PACK, PACK]
+        # The decoder adds its mask to the scores, so a boolean one would hide nothing.
+        mask = torch.zeros(visible.shape, dtype=image.dtype).masked_fill(~visible, torch.finfo(image.dtype).min)
         states = self.blip.text_decoder.bert(
             input_ids=batch["input_ids"],
             attention_mask=mask,
@@ -114,7 +115,7 @@ def _batches(
 
 
 def _average(kept: nn.Module, model: nn.Module, step: int) -> None:
-    decay = min(0.9985, (step + 1) / (step + 10))
+    decay = min(0.996, (step + 1) / (step + 10))
     with torch.no_grad():
         torch._foreach_lerp_(list(kept.parameters()), list(model.parameters()), 1 - decay)
 
@@ -133,6 +134,9 @@ def train(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     tokenizer = write_tokenizer(args.out)
     model = Trainee(model_config(tokenizer))
+    if args.vision_from is not None:
+        trained = BlipForConditionalGeneration.from_pretrained(str(args.vision_from), dtype=torch.float32)
+        model.blip.vision_model.load_state_dict(trained.vision_model.state_dict())
     kept = copy.deepcopy(model).eval()
     decayed = [p for p in model.parameters() if p.ndim >= 2]
     other = [p for p in model.parameters() if p.ndim < 2]
@@ -144,7 +148,7 @@ def train(args: argparse.Namespace) -> None:
     total, start = args.vision_steps + args.steps, time.monotonic()
     step = 0
     for with_text, first, steps in ((False, 0, args.vision_steps), (True, args.vision_steps, args.steps)):
-        batches = _batches(tokenizer, first * args.batch_size, steps, args.batch_size, with_text)
+        batches = _batches(tokenizer, args.first_scene + first * args.batch_size, steps, args.batch_size, with_text)
         for phase_step, batch in enumerate(batches):
             rate = learning_rate(step, total, args.learning_rate, phase_step)
             for group in optimizer.param_groups:
@@ -170,6 +174,8 @@ def train(args: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("serve_app/models/demo"))
+    parser.add_argument("--vision-from", type=Path, help="a checkpoint whose vision encoder to begin with")
+    parser.add_argument("--first-scene", type=int, default=0, help="number of the first training scene")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--vision-steps", type=int, default=2000)
     parser.add_argument("--steps", type=int, default=3200)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 
 from serve_app.args import AppArgs
-from serve_app.errors import ModelError
 from serve_app.types import GenerateJob, ModelInfo, Outcome, Pixels
-
-logger = logging.getLogger("ray.serve")
 
 
 class CaptionerReplica:
-    """One model on one device. Every call is a Generator call; see `serve_app.types.Generator`."""
+    """One model on one device. Every call is a Generator call; see `serve_app.types.Generator`.
+
+    Raises `ModelError`s when the model cannot be loaded; the deployment's status then ends with that sentence.
+    """
 
     def __init__(self, args: AppArgs) -> None:
         # Imported here: the controller and the ingress replicas load this module too, and need no torch.
@@ -23,11 +22,7 @@ class CaptionerReplica:
 
         if args.torch_threads is not None:
             torch.set_num_threads(args.torch_threads)
-        try:
-            loaded = load(args.model, revision=args.revision, dtype=args.dtype, device=args.device)
-        except ModelError as error:
-            logger.error("The captioner cannot start: %s", error.message)
-            raise RuntimeError(error.message) from None
+        loaded = load(args.model, revision=args.revision, dtype=args.dtype, device=args.device)
         self._engine = ReferenceGenerator(loaded)
 
     async def info(self) -> ModelInfo:

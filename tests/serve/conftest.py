@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -31,6 +32,12 @@ class Service:
 
     def client(self, timeout_s: float = 120) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=timeout_s)
+
+    @property
+    def dashboard(self) -> str:
+        """Address of Ray's dashboard, which also takes jobs; another cluster on the machine may hold 8265."""
+        (address,) = re.findall(r"View the dashboard at \S*?(http://[\d.]+:\d+)", "".join(self.lines))
+        return str(address)
 
     def replica_processes(self, deployment: str, application: str = "captions") -> list[psutil.Process]:
         title = f"ray::ServeReplica:{application}:{deployment}"

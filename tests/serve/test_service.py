@@ -88,7 +88,7 @@ def test_many_requests_at_once_are_all_answered(service: Service) -> None:
 
 
 def test_hostile_files_leave_the_service_as_it_was(service: Service) -> None:
-    """2xx and 4xx only, and the memory flat: the second pass over all files adds next to nothing."""
+    """2xx and 4xx only, and the memory flat: a further pass over all files adds next to nothing."""
     options = {"strategy": "basic"}
 
     def send_all(client: httpx.Client) -> None:
@@ -102,10 +102,11 @@ def test_hostile_files_leave_the_service_as_it_was(service: Service) -> None:
 
     assert len(hostile()) >= 30
     with service.client() as client:
-        send_all(client)
+        for _ in range(3):  # every intake thread keeps a little; the memory is flat once all have worked
+            send_all(client)
         before = memory()
         send_all(client)
-        assert memory() - before < 60_000_000
+        assert memory() - before < 30_000_000
         assert client.post("/v1/captions", files={"image": SCENE}, data=options).status_code == 200
 
 
@@ -160,7 +161,7 @@ def test_ray_job_captions_bytes_images_and_arrays(service: Service) -> None:
     command = ["ray", "job", "submit", "--working-dir", str(ROOT / "examples"), "--"]
     command += [sys.executable, "caption_job.py", str(ROOT / sample)]
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
-    environment = {**os.environ, "PATH": path, "RAY_ADDRESS": "http://127.0.0.1:8265"}
+    environment = {**os.environ, "PATH": path, "RAY_ADDRESS": service.dashboard, "RAY_AUTH_MODE": "token"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     lines = [json.loads(line) for line in done.stdout.splitlines() if line.startswith("{")]
@@ -176,10 +177,3 @@ def test_second_start_on_a_used_port_is_one_sentence(service: Service) -> None:
     assert done.returncode == 1
     assert f"Port {port} is in use" in done.stderr
     assert "Traceback" not in done.stderr
-
-
-def test_model_that_does_not_exist_is_one_sentence() -> None:
-    command = [sys.executable, "-m", "demo.run", "--port", "0", "--model", "/nowhere"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=120, check=False)
-    assert done.returncode == 1
-    assert done.stderr.strip().splitlines()[-1].startswith("There is no directory '/nowhere'")
