@@ -2,9 +2,11 @@
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator
 
-from serve_app.types import Detail, Limits, Strategy
+from serve_app.types import Detail, GenerationParameters, Limits, Strategy
+
+_PARAMETERS = TypeAdapter(GenerationParameters)
 
 
 class AppArgs(BaseModel):
@@ -36,6 +38,13 @@ class AppArgs(BaseModel):
     )
     spread: int = Field(1, ge=1, description="replicas that an image's variants are spread over; 1 keeps them together")
     max_retries: int = Field(2, ge=0, description="times a call is sent again when its replica is lost")
+
+    @field_validator("presets")
+    @classmethod
+    def _values_are_of_their_types(cls, presets: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        for parameters in presets.values():
+            _PARAMETERS.validate_python(parameters)
+        return presets
 
     def limits(self) -> Limits:
         return Limits(**{name: getattr(self, name) for name in Limits.__dataclass_fields__})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import json
@@ -62,6 +63,10 @@ async def _form(request: Request, limits: Limits) -> tuple[bytes, dict[str, Any]
 
 async def _json(request: Request, limits: Limits) -> tuple[bytes, dict[str, Any]]:
     data = await _read(request, limits.max_image_bytes * 4 // 3 + _OVERHEAD_BYTES, limits)
+    return await asyncio.to_thread(_parse_json, data)  # tens of megabytes of base64 would hold up the event loop
+
+
+def _parse_json(data: bytes) -> tuple[bytes, dict[str, Any]]:
     try:
         body = json.loads(data)
     except (ValueError, RecursionError) as error:

@@ -69,7 +69,7 @@ def parse_options(values: dict[str, Any], limits: Limits) -> CaptionOptions:
         return Options.model_validate(values).resolve(limits)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-        name = ".".join(map(str, first["loc"])) or "options"
+        name = ".".join(map(str, first["loc"]))[:80] or "options"
         if first["type"] == "extra_forbidden":
             known = ", ".join(Options.model_fields)
             raise InvalidOption(f"{name}: there is no such option; the options are {known}.") from error

@@ -7,12 +7,14 @@ import time
 import uuid
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 from serve_app.api import images
 from serve_app.api.readiness import Readiness
 from serve_app.api.schemas import CaptionBody, parse_options
-from serve_app.types import Captioner, Limits
+from serve_app.errors import DeadlineExceeded
+from serve_app.types import Captioner, Limits, Pixels
 
 INTAKE_THREADS = 4
 """Images decoded at once; bounds the memory that decoding takes."""
@@ -31,13 +33,21 @@ class CaptionService:
         """Captions bytes, a PIL image or a uint8 array. Raises `RequestError`s and `ServiceError`s."""
         start = time.perf_counter()
         resolved = parse_options(dict(options), self.limits)
-        model = await self._captioner.info()
-        loop = asyncio.get_running_loop()
-        pixels = await loop.run_in_executor(self._threads, images.read, image, self.limits, model)
-        intake_ms = (time.perf_counter() - start) * 1000
-        result = await self._captioner.caption(pixels, resolved)
+        pixels = await self._intake(image, resolved.timeout_s)
+        took_s = time.perf_counter() - start
+        remaining = replace(resolved, timeout_s=max(0.0, resolved.timeout_s - took_s))
+        result = await self._captioner.caption(pixels, remaining)
         self.readiness.worked()
-        return CaptionBody.of(result, request_id or uuid.uuid4().hex, intake_ms)
+        return CaptionBody.of(result, request_id or uuid.uuid4().hex, took_s * 1000)
+
+    async def _intake(self, image: Any, timeout_s: float) -> Pixels:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(timeout_s):
+                model = await self._captioner.info()
+                return await loop.run_in_executor(self._threads, images.read, image, self.limits, model)
+        except TimeoutError:
+            raise DeadlineExceeded("The request's time ran out before its image was read.") from None
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)

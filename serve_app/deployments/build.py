@@ -31,6 +31,8 @@ def build(args: AppArgs) -> Application:
         CaptionerReplica,
         name=CAPTIONER,
         max_ongoing_requests=8,
+        # A model that cannot be loaded fails the deployment with its reason instead of trying for ever.
+        max_constructor_retry_count=3,
         request_router_config=ROUTER,
     )
     ingress: Any = serve.deployment(

@@ -64,7 +64,7 @@ class Context:
     async def _run(self, step: str, prompts: Sequence[str], parameters: GenerationParameters) -> list[Outcome]:
         remaining = self._deadline - time.monotonic()
         if remaining <= 0:
-            raise DeadlineExceeded(f"The request's {self.options.timeout_s:g} s ran out.")
+            raise DeadlineExceeded("The request's time ran out.")
         jobs = [
             GenerateJob(prompt, parameters, stream_seed(self.options.seed, self._pixels.digest, step, index))
             for index, prompt in enumerate(prompts)

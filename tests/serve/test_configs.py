@@ -73,3 +73,9 @@ def test_args_refuse_unknown_names_and_take_words() -> None:
 
 def test_args_and_limits_have_the_same_defaults() -> None:
     assert AppArgs().limits() == Limits()
+
+
+def test_preset_values_are_checked_when_the_service_is_built() -> None:
+    assert AppArgs.model_validate({"presets": {"variant": {"num_beams": 4}}}).presets == {"variant": {"num_beams": 4}}
+    with pytest.raises(ValidationError, match="num_beams"):
+        AppArgs.model_validate({"presets": {"variant": {"num_beams": "many"}}})

@@ -305,3 +305,16 @@ async def test_openapi_describes_the_three_bodies_and_the_problems() -> None:
     assert set(post["requestBody"]["content"]) == {"multipart/form-data", "image/*", "application/json"}
     assert {"200", "400", "413", "415", "422", "503", "504"} <= set(post["responses"])
     json.dumps(spec)
+
+
+async def test_generator_that_does_not_come_up_is_out_of_time_and_not_a_hang() -> None:
+    class Absent(RuleGenerator):
+        async def info(self) -> Any:
+            await asyncio.sleep(30)
+
+    service = CaptionService(CaptionPipeline(Absent(echo)))
+    transport = httpx.ASGITransport(create_app(service))
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client, asyncio.timeout(5):
+        response = await client.post("/v1/captions", files={"image": PNG}, data={"timeout_s": "0.1"})
+    service.close()
+    assert_problem(response, 504)
