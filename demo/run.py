@@ -41,6 +41,10 @@ def check_machine(host: str, port: int) -> None:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((host, port))
+        except OverflowError:
+            raise CannotStart(f"There is no port {port}; ports go from 1 to 65535.") from None
+        except PermissionError:
+            raise CannotStart(f"Port {port} is for the root user; give one above 1023: make run PORT=8001.") from None
         except OSError:
             raise CannotStart(
                 f"Port {port} is in use; stop what listens there or give another: make run PORT=8001."
@@ -117,7 +121,7 @@ def run(config: Path, url: str) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)
     # The cluster is this process's own, so that its state can be asked for while it starts.
-    context = ray.init(log_to_driver=False)
+    context = ray.init("local", log_to_driver=False)
     command = [str(Path(sys.executable).parent / "serve"), "run", str(config)]
     environment = {**os.environ, "RAY_ADDRESS": context.address_info["gcs_address"]}
     # A session of its own: Ctrl-C reaches this process alone, which then stops Serve in order.
@@ -137,7 +141,8 @@ def run(config: Path, url: str) -> int:
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:
-    """Lets Serve shut down in order, then ends the cluster."""
+    """Lets Serve shut down in order, then ends the cluster; a second Ctrl-C does not cut that short."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     if process.poll() is None:
         process.send_signal(signal.SIGINT)
     try:
@@ -154,6 +159,8 @@ def main() -> int:
     parser.add_argument("--model", help="demo, a local directory, or a hub id")
     parser.add_argument("--port", type=int)
     args = parser.parse_args()
+    # Jobs that are sent to the service find this environment's python without its activation.
+    os.environ["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     with tempfile.TemporaryDirectory() as scratch:

@@ -1,8 +1,8 @@
 """Every setting of the service, once: its default, unit and meaning."""
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator, model_validator
 
 from serve_app.types import Detail, GenerationParameters, Limits, Strategy
 
@@ -20,7 +20,9 @@ class AppArgs(BaseModel):
         "auto", description="auto: float32 on CPU, bfloat16 on GPU"
     )
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
-    torch_threads: int | None = Field(None, ge=1, description="CPU threads of a replica; None: torch's own choice")
+    torch_threads: int | None = Field(
+        None, ge=1, description="CPU threads of a replica; None: what Ray sets, its num_cpus"
+    )
 
     default_strategy: Strategy = Field("classic", description="strategy of requests that name none")
     default_detail: Detail = Field("high", description="detail of requests that name none")
@@ -41,10 +43,18 @@ class AppArgs(BaseModel):
 
     @field_validator("presets")
     @classmethod
-    def _values_are_of_their_types(cls, presets: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-        for parameters in presets.values():
-            _PARAMETERS.validate_python(parameters)
-        return presets
+    def _of_their_types(cls, presets: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        checked = {}
+        for step, given in presets.items():
+            parameters = _PARAMETERS.validate_python(given)
+            checked[step] = {name: getattr(parameters, name, value) for name, value in given.items()}
+        return checked
+
+    @model_validator(mode="after")
+    def _default_within_maximum(self) -> Self:
+        if self.default_timeout_s > self.max_timeout_s:
+            raise ValueError("default_timeout_s must not be above max_timeout_s")
+        return self
 
     def limits(self) -> Limits:
         return Limits(**{name: getattr(self, name) for name in Limits.__dataclass_fields__})

@@ -63,6 +63,10 @@ class GenerationFailed(ServiceError):
     """The model raised an error while it generated."""
 
 
+class WrongImageSize(ServiceError):
+    """The pixels are of another model's size: the service is changing models."""
+
+
 class ModelError(CaptionServeError):
     """The model cannot be loaded; the deployment fails with this sentence."""
 

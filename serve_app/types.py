@@ -79,9 +79,10 @@ class GenerateJob:
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """What a job produced. `text` begins with the prompt, as BLIP writes it."""
+    """What a job produced. `text` begins with `prompt`, both as the tokenizer decodes them."""
 
     text: str
+    prompt: str = ""
     log_probability: float | None = None
     """Beam score of the sequence (`sequences_scores` of transformers); None where the engine keeps none."""
     tokens: int = 0

@@ -1,6 +1,7 @@
 """The HTTP API over a captioner object, without Ray and torch."""
 
 from serve_app.api.app import create_app
+from serve_app.api.schemas import parse_options
 from serve_app.api.service import CaptionService
 
-__all__ = ["CaptionService", "create_app"]
+__all__ = ["CaptionService", "create_app", "parse_options"]

@@ -63,7 +63,12 @@ async def _form(request: Request, limits: Limits) -> tuple[bytes, dict[str, Any]
 
 async def _json(request: Request, limits: Limits) -> tuple[bytes, dict[str, Any]]:
     data = await _read(request, limits.max_image_bytes * 4 // 3 + _OVERHEAD_BYTES, limits)
-    return await asyncio.to_thread(_parse_json, data)  # tens of megabytes of base64 would hold up the event loop
+    # In a thread: tens of megabytes of base64 would hold up the event loop.
+    image, body = await asyncio.to_thread(_parse_json, data)
+    query = _options(request.query_params.multi_items())
+    if both := sorted(query.keys() & body.keys()):
+        raise InvalidOption(f"{both[0]}: given in the query and in the body.")
+    return image, {**query, **body}
 
 
 def _parse_json(data: bytes) -> tuple[bytes, dict[str, Any]]:
@@ -97,11 +102,13 @@ def _options(pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
     """Options from fields or the query; a repeated name is an error unless the option is a list."""
     options: dict[str, Any] = {}
     for name, value in pairs:
+        if value == "":
+            continue
         if name in _LISTS:
             options.setdefault(name, []).append(value)
         elif name in options:
             raise InvalidOption(f"{name[:80]}: given more than once.")
-        elif value != "":
+        else:
             options[name] = value
     return options
 

@@ -11,7 +11,7 @@ import io
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from serve_app.errors import ImageTooLarge, InvalidImage, UnsupportedImage
 from serve_app.types import Limits, ModelInfo, Pixels
@@ -23,6 +23,19 @@ Image.init()  # registers every plugin: `open(formats=…)` needs them and is ca
 
 _WIDE_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 _UNSIGNED_16 = 65535
+_ROWS = 64
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""By EXIF orientation, TIFF 6.0 tag 274; 1 is upright."""
+_SIDEWAYS = {_TURNS[value] for value in (5, 6, 7, 8)}
 
 
 def read(image: Any, limits: Limits, model: ModelInfo) -> Pixels:
@@ -41,8 +54,7 @@ def read(image: Any, limits: Limits, model: ModelInfo) -> Pixels:
     else:
         raise InvalidImage(f"An image is bytes, a PIL image or a uint8 array, not {type(image).__name__}.")
     try:
-        rgb = _to_rgb(picture)
-        sized = rgb.resize((model.image_width, model.image_height), Image.Resampling.BICUBIC)
+        sized = _sized(picture, (model.image_width, model.image_height))
     except Exception as error:  # Pillow's decoders raise many kinds of errors for broken files
         raise InvalidImage(f"The image cannot be decoded: {_reason(error)}.") from error
     data = sized.tobytes()
@@ -91,34 +103,46 @@ def _from_array(array: np.ndarray) -> Image.Image:
     return Image.fromarray(np.ascontiguousarray(array))
 
 
-def _to_rgb(picture: Image.Image) -> Image.Image:
-    """Upright, 8 bits a channel, and on white where it is transparent."""
-    picture = _upright(picture)
+def _sized(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """RGB at `size` (width, height), upright, 8 bits a channel, on white where it is transparent.
+
+    The picture is shrunk before anything is done to all of its pixels, which bounds the memory: whole
+    copies are made only of modes that cannot be resized as they are.
+    """
+    turn = _turn(picture)
+    before_turn = size[::-1] if turn in _SIDEWAYS else size
     if picture.mode in _WIDE_MODES:
         picture = _narrow(picture)
     if picture.has_transparency_data:
-        rgba = picture.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, "white")
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    return picture.convert("RGB")
+        small = picture.convert("RGBA").resize(before_turn, Image.Resampling.BICUBIC)
+        small = Image.alpha_composite(Image.new("RGBA", small.size, "white"), small)
+    else:
+        plain = {"L": "L", "1": "L"}.get(picture.mode, "RGB")
+        small = picture.convert(plain).resize(before_turn, Image.Resampling.BICUBIC)
+    return (small if turn is None else small.transpose(turn)).convert("RGB")
 
 
-def _upright(picture: Image.Image) -> Image.Image:
+def _turn(picture: Image.Image) -> Image.Transpose | None:
+    """What makes the picture upright, by its EXIF orientation."""
     try:
-        return ImageOps.exif_transpose(picture)
+        return _TURNS.get(picture.getexif().get(ExifTags.Base.Orientation, 1))
     except Exception:  # a broken EXIF block says nothing about the picture itself
-        return picture
+        return None
 
 
 def _narrow(picture: Image.Image) -> Image.Image:
     """16-bit grey by its full range; wider integers and floats by the range that they use."""
-    values = np.asarray(picture).astype(np.float64)
-    values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
+    values = np.asarray(picture)
+    if picture.mode == "F" and not np.isfinite(values).all():
+        values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
     low, high = float(values.min()), float(values.max())
     if picture.mode != "F" and low >= 0 and high <= _UNSIGNED_16:
         low, high = 0.0, float(_UNSIGNED_16) if high > 255 or picture.mode != "I" else 255.0
-    scaled = (values - low) / ((high - low) or 1.0) * 255
-    return Image.fromarray(scaled.round().astype(np.uint8))
+    scaled = np.empty(values.shape, np.uint8)
+    for row in range(0, values.shape[0], _ROWS):  # in strips: floats of the whole picture would take gigabytes
+        strip = values[row : row + _ROWS].astype(np.float64)
+        scaled[row : row + _ROWS] = ((strip - low) / ((high - low) or 1.0) * 255).round()
+    return Image.fromarray(scaled)
 
 
 def _reason(error: Exception) -> str:

@@ -24,6 +24,7 @@ _STATUS: dict[type[errors.CaptionServeError], int] = {
     errors.PromptTooLong: 422,
     errors.Overloaded: 503,
     errors.GeneratorUnavailable: 503,
+    errors.WrongImageSize: 503,
     errors.DeadlineExceeded: 504,
     errors.GenerationFailed: 500,
 }

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from serve_app.api import problems
@@ -58,10 +58,10 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
 async def captions(request: Request) -> Response:
     """Send the image as a form file, as the raw body (options in the query), or inside JSON."""
     service: CaptionService = request.app.state.service
-    image, options = await read_caption_request(request, service.limits)
     try:
+        image, options = await read_caption_request(request, service.limits)
         body = await while_connected(request, service.caption(image, options, request_id(request.scope)))
-    except ClientGone:
+    except (ClientGone, ClientDisconnect):
         return Response(status_code=CLIENT_CLOSED_REQUEST)
     return JSONResponse(body.model_dump())
 

@@ -6,14 +6,15 @@ import asyncio
 import json
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
+from pydantic import ValidationError
 
 import serve_app
-from serve_app.api import CaptionService
+from serve_app.api import CaptionService, parse_options
 from serve_app.args import AppArgs
-from serve_app.errors import CaptionServeError, InvalidOption
+from serve_app.errors import CaptionServeError, InvalidOption, ModelError
 
 SOME_FAILED, USAGE = 1, 2
 """Exit codes: a file could not be captioned; nothing could be tried."""
@@ -59,18 +60,15 @@ def caption(
     }  # fmt: skip
     options = {name: value for name, value in given.items() if value is not None}
     try:
-        args = AppArgs(model=model, revision=revision, dtype=dtype, device=device)
-        service = local_service(args)
-    except CaptionServeError as error:
-        _stop(error.message)
-    except ValueError:
+        args = AppArgs.model_validate({"model": model, "revision": revision, "dtype": dtype, "device": device})
+    except ValidationError:
         _stop(f"There is no dtype {dtype!r}; use auto, float32, bfloat16 or float16.")
     try:
+        parse_options(options, args.limits())
+        service = local_service(args)
         failed = asyncio.run(_caption_all(service, files, options, as_json))
-    except InvalidOption as error:
+    except (InvalidOption, ModelError) as error:
         _stop(error.message)
-    finally:
-        service.close()
     if failed:
         typer.echo(f"{failed} of {len(files)} files failed.", err=True)
         raise typer.Exit(SOME_FAILED)
@@ -99,6 +97,6 @@ async def _caption_all(service: CaptionService, files: list[Path], options: dict
     return failed
 
 
-def _stop(sentence: str) -> None:
+def _stop(sentence: str) -> NoReturn:
     typer.echo(sentence, err=True)
     raise typer.Exit(USAGE)

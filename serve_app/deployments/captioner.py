@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from serve_app.args import AppArgs
@@ -28,7 +29,9 @@ class CaptionerReplica:
     async def info(self) -> ModelInfo:
         return await self._engine.info()
 
-    async def generate(self, pixels: Pixels, jobs: Sequence[GenerateJob], timeout_s: float | None) -> list[Outcome]:
+    async def generate(self, pixels: Pixels, jobs: Sequence[GenerateJob], deadline: float | None) -> list[Outcome]:
+        """`deadline` in seconds of the epoch, so that waiting for a replica counts too; None for no limit."""
+        timeout_s = None if deadline is None else max(0.0, deadline - time.time())
         return await self._engine.generate(pixels, jobs, timeout_s)
 
     def __del__(self) -> None:

@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
-from ray.exceptions import ActorDiedError, ActorUnavailableError, RayActorError, RayTaskError, WorkerCrashedError
+from ray.exceptions import RayActorError, RayTaskError, WorkerCrashedError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
@@ -19,6 +19,7 @@ from serve_app.errors import (
     GeneratorUnavailable,
     Overloaded,
     ServiceError,
+    WrongImageSize,
 )
 from serve_app.types import GenerateJob, ModelInfo, Outcome, Pixels
 
@@ -28,18 +29,11 @@ GRACE_S = 5.0
 """A replica ends its work at the deadline; an answer that is later than this by more is given up."""
 INFO_TIMEOUT_S = 60.0
 
-_LOST = (
-    RayActorError,
-    ActorDiedError,
-    ActorUnavailableError,
-    WorkerCrashedError,
-    DeploymentUnavailableError,
-    ConnectionError,
-)
+_LOST = (RayActorError, WorkerCrashedError, DeploymentUnavailableError, ConnectionError)
 
 
 class HandleGenerator:
-    """Sends an image's jobs to caption replicas: all in one call, or over `spread` replicas.
+    """Sends an image's jobs to caption replicas: all in one call, or in `spread` calls that hash apart.
 
     The image's digest is the session id, so that all its calls meet on one replica while that has room.
     A call whose replica is lost is sent again, at most `max_retries` times.
@@ -54,47 +48,50 @@ class HandleGenerator:
 
     async def info(self) -> ModelInfo:
         if self._info is None:
-            self._info = await self._answer(self._handle, "info", (), INFO_TIMEOUT_S)
+            self._info = await self._call(self._handle, "info", deadline=time.time() + INFO_TIMEOUT_S)
         return self._info
 
     async def generate(
         self, pixels: Pixels, jobs: Sequence[GenerateJob], timeout_s: float | None = None
     ) -> list[Outcome]:
         """Raises `ServiceError` when every call failed; otherwise failed calls leave errors as outcomes."""
+        deadline = None if timeout_s is None else time.time() + timeout_s
         groups = [list(jobs[start :: self._spread]) for start in range(min(self._spread, len(jobs)))]
-        answers = await asyncio.gather(
-            *(self._group(pixels, group, number, timeout_s) for number, group in enumerate(groups))
-        )
+        calls = (self._group(pixels, group, number, deadline) for number, group in enumerate(groups))
+        answers = await asyncio.gather(*calls)
         failures = [answer for answer in answers if isinstance(answer, ServiceError)]
         if failures and len(failures) == len(answers):
             raise failures[0]
         outcomes: list[Outcome] = [GenerationFailed("The replica returned too few texts.")] * len(jobs)
         for start, (group, answer) in enumerate(zip(groups, answers, strict=True)):
             outcomes[start :: self._spread] = [answer] * len(group) if isinstance(answer, ServiceError) else answer
+        if any(isinstance(outcome, WrongImageSize) for outcome in outcomes):
+            self._info = None  # another model was deployed below this ingress
         return outcomes
 
     async def _group(
-        self, pixels: Pixels, jobs: list[GenerateJob], number: int, timeout_s: float | None
+        self, pixels: Pixels, jobs: list[GenerateJob], number: int, deadline: float | None
     ) -> list[Outcome] | ServiceError:
         session = pixels.digest if number == 0 else f"{pixels.digest}:{number}"
         handle = self._handle.options(session_id=session)
-        start = time.monotonic()
-        for attempt in range(self._max_retries + 1):
-            left = None if timeout_s is None else timeout_s - (time.monotonic() - start)
-            try:
-                outcomes: list[Outcome] = await self._answer(handle, "generate", (pixels, jobs, left), left)
-                return outcomes
-            except GeneratorUnavailable as error:
-                if attempt == self._max_retries:
-                    return error
-                logger.warning("A caption replica was lost; its call is sent again (%d).", attempt + 1)
-            except ServiceError as error:
-                return error
-        raise AssertionError("the loop returns")
+        try:
+            outcomes: list[Outcome] = await self._call(handle, "generate", pixels, jobs, deadline, deadline=deadline)
+        except ServiceError as error:
+            return error
+        return outcomes
 
-    async def _answer(self, handle: Any, method: str, arguments: tuple[Any, ...], timeout_s: float | None) -> Any:
-        """The replica's answer, with Ray's errors turned into ours."""
-        patience = None if timeout_s is None else max(0.0, timeout_s) + GRACE_S
+    async def _call(self, handle: Any, method: str, *arguments: Any, deadline: float | None) -> Any:
+        """The replica's answer; a call whose replica is lost is sent again."""
+        for _ in range(self._max_retries):
+            try:
+                return await self._answer(handle, method, arguments, deadline)
+            except GeneratorUnavailable:
+                logger.warning("A caption replica was lost; its call %r is sent again.", method)
+        return await self._answer(handle, method, arguments, deadline)
+
+    async def _answer(self, handle: Any, method: str, arguments: tuple[Any, ...], deadline: float | None) -> Any:
+        """One try, with Ray's errors turned into ours."""
+        patience = None if deadline is None else max(0.0, deadline - time.time()) + GRACE_S
         try:
             async with asyncio.timeout(patience):
                 return await getattr(handle, method).remote(*arguments)

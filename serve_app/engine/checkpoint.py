@@ -11,9 +11,7 @@ from typing import Any
 from huggingface_hub import snapshot_download
 from huggingface_hub.errors import (
     GatedRepoError,
-    HfHubHTTPError,
     HFValidationError,
-    LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
@@ -39,14 +37,22 @@ def resolve(model: str, revision: str | None = None) -> Path:
     """
     if model == DEMO_MODEL:
         directory = DEMO_DIRECTORY
-    elif Path(model).expanduser().is_dir():
-        directory = Path(model).expanduser()
+    elif (local := _local(model)) is not None:
+        directory = local
     elif _HUB_ID.match(model) and not model.startswith(("./", "../", "~")):
         directory = _download(model, revision)
     else:
         raise ModelNotFound(f"There is no directory {model!r}, and it is not the id of a model on the hub.")
     check(directory, model)
     return directory
+
+
+def _local(model: str) -> Path | None:
+    try:
+        path = Path(model).expanduser()
+        return path if path.is_dir() else None
+    except (OSError, RuntimeError, ValueError):  # no such user, no permission, a name that no file can have
+        return None
 
 
 def _download(model: str, revision: str | None) -> Path:
@@ -62,9 +68,11 @@ def _download(model: str, revision: str | None) -> Path:
         raise ModelNotFound(f"The hub repository {model!r} has no revision {revision!r}.") from error
     except HFValidationError as error:
         raise ModelNotFound(f"{model!r} is not a valid hub id.") from error
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as error:
+    except PermissionError as error:
+        raise ModelUnreachable(f"The model {model!r} cannot be stored in the hub's cache: {error}.") from error
+    except Exception as error:  # network, proxy and transfer errors come from several libraries without a common root
         raise ModelUnreachable(
-            f"The model {model!r} is not in the local cache and the hub cannot be reached; "
+            f"The model {model!r} is not in the local cache and cannot be downloaded ({type(error).__name__}); "
             "download it elsewhere and give its directory as the model."
         ) from error
 

@@ -49,7 +49,10 @@ def load(model: str = "demo", *, revision: str | None = None, dtype: str = "auto
     directory = resolve(model, revision)
     _check_memory(directory, model, precision, target)
     blip = _weights(directory, model, precision)
-    torch.nn.Module.to(blip, target)
+    try:
+        torch.nn.Module.to(blip, target)
+    except torch.OutOfMemoryError as error:
+        raise ModelError(f"The model {model!r} does not fit into the free memory of {target}.") from error
     torch.nn.Module.train(blip, False)
     tokenizer = _tokenizer(directory, model)
     image = _image_settings(directory, model)
@@ -75,6 +78,8 @@ def _device(name: str) -> torch.device:
         device = torch.device(name)
     except RuntimeError as error:
         raise DeviceUnavailable(f"There is no kind of device {name!r}; use auto, cpu or cuda.") from error
+    if device.type not in ("cpu", "cuda"):
+        raise DeviceUnavailable(f"The device {name!r} is not supported; use auto, cpu or cuda.")
     if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
         raise DeviceUnavailable(
             f"The device {name!r} was asked for and this machine offers {torch.cuda.device_count()} GPUs."

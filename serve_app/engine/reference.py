@@ -15,7 +15,7 @@ import torch
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 from serve_app.engine.loading import Loaded
-from serve_app.errors import CaptionServeError, DeadlineExceeded, GenerationFailed, PromptTooLong
+from serve_app.errors import CaptionServeError, DeadlineExceeded, GenerationFailed, PromptTooLong, WrongImageSize
 from serve_app.types import Generated, GenerateJob, GenerationParameters, ModelInfo, Outcome, Pixels
 
 logger = logging.getLogger(__name__)
@@ -67,10 +67,16 @@ class ReferenceGenerator:
 
     @torch.inference_mode()
     def _generate(self, pixels: Pixels, job: GenerateJob, interrupt: _Interrupt) -> Generated:
-        model, tokenizer = self._loaded.model, self._loaded.tokenizer
+        model, tokenizer, info = self._loaded.model, self._loaded.tokenizer, self._loaded.info
+        if (pixels.height, pixels.width) != (info.image_height, info.image_width):
+            raise WrongImageSize(
+                f"The model takes images of {info.image_height}×{info.image_width} pixels, "
+                f"not {pixels.height}×{pixels.width}."
+            )
         ids = tokenizer(job.prompt)["input_ids"]  # [CLS] … [SEP]; generate replaces the first and drops the last
         room = fit(job.parameters, len(ids) - 1, self._limit(job.parameters))
-        with torch.random.fork_rng(enabled=bool(job.parameters.do_sample)):
+        devices = [model.device] if model.device.type == "cuda" else []
+        with torch.random.fork_rng(devices):
             torch.manual_seed(job.seed)
             sequence = model.generate(
                 pixel_values=self._pixel_values(pixels),
@@ -79,8 +85,11 @@ class ReferenceGenerator:
                 **{**_given(job.parameters), **room},
             )[0]
         interrupt.check()
-        text = str(tokenizer.decode(sequence, skip_special_tokens=True))
-        return Generated(text, tokens=max(0, len(sequence) - (len(ids) - 1)))
+        return Generated(
+            text=str(tokenizer.decode(sequence, skip_special_tokens=True)),
+            prompt=str(tokenizer.decode(ids, skip_special_tokens=True)),
+            tokens=max(0, len(sequence) - (len(ids) - 1)),
+        )
 
     def _limit(self, parameters: GenerationParameters) -> int:
         """Positions that the prompt and the answer may fill together; `max_new_tokens` overrules `max_length`."""

@@ -31,7 +31,7 @@ _KNOWN_ECHO = _echo(_KNOWN)
 def clean(text: str, prompts: Iterable[str] = ()) -> str:
     """Drops leading prompt echoes, colons and punctuation, folds white space, and capitalises.
 
-    `prompts` are the request's own, dropped besides the known ones.
+    `prompts` are dropped besides the known ones.
     """
     own = tuple(prompts)
     echo = _echo((*_KNOWN, *own)) if own else _KNOWN_ECHO

@@ -61,6 +61,10 @@ class Context:
             return []
         return self._texts(step, prompts, outcomes)
 
+    def _echoes(self, step: str, outcome: Generated) -> tuple[str, ...]:
+        """A request's own prompt is dropped like the known ones; later prompts carry a caption that must stay."""
+        return (outcome.prompt,) if step == "variant" and self.options.prompts else ()
+
     async def _run(self, step: str, prompts: Sequence[str], parameters: GenerationParameters) -> list[Outcome]:
         remaining = self._deadline - time.monotonic()
         if remaining <= 0:
@@ -75,7 +79,7 @@ class Context:
         texts = []
         for number, outcome in enumerate(outcomes, start=1):
             if isinstance(outcome, Generated):
-                texts.append(clean(outcome.text, self.options.prompts))
+                texts.append(clean(outcome.text, self._echoes(step, outcome)))
             else:
                 name = step if len(prompts) == 1 else f"{step} {number}"
                 self.degraded.append(f"{name}: {outcome.message}")

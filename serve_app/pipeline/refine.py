@@ -38,6 +38,7 @@ def fill(prompt: str, caption: str) -> str:
 
 def added(caption: str, text: str) -> str:
     """What `text` says beyond `caption` when it continues it, else all of it."""
-    if caption and text.lower().startswith(caption.lower()):
-        return text[len(caption) :].lstrip(" ,;:")
+    rest = text[len(caption) :]
+    if caption and text.lower().startswith(caption.lower()) and not rest[:1].isalnum():
+        return rest.lstrip(" ,;:")
     return text

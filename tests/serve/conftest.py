@@ -42,7 +42,9 @@ class Service:
     def replica_processes(self, deployment: str, application: str = "captions") -> list[psutil.Process]:
         title = f"ray::ServeReplica:{application}:{deployment}"
         processes = psutil.process_iter(["cmdline"])
-        return [process for process in processes if " ".join(process.info["cmdline"] or ()).startswith(title)]
+        found = [process for process in processes if " ".join(process.info["cmdline"] or ()).startswith(title)]
+        assert found, f"no process {title}"
+        return found
 
 
 def free_port() -> int:

@@ -37,5 +37,5 @@ class RuleGenerator:
         except asyncio.CancelledError:
             self.cancelled += 1
             raise
-        answers = [self._rule(job.prompt) for job in jobs]
-        return [Generated(answer) if isinstance(answer, str) else answer for answer in answers]  # type: ignore[misc]
+        answers = [(self._rule(job.prompt), job.prompt) for job in jobs]
+        return [Generated(text, prompt) if isinstance(text, str) else text for text, prompt in answers]  # type: ignore[misc]

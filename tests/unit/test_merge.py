@@ -77,3 +77,4 @@ def test_braces_in_a_caption_mean_nothing() -> None:
 def test_added_is_what_continues_the_caption() -> None:
     assert added("A dog", "a dog, on the grass") == "on the grass"
     assert added("A dog", "Two cats") == "Two cats"
+    assert added("A cat", "A caterpillar on a leaf") == "A caterpillar on a leaf"
