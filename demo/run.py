@@ -131,13 +131,14 @@ def run(config: Path, url: str) -> int:
         show(url)
         return process.wait()
     except (CannotStart, httpx.HTTPError) as error:
-        print(error, file=sys.stderr)
-        return 1
+        reason = str(error)
     except KeyboardInterrupt:
         print("Stopping …", flush=True)
         return 0
     finally:
         stop(process)
+    print(reason, file=sys.stderr)  # last, where it is seen
+    return 1
 
 
 def stop(process: subprocess.Popen[bytes]) -> None:

@@ -50,7 +50,7 @@ def resolve(model: str, revision: str | None = None) -> Path:
 def _local(model: str) -> Path | None:
     try:
         path = Path(model).expanduser()
-        return path if path.is_dir() else None
+        return path if model and path.is_dir() else None
     except (OSError, RuntimeError, ValueError):  # no such user, no permission, a name that no file can have
         return None
 

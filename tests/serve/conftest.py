@@ -36,7 +36,7 @@ class Service:
     @property
     def dashboard(self) -> str:
         """Address of Ray's dashboard, which also takes jobs; another cluster on the machine may hold 8265."""
-        (address,) = re.findall(r"View the dashboard at \S*?(http://[\d.]+:\d+)", "".join(self.lines))
+        address, *_ = re.findall(r"View the dashboard at \S*?(http://[\d.]+:\d+)", "".join(self.lines))
         return str(address)
 
     def replica_processes(self, deployment: str, application: str = "captions") -> list[psutil.Process]:
