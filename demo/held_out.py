@@ -14,7 +14,7 @@ from demo.scenes import HELD_OUT_SEED, Scene, draw_scene
 
 DIRECTORY = Path(__file__).parent / "held_out"
 COUNT = 200
-SAMPLE = DIRECTORY / "0014.jpg"
+SAMPLE = DIRECTORY / "0026.jpg"
 """The scene that the service shows itself with."""
 
 
