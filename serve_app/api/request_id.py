@@ -30,7 +30,9 @@ class RequestIdMiddleware:
             await self._app(scope, receive, send)
             return
         given = dict(scope["headers"]).get(HEADER.encode(), b"")
-        scope[_KEY] = given.decode("ascii") if _SANE.match(given) else uuid.uuid4().hex
+        # A server that sends the header itself sends what it was given, so that is the request's id then.
+        taken = bool(given) and (not self._respond or _SANE.match(given) is not None)
+        scope[_KEY] = given.decode("latin-1") if taken else uuid.uuid4().hex
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
