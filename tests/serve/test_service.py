@@ -56,7 +56,7 @@ def test_answer_is_complete_and_repeats(service: Service) -> None:
 
 def test_odd_request_id_is_the_same_in_header_and_problem(service: Service) -> None:
     with service.client() as client:
-        response = client.post("/v1/captions", content=b"x", headers={"x-request-id": "with space " * 20})
+        response = client.post("/v1/captions", content=b"x", headers={"x-request-id": "with space" * 20})
     assert response.status_code == 415
     assert [response.json()["request_id"]] == response.headers.get_list("x-request-id")
 
