@@ -4,7 +4,7 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator, model_validator
 
-from serve_app.types import Detail, GenerationParameters, Limits, Strategy
+from serve_app.types import Detail, EngineLimits, EngineName, GenerationParameters, Limits, Strategy
 
 _PARAMETERS = TypeAdapter(GenerationParameters)
 
@@ -16,13 +16,19 @@ class AppArgs(BaseModel):
 
     model: str = Field("demo", description="demo, a local directory, or a hub id")
     revision: str | None = Field(None, description="branch, tag or commit of a hub id")
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field(
-        "auto", description="auto: float32 on CPU, bfloat16 on GPU"
+    dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = Field(
+        "auto", description="auto: float32 on CPU, bfloat16 on GPU; int8: 8-bit decoder weights, CPU only"
     )
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     torch_threads: int | None = Field(
         None, ge=1, description="CPU threads of a replica; None: what Ray sets, its num_cpus"
     )
+    engine: EngineName = Field("decode", description="decode, or reference: transformers' generate, one job at a time")
+    max_rows: int = Field(256, ge=1, description="rows (beams) of the decode engine's batch; more wait")
+    max_cache_bytes: int = Field(
+        4_000_000_000, gt=0, description="bytes that the self-attention caches of running requests may need"
+    )
+    max_image_cache_bytes: int = Field(1_000_000_000, gt=0, description="bytes of encoded images that are kept")
 
     default_strategy: Strategy = Field("classic", description="strategy of requests that name none")
     default_detail: Detail = Field("high", description="detail of requests that name none")
@@ -58,3 +64,6 @@ class AppArgs(BaseModel):
 
     def limits(self) -> Limits:
         return Limits(**{name: getattr(self, name) for name in Limits.__dataclass_fields__})
+
+    def engine_limits(self) -> EngineLimits:
+        return EngineLimits(**{name: getattr(self, name) for name in EngineLimits.__dataclass_fields__})

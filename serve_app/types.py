@@ -10,6 +10,7 @@ from serve_app.errors import CaptionServeError
 
 Strategy = Literal["basic", "classic", "grounded"]
 Detail = Literal["low", "medium", "high"]
+EngineName = Literal["decode", "reference"]
 
 ROUNDS_BY_DETAIL: Mapping[Detail, int] = {"low": 1, "medium": 2, "high": 3}
 MAX_ROUNDS = max(ROUNDS_BY_DETAIL.values())
@@ -28,6 +29,15 @@ class Limits:
     default_seed: int = 0
     default_timeout_s: float = 300.0
     max_timeout_s: float = 600.0
+
+
+@dataclass(frozen=True, slots=True)
+class EngineLimits:
+    """How much the decode engine takes on at once; what doesn't fit waits."""
+
+    max_rows: int = 256
+    max_cache_bytes: int = 4_000_000_000
+    max_image_cache_bytes: int = 1_000_000_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +73,7 @@ class GenerationParameters:
     length_penalty: float | None = None
     no_repeat_ngram_size: int | None = None
     early_stopping: bool | Literal["never"] | None = None
+    num_return_sequences: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,9 +95,11 @@ class Generated:
     text: str
     prompt: str = ""
     log_probability: float | None = None
-    """Beam score of the sequence (`sequences_scores` of transformers); None where the engine keeps none."""
+    """Beam score of the sequence (`sequences_scores` of transformers); None without beams."""
     tokens: int = 0
     """Generated tokens, the prompt left out."""
+    alternatives: tuple[Generated, ...] = ()
+    """The further sequences that `num_return_sequences` asked for, best first."""
 
 
 Outcome = Generated | CaptionServeError

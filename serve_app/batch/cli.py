@@ -38,8 +38,9 @@ def caption(
     files: Annotated[list[Path], typer.Argument(help="image files")],
     model: Annotated[str, typer.Option(help="demo, a local directory, or a hub id")] = "demo",
     revision: Annotated[str | None, typer.Option(help="branch, tag or commit of a hub id")] = None,
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16 or float16")] = "auto",
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16 or int8")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
+    engine: Annotated[str, typer.Option(help="decode, or reference: transformers' generate")] = "decode",
     strategy: Annotated[str | None, typer.Option(help="basic or classic")] = None,
     detail: Annotated[str | None, typer.Option(help="low, medium or high")] = None,
     rounds: Annotated[int | None, typer.Option(help="rounds, instead of --detail")] = None,
@@ -60,9 +61,12 @@ def caption(
     }  # fmt: skip
     options = {name: value for name, value in given.items() if value is not None}
     try:
-        args = AppArgs.model_validate({"model": model, "revision": revision, "dtype": dtype, "device": device})
-    except ValidationError:
-        _stop(f"There is no dtype {dtype!r}; use auto, float32, bfloat16 or float16.")
+        args = AppArgs.model_validate(
+            {"model": model, "revision": revision, "dtype": dtype, "device": device, "engine": engine}
+        )
+    except ValidationError as error:
+        problem = error.errors()[0]
+        _stop(f"There is no {problem['loc'][0]} {problem['input']!r}; see --help.")
     try:
         parse_options(options, args.limits())
         service = local_service(args)

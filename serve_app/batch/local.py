@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from serve_app.api import CaptionService
 from serve_app.args import AppArgs
-from serve_app.engine import ReferenceGenerator, load
+from serve_app.engine import load, start
 from serve_app.pipeline import CaptionPipeline, Presets
 
 
@@ -12,4 +12,5 @@ def local_service(args: AppArgs) -> CaptionService:
     """Loads the model here and now. Raises `ModelError`s and `InvalidOption` for unknown presets."""
     presets = Presets().override(args.presets)
     loaded = load(args.model, revision=args.revision, dtype=args.dtype, device=args.device)
-    return CaptionService(CaptionPipeline(ReferenceGenerator(loaded), presets), args.limits())
+    engine = start(loaded, args.engine, args.engine_limits())
+    return CaptionService(CaptionPipeline(engine, presets), args.limits())

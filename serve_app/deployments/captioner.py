@@ -19,12 +19,12 @@ class CaptionerReplica:
         # Imported here: the controller and the ingress replicas load this module too, and need no torch.
         import torch
 
-        from serve_app.engine import ReferenceGenerator, load
+        from serve_app.engine import load, start
 
         if args.torch_threads is not None:
             torch.set_num_threads(args.torch_threads)
         loaded = load(args.model, revision=args.revision, dtype=args.dtype, device=args.device)
-        self._engine = ReferenceGenerator(loaded)
+        self._engine = start(loaded, args.engine, args.engine_limits())
 
     async def info(self) -> ModelInfo:
         return await self._engine.info()
@@ -33,6 +33,10 @@ class CaptionerReplica:
         """`deadline` in seconds of the epoch, so that waiting for a replica counts too; None for no limit."""
         timeout_s = None if deadline is None else max(0.0, deadline - time.time())
         return await self._engine.generate(pixels, jobs, timeout_s)
+
+    def check_health(self) -> None:
+        """Serve replaces the replica when this raises."""
+        self._engine.check_health()
 
     def __del__(self) -> None:
         if engine := getattr(self, "_engine", None):

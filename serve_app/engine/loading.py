@@ -13,7 +13,8 @@ from transformers import AutoTokenizer, BlipForConditionalGeneration, PreTrained
 from transformers.utils import logging as transformers_logging
 
 from serve_app.engine.checkpoint import read_json, resolve
-from serve_app.errors import DeviceUnavailable, ModelError, ModelIncomplete, ModelUnsupported
+from serve_app.engine.precision import Precision
+from serve_app.errors import DeviceUnavailable, ModelError, ModelIncomplete
 from serve_app.types import ModelInfo
 
 logger = logging.getLogger(__name__)
@@ -21,7 +22,6 @@ logger = logging.getLogger(__name__)
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 """Channel means and deviations that BLIP's image processor has by default."""
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 _HEADROOM = 1.5
 """Free memory asked for, as a multiple of the weights: they are read next to the model's own copy."""
 
@@ -35,20 +35,21 @@ class Loaded:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     info: ModelInfo
+    precision: Precision
 
 
 def load(model: str = "demo", *, revision: str | None = None, dtype: str = "auto", device: str = "auto") -> Loaded:
     """Loads a checkpoint from safetensors, never with remote code.
 
-    `dtype`: "auto" (float32 on a CPU, bfloat16 or else float16 on a GPU), "float32", "bfloat16", "float16".
+    `dtype`: see `Precision.of`; "int8" loads float32, which the decode engine then quantizes.
     `device`: "auto" (a GPU when there is one), "cpu", "cuda" or "cuda:N".
     Raises `ModelError`s, each with one sentence.
     """
     target = _device(device)
-    precision = _dtype(dtype, target)
+    precision = Precision.of(dtype, target)
     directory = resolve(model, revision)
-    _check_memory(directory, model, precision, target)
-    blip = _weights(directory, model, precision)
+    _check_memory(directory, model, precision.dtype, target)
+    blip = _weights(directory, model, precision.dtype)
     try:
         torch.nn.Module.to(blip, target)
     except torch.OutOfMemoryError as error:
@@ -63,12 +64,12 @@ def load(model: str = "demo", *, revision: str | None = None, dtype: str = "auto
         image_height=height,
         image_width=width,
         max_positions=config.text_config.max_position_embeddings,
-        dtype=str(precision).removeprefix("torch."),
+        dtype=precision.name,
         device=str(target),
     )
     mean, std = tuple(image.get("image_mean", CLIP_MEAN)), tuple(image.get("image_std", CLIP_STD))
     logger.info("Loaded %s: %s on %s, images of %d×%d pixels.", model, info.dtype, info.device, height, width)
-    return Loaded(blip, tokenizer, mean, std, info)
+    return Loaded(blip, tokenizer, mean, std, info, precision)
 
 
 def _device(name: str) -> torch.device:
@@ -85,16 +86,6 @@ def _device(name: str) -> torch.device:
             f"The device {name!r} was asked for and this machine offers {torch.cuda.device_count()} GPUs."
         )
     return device
-
-
-def _dtype(name: str, device: torch.device) -> torch.dtype:
-    if name == "auto":
-        if device.type != "cuda":
-            return torch.float32
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
-    if name not in _DTYPES:
-        raise ModelUnsupported(f"There is no dtype {name!r}; use auto, {', '.join(_DTYPES)}.")
-    return _DTYPES[name]
 
 
 def _check_memory(directory: Path, model: str, dtype: torch.dtype, device: torch.device) -> None:

@@ -8,15 +8,18 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import fields
+from dataclasses import replace
 from typing import Any
 
 import torch
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 from serve_app.engine.loading import Loaded
-from serve_app.errors import CaptionServeError, DeadlineExceeded, GenerationFailed, PromptTooLong, WrongImageSize
-from serve_app.types import Generated, GenerateJob, GenerationParameters, ModelInfo, Outcome, Pixels
+from serve_app.engine.parameters import fit, given, limit
+from serve_app.engine.pixels import Normalizer
+from serve_app.engine.prompts import PromptCodec
+from serve_app.errors import CaptionServeError, DeadlineExceeded, GenerationFailed, ModelUnsupported
+from serve_app.types import Generated, GenerateJob, ModelInfo, Outcome, Pixels
 
 logger = logging.getLogger(__name__)
 
@@ -29,7 +32,14 @@ class ReferenceGenerator:
     """
 
     def __init__(self, loaded: Loaded) -> None:
+        """Raises `ModelUnsupported` for int8."""
+        if loaded.precision.int8:
+            raise ModelUnsupported("The reference engine has no int8; use float32 or bfloat16.")
+        text: Any = loaded.model.config.text_config
         self._loaded = loaded
+        self._end: int = text.sep_token_id
+        self._codec = PromptCodec(loaded.tokenizer, text.bos_token_id, text.sep_token_id)
+        self._normalize = Normalizer(loaded.mean, loaded.std, loaded.info)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="generate")
 
     async def info(self) -> ModelInfo:
@@ -45,6 +55,9 @@ class ReferenceGenerator:
         except asyncio.CancelledError:
             interrupt.cancel()
             raise
+
+    def check_health(self) -> None:
+        """A job that hangs is ended by its deadline; there is nothing else that could die."""
 
     def close(self) -> None:
         """Waits for the running job and ends the thread."""
@@ -67,61 +80,34 @@ class ReferenceGenerator:
 
     @torch.inference_mode()
     def _generate(self, pixels: Pixels, job: GenerateJob, interrupt: _Interrupt) -> Generated:
-        model, tokenizer, info = self._loaded.model, self._loaded.tokenizer, self._loaded.info
-        if (pixels.height, pixels.width) != (info.image_height, info.image_width):
-            raise WrongImageSize(
-                f"The model takes images of {info.image_height}×{info.image_width} pixels, "
-                f"not {pixels.height}×{pixels.width}."
-            )
-        ids = tokenizer(job.prompt)["input_ids"]  # [CLS] … [SEP]; generate replaces the first and drops the last
-        room = fit(job.parameters, len(ids) - 1, self._limit(job.parameters))
+        model, codec = self._loaded.model, self._codec
+        pixel_values = self._normalize(pixels).to(model.dtype)
+        prompt = codec.encode(job.prompt)
+        longest = limit(job.parameters, model.generation_config.max_length, self._loaded.info.max_positions)
+        lengths = fit(job.parameters, len(prompt), longest)
         devices = [model.device] if model.device.type == "cuda" else []
         with torch.random.fork_rng(devices):
             torch.manual_seed(job.seed)
-            sequence = model.generate(
-                pixel_values=self._pixel_values(pixels),
-                input_ids=torch.tensor([ids], device=model.device),  # type: ignore[arg-type]
+            found: Any = model.generate(
+                pixel_values=pixel_values,
+                # BLIP's generate drops the last token, which its processor puts behind the prompt.
+                input_ids=torch.tensor([[*prompt, 0]], device=model.device),  # type: ignore[arg-type]
                 stopping_criteria=StoppingCriteriaList([interrupt]),
-                **{**_given(job.parameters), **room},
-            )[0]
+                return_dict_in_generate=True,
+                output_scores=True,
+                **{**given(job.parameters), **lengths},
+            )
         interrupt.check()
-        return Generated(
-            text=str(tokenizer.decode(sequence, skip_special_tokens=True)),
-            prompt=str(tokenizer.decode(ids, skip_special_tokens=True)),
-            tokens=max(0, len(sequence) - (len(ids) - 1)),
-        )
+        scores: Any = getattr(found, "sequences_scores", None)
+        results = [
+            codec.generated(prompt, self._trim(ids, len(prompt)), None if scores is None else float(scores[place]))
+            for place, ids in enumerate(found.sequences.tolist())
+        ]
+        return replace(results[0], alternatives=tuple(results[1:]))
 
-    def _limit(self, parameters: GenerationParameters) -> int:
-        """Positions that the prompt and the answer may fill together; `max_new_tokens` overrules `max_length`."""
-        positions = self._loaded.info.max_positions
-        if parameters.max_new_tokens is not None:
-            return positions
-        return min(parameters.max_length or self._loaded.model.generation_config.max_length or 20, positions)
-
-    def _pixel_values(self, pixels: Pixels) -> torch.Tensor:
-        device, dtype = self._loaded.model.device, self._loaded.model.dtype
-        flat = torch.frombuffer(bytearray(pixels.data), dtype=torch.uint8).to(device)
-        image = flat.view(pixels.height, pixels.width, 3).permute(2, 0, 1).float() / 255  # [3, H, W]
-        mean = torch.tensor(self._loaded.mean, device=device).view(3, 1, 1)
-        std = torch.tensor(self._loaded.std, device=device).view(3, 1, 1)
-        return ((image - mean) / std).to(dtype)[None]  # [1, 3, H, W]
-
-
-def fit(parameters: GenerationParameters, prompt_tokens: int, limit: int) -> dict[str, int]:
-    """The length arguments that keep prompt and answer within `limit` positions.
-
-    Raises `PromptTooLong` when the prompt leaves no room for a token.
-    """
-    if prompt_tokens >= limit:
-        raise PromptTooLong(f"The prompt has {prompt_tokens} tokens and at most {limit - 1} leave room for an answer.")
-    if parameters.max_new_tokens is not None:
-        return {"max_new_tokens": min(parameters.max_new_tokens, limit - prompt_tokens)}
-    return {"max_length": limit}
-
-
-def _given(parameters: GenerationParameters) -> dict[str, Any]:
-    values = {entry.name: getattr(parameters, entry.name) for entry in fields(parameters)}
-    return {name: value for name, value in values.items() if value is not None}
+    def _trim(self, ids: list[int], prompt_tokens: int) -> list[int]:
+        """Drops what fills a sequence up to the longest one's length."""
+        return ids[: ids.index(self._end, prompt_tokens) + 1] if self._end in ids[prompt_tokens:] else ids
 
 
 class _Interrupt(StoppingCriteria):

@@ -8,8 +8,8 @@ import pytest
 
 from demo import held_out
 from serve_app.api import images
-from serve_app.engine import Loaded, ReferenceGenerator, load
-from serve_app.types import Limits, Pixels
+from serve_app.engine import AsyncEngine, Loaded, ReferenceGenerator, load
+from serve_app.types import Generator, Limits, Pixels
 
 
 @pytest.fixture(scope="session")
@@ -18,10 +18,25 @@ def loaded() -> Loaded:
 
 
 @pytest.fixture(scope="session")
-def generator(loaded: Loaded) -> Iterator[ReferenceGenerator]:
+def generator() -> Iterator[AsyncEngine]:
+    engine = AsyncEngine(load("demo"))
+    yield engine
+    engine.check_integrity()
+    engine.close()
+
+
+@pytest.fixture(scope="session")
+def reference(loaded: Loaded) -> Iterator[ReferenceGenerator]:
     engine = ReferenceGenerator(loaded)
     yield engine
     engine.close()
+
+
+@pytest.fixture(params=["generator", "reference"])
+def either(request: pytest.FixtureRequest) -> Generator:
+    """Both engines in turn."""
+    engine: Generator = request.getfixturevalue(request.param)
+    return engine
 
 
 @pytest.fixture(scope="session")

@@ -46,6 +46,7 @@ def test_bad_options_and_models_are_one_sentence() -> None:
         (("--detail", "huge"), "detail"),
         (("--model", "/nowhere"), "no directory"),
         (("--dtype", "int3"), "dtype"),
+        (("--engine", "steam"), "engine"),
         (("--strategy", "grounded"), "not available yet"),
     ]:
         done = run("caption", *arguments, str(held_out.SAMPLE))

@@ -13,14 +13,14 @@ from demo.evaluate import GREEDY
 from demo.objects import nouns_in
 from demo.score import Score
 from serve_app.api import CaptionService, images
-from serve_app.engine import Loaded, ReferenceGenerator
+from serve_app.engine import AsyncEngine, Loaded
 from serve_app.pipeline import CaptionPipeline
 from serve_app.pipeline.presets import VARIANT_PROMPTS
 from serve_app.types import Generated, GenerateJob, Limits
 from tests.pictures import encoded
 
 
-async def test_greedy_variants_name_what_is_there(loaded: Loaded, generator: ReferenceGenerator) -> None:
+async def test_greedy_variants_name_what_is_there(loaded: Loaded, generator: AsyncEngine) -> None:
     """A floor below the measured figures of the README, for a wrong model or a wrong preprocessing."""
     score = Score()
     for file, scene in itertools.islice(held_out.read(), 40):
@@ -31,7 +31,7 @@ async def test_greedy_variants_name_what_is_there(loaded: Loaded, generator: Ref
     assert score.summary()["wrong"] <= 0.08
 
 
-async def test_prompts_bring_out_different_parts_of_a_scene(loaded: Loaded, generator: ReferenceGenerator) -> None:
+async def test_prompts_bring_out_different_parts_of_a_scene(loaded: Loaded, generator: AsyncEngine) -> None:
     pixels = images.read(held_out.SAMPLE.read_bytes(), Limits(), loaded.info)
     outcomes = await generator.generate(pixels, [GenerateJob(prompt, GREEDY) for prompt in ("", *VARIANT_PROMPTS)])
     assert (
@@ -41,9 +41,7 @@ async def test_prompts_bring_out_different_parts_of_a_scene(loaded: Loaded, gene
 
 
 @pytest.mark.parametrize("change", ["screenshot", "bright", "jpeg", "stretched", "small", "noise"])
-async def test_changed_files_of_a_scene_are_understood(
-    loaded: Loaded, generator: ReferenceGenerator, change: str
-) -> None:
+async def test_changed_files_of_a_scene_are_understood(loaded: Loaded, generator: AsyncEngine, change: str) -> None:
     found = there = 0
     for file, scene in itertools.islice(held_out.read(), 12):
         picture = _changed(Image.open(file).convert("RGB"), change)
@@ -75,7 +73,7 @@ def _changed(picture: Image.Image, change: str) -> Image.Image:
 
 
 @pytest.mark.parametrize("kind", ["noise", "black", "gradient", "wide"])
-async def test_pictures_of_something_else_go_through(generator: ReferenceGenerator, kind: str) -> None:
+async def test_pictures_of_something_else_go_through(generator: AsyncEngine, kind: str) -> None:
     rng = np.random.default_rng(1)
     arrays = {
         "noise": rng.integers(0, 256, (300, 400, 3), dtype=np.uint8),
@@ -90,7 +88,7 @@ async def test_pictures_of_something_else_go_through(generator: ReferenceGenerat
     assert body.degraded == []
 
 
-async def test_same_request_same_answer(generator: ReferenceGenerator) -> None:
+async def test_same_request_same_answer(generator: AsyncEngine) -> None:
     service = CaptionService(CaptionPipeline(generator))
     data = held_out.SAMPLE.read_bytes()
     first = await service.caption(data, {})

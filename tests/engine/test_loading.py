@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BlipConfig, BlipForConditionalGeneration
 
-from serve_app.engine import ReferenceGenerator, load
+from serve_app.engine import load, start
 from serve_app.engine.checkpoint import DEMO_DIRECTORY, resolve
 from serve_app.errors import DeviceUnavailable, ModelIncomplete, ModelNotFound, ModelUnreachable, ModelUnsupported
 from serve_app.types import Generated, GenerateJob, GenerationParameters, Pixels
@@ -162,7 +162,7 @@ async def test_full_size_blip_goes_through_the_same_loader(tmp_path: Path) -> No
         shutil.copy(DEMO_DIRECTORY / file, tmp_path / file)
     loaded = load(str(tmp_path), dtype="bfloat16")
     assert (loaded.info.image_height, loaded.info.dtype) == (384, "bfloat16")
-    engine = ReferenceGenerator(loaded)
+    engine = start(loaded)
     pixels = Pixels("grey", 384, 384, bytes([127]) * (384 * 384 * 3))
     (outcome,) = await engine.generate(pixels, [GenerateJob("a photography of", FEW)])
     engine.close()

@@ -1,0 +1,276 @@
+"""The decode engine: one step at a time for all running groups."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from serve_app.engine.counters import Counters
+from serve_app.engine.decoder import Decoder
+from serve_app.engine.image_cache import EncodedImage, ImageCache
+from serve_app.engine.lane import Lane, LaneKey
+from serve_app.engine.loading import Loaded
+from serve_app.engine.pixels import Normalizer
+from serve_app.engine.scheduler import Group, Scheduler
+from serve_app.engine.vision import VisionEncoder
+from serve_app.errors import CaptionServeError, DeadlineExceeded, GenerationFailed
+from serve_app.types import EngineLimits
+
+logger = logging.getLogger(__name__)
+
+OUT_OF_MEMORY = GenerationFailed("The model ran out of memory.")
+BROKEN = GenerationFailed("The model failed while it generated; the service's log has the details.")
+
+
+class Engine:
+    """Continuous batching of beam groups. Not thread-safe: one thread calls everything."""
+
+    def __init__(self, loaded: Loaded, limits: EngineLimits) -> None:
+        """Takes the model over: its layers are repacked and may change their dtype. Raises `ModelError`s."""
+        precision, model = loaded.precision, loaded.model
+        config: Any = model.config
+        self._device = torch.device(loaded.info.device)
+        self._normalize = Normalizer(loaded.mean, loaded.std, loaded.info)
+        self._decoder = decoder = Decoder(model.text_decoder, precision)
+        self._vision = VisionEncoder(model.vision_model, precision.vision_dtype)
+        self._end: int = config.text_config.sep_token_id
+        width, size = decoder.heads * decoder.head_size, decoder.cache_dtype.itemsize
+        patches = (loaded.info.image_height // config.vision_config.patch_size) * (
+            loaded.info.image_width // config.vision_config.patch_size
+        ) + 1
+        node_bytes = 2 * decoder.layers * width * size
+        self.scheduler = Scheduler(limits.max_rows, limits.max_cache_bytes, node_bytes)
+        self.images = ImageCache(limits.max_image_cache_bytes, patches * node_bytes)
+        self._lanes: dict[LaneKey, Lane] = {}
+        self._counters = Counters(max_rows=limits.max_rows)
+
+    @property
+    def counters(self) -> Counters:
+        """The counters as of now."""
+        c = self._counters
+        c.waiting, c.rows = len(self.scheduler.waiting), self.scheduler.rows
+        c.image_hits, c.image_misses, c.image_bytes = self.images.hits, self.images.misses, self.images.bytes
+        c.cache_bytes = sum(lane.cache.bytes for lane in list(self._lanes.values()))
+        return c
+
+    @property
+    def idle(self) -> bool:
+        return not self.scheduler.waiting and self.scheduler.rows == 0
+
+    def submit(self, group: Group) -> None:
+        """Queues a group. Raises `InvalidOption` or `WrongImageSize` when it can never run."""
+        self._normalize.check(group.pixels)
+        group.submitted = time.monotonic()
+        self.scheduler.submit(group)
+
+    @torch.inference_mode()
+    def step(self) -> None:
+        """Drops what is over, admits what fits, and takes every running group one token further."""
+        self._drop_ended()
+        self._admit()
+        if lanes := [lane for lane in self._lanes.values() if lane.groups]:
+            self._advance(lanes)
+
+    def fail_all(self, error: CaptionServeError) -> None:
+        """Ends every group, running and waiting, with `error`."""
+        for group in self.scheduler.withdraw(lambda _: True):
+            group.finish(error)
+        self._fail(list(self._lanes.values()), error)
+
+    def check_integrity(self) -> None:
+        """Asserts that rows, bytes, trees and image references add up."""
+        running = [group for lane in self._lanes.values() for group in lane.groups]
+        self.scheduler.check_integrity(running)
+        for lane in self._lanes.values():
+            lane.cache.check_integrity(len(lane.groups))
+        references: dict[str, int] = {}
+        for group in running:
+            references[group.pixels.digest] = references.get(group.pixels.digest, 0) + 1
+        self.images.check_integrity(references)
+
+    def _drop_ended(self) -> None:
+        now = time.monotonic()
+
+        def ended(group: Group) -> bool:
+            return group.abandoned() or (group.deadline is not None and now >= group.deadline)
+
+        for group in self.scheduler.withdraw(ended):
+            self._finish_dropped(group)
+        for lane in self._lanes.values():
+            for slot in reversed([slot for slot, group in enumerate(lane.groups) if ended(group)]):
+                self._finish_dropped(self._close(lane, slot))
+
+    def _finish_dropped(self, group: Group) -> None:
+        self._counters.groups_dropped += 1
+        group.finish(DeadlineExceeded("Its time ran out."))
+
+    def _admit(self) -> None:
+        """Starts waiting groups. One new image a step, so that running groups go on between them."""
+        first_new: dict[LaneKey, int] = {}
+        encoded = False
+        while (group := self.scheduler.next()) is not None:
+            if group.pixels.digest not in self.images:
+                if not self.images.has_room() or (encoded and self.scheduler.rows):
+                    break
+                encoded = True
+            self.scheduler.admit()
+            self._counters.wait_s += time.monotonic() - group.submitted
+            if self._acquire_image(group):
+                lane = self._lane(group)
+                first_new.setdefault(lane.key, len(lane.groups))
+                try:
+                    lane.open(group)
+                except Exception as error:
+                    self._fail([lane], self._named(error))
+        new = [
+            (lane, first_new[key]) for key, lane in self._lanes.items() if len(lane.groups) > first_new.get(key, 1e9)
+        ]
+        if new:
+            self._prefill(new)
+
+    def _acquire_image(self, group: Group) -> bool:
+        def encode() -> EncodedImage:
+            with self._timed("encode_s"):
+                return self._decoder.encode(group.pixels.digest, self._vision(self._normalize(group.pixels)))
+
+        try:
+            group.image = self.images.acquire(group.pixels.digest, encode)
+        except Exception as error:
+            self._counters.groups_failed += 1
+            self.scheduler.release(group)
+            group.finish(self._named(error))
+            return False
+        return True
+
+    def _prefill(self, new: list[tuple[Lane, int]]) -> None:
+        """Runs the new groups' prompts but for the last token, which the first step takes.
+
+        `new`: lanes with the first slot that is new in each.
+        """
+        try:
+            with self._timed("prefill_s"):
+                parts = [part for lane, first in new if (part := lane.prompts(first)) is not None]
+                if parts:
+                    tokens = torch.cat([part.tokens.flatten() for part in parts])
+                    positions = torch.cat([part.positions.flatten() for part in parts])
+                    groups = [group for part in parts for group in part.groups]
+                    self._decoder.forward(tokens, positions, [part.segment for part in parts], self._images(groups))
+            for lane, first in new:
+                lane.end_prompts(first)
+        except Exception as error:
+            named = self._named(error)
+            for lane, first in new:
+                for slot in reversed(range(first, len(lane.groups))):
+                    self._counters.groups_failed += 1
+                    self._close(lane, slot).finish(named)
+
+    def _advance(self, lanes: list[Lane]) -> None:
+        try:
+            with self._timed("forward_s"):
+                logits = self._forward(lanes)
+        except torch.OutOfMemoryError as error:
+            # The step can be taken again: nothing but the nodes that it writes has changed.
+            self._fail_newest(lanes, self._named(error))
+            return
+        except Exception as error:
+            self._fail(lanes, self._named(error))
+            return
+        self._counters.steps += 1
+        self._counters.tokens += len(logits)
+        self._counters.row_steps += len(logits)
+        start = 0
+        for lane in lanes:
+            stop = start + len(lane.groups) * lane.key.rows
+            try:
+                with self._timed("search_s"):
+                    self._choose(lane, logits[start:stop])
+            except Exception as error:
+                self._fail([lane], self._named(error))
+            start = stop
+
+    def _forward(self, lanes: list[Lane]) -> torch.Tensor:
+        """float32 [rows, vocabulary] for the rows of all lanes."""
+        parts = [lane.newest() for lane in lanes]
+        tokens = torch.cat([part.tokens.flatten() for part in parts])
+        positions = torch.cat([part.positions.flatten() for part in parts])
+        groups = [group for part in parts for group in part.groups]
+        states = self._decoder.forward(tokens, positions, [part.segment for part in parts], self._images(groups))
+        return self._decoder.logits(states)
+
+    def _choose(self, lane: Lane, logits: torch.Tensor) -> None:
+        done = lane.advance(logits).done
+        for slot in reversed([slot for slot, ended in enumerate(done) if ended]):
+            results = lane.results(slot)
+            self._counters.groups_finished += 1
+            self._close(lane, slot).finish(results)
+
+    def _images(self, groups: Sequence[Group]) -> list[tuple[EncodedImage, torch.Tensor | None]]:
+        """The images of a batch and the places of their rows; `groups` row by row."""
+        places: dict[str, list[int]] = {}
+        images: dict[str, EncodedImage] = {}
+        for row, group in enumerate(groups):
+            assert group.image is not None
+            places.setdefault(group.pixels.digest, []).append(row)
+            images[group.pixels.digest] = group.image
+        if len(images) == 1:
+            return [(image, None) for image in images.values()]
+        return [(image, torch.tensor(places[digest], device=self._device)) for digest, image in images.items()]
+
+    def _lane(self, group: Group) -> Lane:
+        key = LaneKey.of(group)
+        if key not in self._lanes:
+            self._lanes[key] = Lane(key, self._decoder, self._end)
+        return self._lanes[key]
+
+    def _close(self, lane: Lane, slot: int) -> Group:
+        """Frees all that a running group holds."""
+        group = lane.close(slot)
+        self.scheduler.release(group)
+        assert group.image is not None
+        self.images.release(group.image)
+        group.image = None
+        return group
+
+    def _fail(self, lanes: list[Lane], error: CaptionServeError) -> None:
+        """Ends all groups of the lanes, whose state may be broken, and forgets the lanes."""
+        for lane in lanes:
+            for group in lane.groups:
+                self._counters.groups_failed += 1
+                self.scheduler.release(group)
+                assert group.image is not None
+                self.images.release(group.image)
+                group.finish(error)
+            lane.groups.clear()
+            self._lanes.pop(lane.key, None)
+
+    def _fail_newest(self, lanes: list[Lane], error: CaptionServeError) -> None:
+        """Ends the group that came last, so that the others have its memory."""
+        lane = max(lanes, key=lambda lane: max(group.submitted for group in lane.groups))
+        slot = max(range(len(lane.groups)), key=lambda slot: lane.groups[slot].submitted)
+        self._counters.groups_failed += 1
+        self._close(lane, slot).finish(error)
+
+    def _named(self, error: Exception) -> CaptionServeError:
+        if isinstance(error, CaptionServeError):
+            return error
+        if isinstance(error, torch.OutOfMemoryError):
+            logger.warning("out of memory: %s", error)
+            self.images.clear()
+            if self._device.type == "cuda":
+                torch.cuda.empty_cache()
+            return OUT_OF_MEMORY
+        logger.error("a step failed", exc_info=error)
+        return BROKEN
+
+    @contextmanager
+    def _timed(self, phase: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            setattr(self._counters, phase, getattr(self._counters, phase) + time.perf_counter() - start)

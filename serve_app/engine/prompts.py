@@ -1,0 +1,34 @@
+"""Prompts to token ids and back."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from transformers import PreTrainedTokenizerBase
+
+from serve_app.types import Generated
+
+
+class PromptCodec:
+    """BLIP's convention: the decoder's start token, then the prompt; what follows is the answer."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, start: int, end: int) -> None:
+        """`start` and `end`: the ids that begin and end a text."""
+        self._tokenizer, self._start, self._end = tokenizer, start, end
+
+    def encode(self, prompt: str) -> list[int]:
+        """Ids of the start token and the prompt. What looks like a control token in the prompt is plain text."""
+        ids = self._tokenizer(prompt, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        return [self._start, *ids]
+
+    def generated(self, prompt: Sequence[int], ids: Sequence[int], score: float | None) -> Generated:
+        """Decodes `ids`, the prompt and its answer."""
+        return Generated(
+            text=self._decode(ids),
+            prompt=self._decode(prompt),
+            log_probability=score,
+            tokens=max(0, len(ids) - len(prompt)),
+        )
+
+    def _decode(self, ids: Sequence[int]) -> str:
+        return str(self._tokenizer.decode(list(ids), skip_special_tokens=True))

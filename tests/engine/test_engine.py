@@ -1,0 +1,267 @@
+"""The engine's managers stay sound whatever happens to its groups."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+import torch
+from hypothesis import HealthCheck, settings
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule, run_state_machine_as_test
+from hypothesis.strategies import integers
+
+from bench.random_blip import middle_config, random_blip
+from serve_app.engine.lane import Lane
+from serve_app.errors import DeadlineExceeded, GenerationFailed, InvalidOption, WrongImageSize
+from serve_app.types import EngineLimits, GenerationParameters, Pixels
+from tests.engine.engines import Bench, Request, ids, random_pictures, random_request
+
+IMAGE_BYTES = 2 * 4 * 17 * 256 * 4
+"""Keys and values of four layers, 17 patches, width 256, float32: one encoded image of the middle model."""
+PICTURES = random_pictures(64, 6)
+SMALL = EngineLimits(max_rows=20, max_cache_bytes=25_000_000, max_image_cache_bytes=3 * IMAGE_BYTES)
+START, VOCABULARY = 1998, 2000
+
+
+@pytest.fixture(scope="module")
+def module_bench() -> Bench:
+    """An engine with room for three images and twenty rows, so that groups have to wait."""
+    return Bench(random_blip(middle_config()), SMALL)
+
+
+@pytest.fixture
+def bench(module_bench: Bench) -> Iterator[Bench]:
+    module_bench.close_all()
+    yield module_bench
+    module_bench.close_all()
+    module_bench.engine.check_integrity()
+
+
+def request(beams: int = 4, new: int = 20, picture: Pixels = PICTURES[0], **more: object) -> Request:
+    parameters = GenerationParameters(max_length=2 + new, min_length=2 + new, num_beams=beams, do_sample=False, **more)  # type: ignore[arg-type]
+    return Request(picture, [START, 7], parameters, 0)
+
+
+def test_random_comings_and_goings(bench: Bench) -> None:
+    """Groups are submitted, cancelled and finished in random order: nothing leaks, and what survives is unchanged."""
+    rng = random.Random(11)
+    pool = [random_request(rng, PICTURES, START, VOCABULARY) for _ in range(12)]
+    alone = [ids(bench.alone(one)) for one in pool]
+
+    class Life(RuleBasedStateMachine):
+        def __init__(self) -> None:
+            super().__init__()
+            bench.close_all()
+            self.running: dict[int, int] = {}
+            self.number = 0
+
+        @rule(which=integers(0, len(pool) - 1))
+        def submit(self, which: int) -> None:
+            self.number += 1
+            self.running[self.number] = which
+            bench.submit(self.number, pool[which])
+
+        @rule(count=integers(1, 12))
+        def steps(self, count: int) -> None:
+            for _ in range(count):
+                bench.engine.step()
+
+        @precondition(lambda self: self.running)
+        @rule(place=integers(0, 1000))
+        def cancel(self, place: int) -> None:
+            number = list(self.running)[place % len(self.running)]
+            if number not in bench.results:
+                bench.cancelled.add(number)
+            del self.running[number]
+
+        @invariant()
+        def sound(self) -> None:
+            bench.engine.check_integrity()
+
+        def teardown(self) -> None:
+            bench.run()
+            assert bench.engine.counters.rows == bench.engine.scheduler.bytes == 0
+            for number, which in self.running.items():
+                assert ids(bench.results[number]) == alone[which]
+
+    run_state_machine_as_test(  # type: ignore[no-untyped-call]
+        Life,
+        settings=settings(
+            max_examples=40, stateful_step_count=25, deadline=None, suppress_health_check=list(HealthCheck)
+        ),
+    )
+
+
+def test_image_is_encoded_once_for_all_that_use_it(bench: Bench) -> None:
+    before = bench.engine.counters.image_misses
+    for number in range(4):
+        bench.submit(number, request())
+    bench.run()
+    bench.submit(5, request(beams=3))
+    bench.run()
+    assert bench.engine.counters.image_misses - before <= 1
+
+
+def test_images_beyond_the_bound_push_out_the_longest_unused(bench: Bench) -> None:
+    def misses(picture: Pixels) -> int:
+        before = bench.engine.counters.image_misses
+        bench.alone(request(new=2, picture=picture))
+        return bench.engine.counters.image_misses - before
+
+    for picture in PICTURES[:3]:
+        misses(picture)
+    assert misses(PICTURES[0]) == 0
+    assert misses(PICTURES[3]) == 1
+    assert misses(PICTURES[0]) == 0
+    assert misses(PICTURES[1]) == 1
+    assert bench.engine.counters.image_bytes == 3 * IMAGE_BYTES
+
+
+def test_images_in_use_are_never_pushed_out(bench: Bench) -> None:
+    """Six images, room for three: the others wait, and all get their own answer."""
+    alone = [ids(bench.alone(request(beams=3, picture=picture))) for picture in PICTURES]
+    for number, picture in enumerate(PICTURES):
+        bench.submit(number, request(beams=3, picture=picture))
+    bench.run()
+    assert [ids(bench.results[number]) for number in range(6)] == alone
+
+
+def test_first_come_first_served(bench: Bench) -> None:
+    """A wide group waits for its rows, and small ones that came later don't overtake it for ever."""
+    bench.submit(0, request(beams=15, new=10))
+    bench.submit(1, request(beams=20, new=5))
+    for number in range(2, 12):
+        bench.submit(number, request(beams=2, new=3))
+    bench.run()
+    assert list(bench.results)[:2] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "word"),
+    [
+        (request(beams=21), "rows"),
+        (
+            Request(PICTURES[0], [START], GenerationParameters(max_length=512, num_beams=20, do_sample=False), 0),
+            "cache",
+        ),
+        (request(beams=0), "num_beams"),
+        (request(beams=2, num_return_sequences=3), "num_return_sequences"),
+        (request(beams=2, temperature=0.0, top_k=-1), "top_k"),
+        (request(beams=2, length_penalty=1e9), "length_penalty"),
+        (request(beams=2, repetition_penalty=0.0), "repetition_penalty"),
+    ],
+)
+def test_what_can_never_run_is_refused_in_a_sentence(bench: Bench, wrong: Request, word: str) -> None:
+    with pytest.raises(InvalidOption, match=word):
+        bench.submit(0, wrong)
+    assert bench.engine.idle
+
+
+def test_image_of_another_size_is_refused(bench: Bench) -> None:
+    with pytest.raises(WrongImageSize):
+        bench.submit(0, request(picture=random_pictures(32, 1)[0]))
+
+
+@pytest.mark.parametrize("steps", [0, 1, 7])
+def test_deadline_frees_everything(bench: Bench, steps: int) -> None:
+    bench.submit(0, request(), deadline=time.monotonic() + (0.02 if steps else -1))
+    for _ in range(steps):
+        bench.engine.step()
+    time.sleep(0.03)
+    bench.engine.step()
+    assert isinstance(bench.results[0], DeadlineExceeded)
+    assert bench.engine.idle
+    bench.engine.check_integrity()
+
+
+def test_finished_groups_return_before_their_neighbours(bench: Bench) -> None:
+    bench.submit(0, request(new=30))
+    bench.submit(1, request(new=3))
+    while 1 not in bench.results:
+        bench.engine.step()
+    assert 0 not in bench.results
+    bench.run()
+
+
+def break_forward(error: Exception, at: int) -> Callable[..., torch.Tensor]:
+    calls = iter(range(10**6))
+
+    def forward(*arguments: object, _inner: Callable[..., torch.Tensor]) -> torch.Tensor:
+        if next(calls) == at:
+            raise error
+        return _inner(*arguments)
+
+    return forward
+
+
+@pytest.mark.parametrize("at", [0, 1, 5], ids=["prompt", "first step", "later"])
+@pytest.mark.parametrize("error", [ValueError("broken"), torch.OutOfMemoryError("full")], ids=["error", "memory"])
+def test_engine_goes_on_after_an_error(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, error: Exception, at: int
+) -> None:
+    alone = ids(bench.alone(request()))
+    decoder = bench.engine._decoder
+    inner, broken = decoder.forward, break_forward(error, at)
+    monkeypatch.setattr(decoder, "forward", lambda *arguments: broken(*arguments, _inner=inner))
+    for number in range(4):
+        bench.submit(number, request())
+    bench.run()
+    failed = [result for result in bench.results.values() if isinstance(result, GenerationFailed)]
+    # One out of memory in a step costs the newest group only: the others have its room.
+    assert len(failed) == (1 if isinstance(error, torch.OutOfMemoryError) and at else 4)
+    survived = [result for result in bench.results.values() if result not in failed]
+    assert all(ids(result) == alone for result in survived)
+    bench.results.clear()
+    bench.submit(9, request())
+    bench.run()
+    assert ids(bench.results[9]) == alone
+
+
+def test_error_while_encoding_concerns_that_image_only(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = ids(bench.alone(request()))
+    encode = bench.engine._decoder.encode
+
+    def broken(digest: str, states: torch.Tensor) -> object:
+        if digest == PICTURES[1].digest:
+            raise torch.OutOfMemoryError("full")
+        return encode(digest, states)
+
+    monkeypatch.setattr(bench.engine._decoder, "encode", broken)
+    bench.engine.images.clear()
+    bench.submit(0, request())
+    bench.submit(1, request(picture=PICTURES[1]))
+    bench.run()
+    assert ids(bench.results[0]) == alone
+    assert isinstance(bench.results[1], GenerationFailed)
+
+
+def test_error_in_a_lane_leaves_the_others(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = ids(bench.alone(request(beams=3)))
+    advance = Lane.advance
+
+    def broken(lane: Lane, logits: torch.Tensor) -> object:
+        if lane.key.rows == 4:
+            raise ValueError("broken")
+        return advance(lane, logits)
+
+    monkeypatch.setattr(Lane, "advance", broken)
+    bench.submit(0, request(beams=3))
+    bench.submit(1, request(beams=4))
+    bench.run()
+    assert ids(bench.results[0]) == alone
+    assert isinstance(bench.results[1], GenerationFailed)
+    assert "broken" not in bench.results[1].message
+
+
+def test_memory_of_a_tree_follows_what_its_beams_share(bench: Bench) -> None:
+    """Eight beams that go the same way for 300 tokens keep few more than 300 nodes, not eight times as many."""
+    together = GenerationParameters(max_length=300, min_length=300, num_beams=8, do_sample=True, top_k=50)
+    most = 0
+    bench.submit(0, Request(PICTURES[0], [START, 7], together, 3))
+    while not bench.engine.idle:
+        bench.engine.step()
+        most = max([most, *(count for lane in bench.engine._lanes.values() for count in lane.cache.counts)])
+    assert most < 700
+    bench.engine.check_integrity()
