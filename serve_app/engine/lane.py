@@ -6,10 +6,12 @@ from dataclasses import dataclass
 
 import torch
 
+from serve_app.engine.beam_search import BeamSearch
 from serve_app.engine.decoder import Decoder, Segment
 from serve_app.engine.node_cache import NodeCache
 from serve_app.engine.scheduler import Group
-from serve_app.engine.search import BeamSearch, Hypothesis, Search, Step, TokenSearch
+from serve_app.engine.search import Hypothesis, Search, Step
+from serve_app.engine.token_search import TokenSearch
 
 
 @dataclass(frozen=True, slots=True)

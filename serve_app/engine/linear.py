@@ -89,5 +89,5 @@ class _Int8:
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
         largest = x.abs().amax(1, keepdim=True).clamp_min_(1e-12)  # [rows, 1]
         y = self._apply(x / largest, 1 / 127, 128, self._weight)
-        y = torch.addcmul(self._bias, y, largest)
+        torch.addcmul(self._bias, y, largest, out=y)
         return F.gelu(y) if self._gelu else y
