@@ -26,6 +26,9 @@ logger = logging.getLogger(__name__)
 STALL_S = 120.0
 """A step that takes longer than this is taken for one that never ends."""
 
+WARM_ROWS = (1, 6, 7, 8)
+"""Beams of the presets' steps."""
+
 _Result = list[Hypothesis] | CaptionServeError
 
 
@@ -36,6 +39,7 @@ class AsyncEngine:
         """Takes the model over. Raises `ModelError`s."""
         self._info = loaded.info
         self._engine = Engine(loaded, limits or EngineLimits())
+        self._engine.warm_up(WARM_ROWS)
         text: Any = loaded.model.config.text_config
         self._codec = PromptCodec(loaded.tokenizer, text.bos_token_id, text.sep_token_id)
         self._defaults = loaded.model.text_decoder.generation_config

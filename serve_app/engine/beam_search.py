@@ -144,7 +144,7 @@ class BeamSearch:
             best_norm.append((longest - start) ** p.length_penalty)
         best = t["running"][:, :1] / g.floats(best_norm)
         worst = torch.where(t["is_finished"], t["finished"].min(1, keepdim=True).values, HOPELESS)
-        t["improvable"].logical_and_((best > worst).any(1, keepdim=True))
+        t["improvable"].bitwise_and_((best > worst).any(1, keepdim=True))
         early = g.bools([p.early_stopping is True for p in g.parameters])
         ended = ~t["improvable"] | (t["is_finished"].all(1, keepdim=True) & early) | hits.all(1, keepdim=True)
         done: list[bool] = ended[:, 0].tolist()

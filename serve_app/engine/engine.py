@@ -12,8 +12,10 @@ import torch
 
 from serve_app.engine.counters import Counters
 from serve_app.engine.decoder import Decoder
-from serve_app.engine.image_cache import EncodedImage, ImageCache
-from serve_app.engine.lane import Lane, LaneKey
+from serve_app.engine.graphs import StepGraphs
+from serve_app.engine.image_attention import RowImages
+from serve_app.engine.image_cache import ImageCache
+from serve_app.engine.lane import Lane, LaneKey, Part
 from serve_app.engine.loading import Loaded
 from serve_app.engine.pixels import Normalizer
 from serve_app.engine.scheduler import Group, Scheduler
@@ -23,6 +25,8 @@ from serve_app.types import EngineLimits
 
 logger = logging.getLogger(__name__)
 
+WARM_EXTENTS = (128, 256, 512)
+"""Sizes of trees, in nodes, that the presets' lengths lead to."""
 OUT_OF_MEMORY = GenerationFailed("The model ran out of memory.")
 BROKEN = GenerationFailed("The model failed while it generated; the service's log has the details.")
 
@@ -45,7 +49,9 @@ class Engine:
         ) + 1
         node_bytes = 2 * decoder.layers * width * size
         self.scheduler = Scheduler(limits.max_rows, limits.max_cache_bytes, node_bytes)
-        self.images = ImageCache(limits.max_image_cache_bytes, patches * node_bytes)
+        shape = (decoder.heads, patches, decoder.head_size)
+        self.images = ImageCache(decoder.layers, shape, limits.max_image_cache_bytes, decoder.cache_dtype, self._device)
+        self._graphs = StepGraphs(decoder, self.images) if self._device.type == "cuda" else None
         self._lanes: dict[LaneKey, Lane] = {}
         self._counters = Counters(max_rows=limits.max_rows)
 
@@ -75,6 +81,16 @@ class Engine:
         self._admit()
         if lanes := [lane for lane in self._lanes.values() if lane.groups]:
             self._advance(lanes)
+
+    @torch.inference_mode()
+    def warm_up(self, rows: Sequence[int]) -> None:
+        """On a GPU, captures the graphs for groups of these numbers of beams; 1 is for greedy."""
+        if self._graphs is None:
+            return
+        for count in rows:
+            key = LaneKey(count > 1, count)
+            lane = self._lanes.setdefault(key, Lane(key, self._decoder, self._end))
+            self._graphs.warm_up(lane, max(1, self.scheduler.max_rows // count), WARM_EXTENTS)
 
     def fail_all(self, error: CaptionServeError) -> None:
         """Ends every group, running and waiting, with `error`."""
@@ -126,17 +142,15 @@ class Engine:
                 try:
                     lane.open(group)
                 except Exception as error:
+                    del first_new[lane.key]
                     self._fail([lane], self._named(error))
-        new = [
-            (lane, first_new[key]) for key, lane in self._lanes.items() if len(lane.groups) > first_new.get(key, 1e9)
-        ]
-        if new:
-            self._prefill(new)
+        if first_new:
+            self._prefill([(self._lanes[key], first) for key, first in first_new.items()])
 
     def _acquire_image(self, group: Group) -> bool:
-        def encode() -> EncodedImage:
+        def encode(keys: list[torch.Tensor], values: list[torch.Tensor]) -> None:
             with self._timed("encode_s"):
-                return self._decoder.encode(group.pixels.digest, self._vision(self._normalize(group.pixels)))
+                self._decoder.encode(self._vision(self._normalize(group.pixels)), keys, values)
 
         try:
             group.image = self.images.acquire(group.pixels.digest, encode)
@@ -156,10 +170,7 @@ class Engine:
             with self._timed("prefill_s"):
                 parts = [part for lane, first in new if (part := lane.prompts(first)) is not None]
                 if parts:
-                    tokens = torch.cat([part.tokens.flatten() for part in parts])
-                    positions = torch.cat([part.positions.flatten() for part in parts])
-                    groups = [group for part in parts for group in part.groups]
-                    self._decoder.forward(tokens, positions, [part.segment for part in parts], self._images(groups))
+                    self._run(parts)
             for lane, first in new:
                 lane.end_prompts(first)
         except Exception as error:
@@ -196,11 +207,17 @@ class Engine:
     def _forward(self, lanes: list[Lane]) -> torch.Tensor:
         """float32 [rows, vocabulary] for the rows of all lanes."""
         parts = [lane.newest() for lane in lanes]
+        if self._graphs is not None:
+            slots = [[group.image.slot for group in lane.groups if group.image] for lane in lanes]
+            return torch.cat([self._graphs(part, images) for part, images in zip(parts, slots, strict=True)])
+        return self._decoder.logits(self._run(parts))
+
+    def _run(self, parts: list[Part]) -> torch.Tensor:
+        """States [rows, width] of all rows of the parts."""
         tokens = torch.cat([part.tokens.flatten() for part in parts])
         positions = torch.cat([part.positions.flatten() for part in parts])
-        groups = [group for part in parts for group in part.groups]
-        states = self._decoder.forward(tokens, positions, [part.segment for part in parts], self._images(groups))
-        return self._decoder.logits(states)
+        images = self._images([group for part in parts for group in part.groups])
+        return self._decoder.forward(tokens, positions, [part.segment for part in parts], images)
 
     def _choose(self, lane: Lane, logits: torch.Tensor) -> None:
         done = lane.advance(logits).done
@@ -209,17 +226,16 @@ class Engine:
             self._counters.groups_finished += 1
             self._close(lane, slot).finish(results)
 
-    def _images(self, groups: Sequence[Group]) -> list[tuple[EncodedImage, torch.Tensor | None]]:
-        """The images of a batch and the places of their rows; `groups` row by row."""
-        places: dict[str, list[int]] = {}
-        images: dict[str, EncodedImage] = {}
+    def _images(self, groups: Sequence[Group]) -> RowImages:
+        """The images of a batch; `groups` row by row."""
+        places: dict[int, list[int]] = {}
         for row, group in enumerate(groups):
             assert group.image is not None
-            places.setdefault(group.pixels.digest, []).append(row)
-            images[group.pixels.digest] = group.image
-        if len(images) == 1:
-            return [(image, None) for image in images.values()]
-        return [(image, torch.tensor(places[digest], device=self._device)) for digest, image in images.items()]
+            places.setdefault(group.image.slot, []).append(row)
+        if len(places) == 1:
+            return RowImages(self.images, [(slot, None) for slot in places])
+        rows = [(slot, torch.tensor(found, device=self._device)) for slot, found in places.items()]
+        return RowImages(self.images, rows)
 
     def _lane(self, group: Group) -> Lane:
         key = LaneKey.of(group)

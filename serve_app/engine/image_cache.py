@@ -8,42 +8,57 @@ from dataclasses import dataclass
 
 import torch
 
-from serve_app.errors import GenerationFailed
+from serve_app.errors import ModelError
+
+Encoder = Callable[[list[torch.Tensor], list[torch.Tensor]], None]
+"""Writes an image's keys and values into the tensors [heads, patches, head_size] of each layer."""
 
 
-@dataclass(slots=True)
+@dataclass(eq=False, slots=True)
 class EncodedImage:
-    """Cross-attention keys and values of one image, one tensor [heads, patches, head_size] for each layer."""
+    """An image's place in the cache."""
 
     digest: str
-    keys: list[torch.Tensor]
-    values: list[torch.Tensor]
+    slot: int
     references: int = 0
-
-    @property
-    def bytes(self) -> int:
-        return sum(tensor.nbytes for tensor in (*self.keys, *self.values))
 
 
 class ImageCache:
     """Encoded images by digest: bounded in bytes, reference-counted, the longest unused goes first.
 
-    One thread uses it; so an image that is asked for twice is encoded once.
+    For each layer `keys` and `values` [slots, heads, ≥ patches, head_size], which hold the cross-attention
+    keys and values of an image in its slot, and zeros behind its patches. One thread uses it; so an
+    image that is asked for twice is encoded once.
     """
 
-    def __init__(self, max_bytes: int, image_bytes: int) -> None:
-        """`image_bytes`: size of any encoded image of the model."""
-        if image_bytes > max_bytes:
-            raise GenerationFailed(
-                f"One encoded image takes {image_bytes} bytes and the image cache may hold {max_bytes}."
+    def __init__(
+        self, layers: int, image_shape: tuple[int, int, int], max_bytes: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        """`image_shape`: heads, patches, head_size. Raises `ModelError` when not even one image fits."""
+        heads, self.patches, size = image_shape
+        stored = self.patches
+        if device.type == "cpu" and dtype != torch.float32:
+            # oneDNN's half-precision products take up to twice as long where rows are not aligned.
+            unit = 64 if stored > 256 else 16
+            stored = -(-stored // unit) * unit
+        self._image_bytes = 2 * layers * heads * stored * size * dtype.itemsize
+        self.slots = max_bytes // self._image_bytes
+        if self.slots == 0:
+            raise ModelError(
+                f"max_image_cache_bytes is {max_bytes} and one encoded image of this model takes {self._image_bytes}."
             )
-        self._max_bytes, self._image_bytes = max_bytes, image_bytes
+        # Zeros, which a CPU only backs with memory where something is written.
+        shape = (self.slots, heads, stored, size)
+        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
+        self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
         self._images: OrderedDict[str, EncodedImage] = OrderedDict()
+        self._free = list(reversed(range(self.slots)))
         self.hits = 0
         self.misses = 0
 
     @property
     def bytes(self) -> int:
+        """Of the images that are held."""
         return len(self._images) * self._image_bytes
 
     def __contains__(self, digest: str) -> bool:
@@ -51,18 +66,23 @@ class ImageCache:
 
     def has_room(self) -> bool:
         """Whether one more image fits, if need be in the place of an unused one."""
-        fits = (len(self._images) + 1) * self._image_bytes <= self._max_bytes
-        return fits or any(image.references == 0 for image in self._images.values())
+        return bool(self._free) or any(image.references == 0 for image in self._images.values())
 
-    def acquire(self, digest: str, encode: Callable[[], EncodedImage]) -> EncodedImage:
+    def acquire(self, digest: str, encode: Encoder) -> EncodedImage:
         """Returns the image with one more reference, encoded now unless it is known. Needs `has_room`."""
         image = self._images.get(digest)
         if image is not None:
             self.hits += 1
         else:
             self.misses += 1
-            self._make_room()
-            image = self._images[digest] = encode()
+            slot = self._take_slot()
+            try:
+                keys = [keys[slot, :, : self.patches] for keys in self.keys]
+                encode(keys, [values[slot, :, : self.patches] for values in self.values])
+            except BaseException:
+                self._free.append(slot)
+                raise
+            image = self._images[digest] = EncodedImage(digest, slot)
         image.references += 1
         self._images.move_to_end(digest)
         return image
@@ -71,18 +91,22 @@ class ImageCache:
         image.references -= 1
 
     def clear(self) -> None:
-        """Drops every image that nobody uses."""
-        for digest in [digest for digest, image in self._images.items() if image.references == 0]:
-            del self._images[digest]
+        """Forgets every image that nobody uses."""
+        for image in [image for image in self._images.values() if image.references == 0]:
+            self._drop(image)
 
     def check_integrity(self, references: dict[str, int]) -> None:
-        """Compares the counted references with those that the caller knows of; sizes with the bound."""
+        """Compares the counted references with those that the caller knows of, and slots with images."""
         counted = {digest: image.references for digest, image in self._images.items() if image.references}
         assert counted == references, f"references {counted}, expected {references}"
-        assert self.bytes <= self._max_bytes, f"{self.bytes} of {self._max_bytes} bytes"
-        assert all(image.bytes == self._image_bytes for image in self._images.values()), "an image of another size"
+        used = [image.slot for image in self._images.values()]
+        assert sorted(used + self._free) == list(range(self.slots)), "a slot is lost or taken twice"
 
-    def _make_room(self) -> None:
-        while (len(self._images) + 1) * self._image_bytes > self._max_bytes:
-            unused = next(digest for digest, image in self._images.items() if image.references == 0)
-            del self._images[unused]
+    def _take_slot(self) -> int:
+        if not self._free:
+            self._drop(next(image for image in self._images.values() if image.references == 0))
+        return self._free.pop()
+
+    def _drop(self, image: EncodedImage) -> None:
+        del self._images[image.digest]
+        self._free.append(image.slot)

@@ -7,8 +7,11 @@ permutes the rows of the mask. Nodes that no beam descends from any more are dro
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 
+_versions = itertools.count()
 _FIRST_CAPACITY = 128
 _ROUND = 16
 """A step reads a multiple of this many nodes, which suits the kernels."""
@@ -30,10 +33,12 @@ class NodeCache:
         self.dtype = dtype
         self._rows, self._device = rows, device
         self._hidden = torch.finfo(dtype).min
-        self._slots, self._nodes = 4, _FIRST_CAPACITY
+        self.slots, self._nodes = 4, _FIRST_CAPACITY
+        self.version = next(_versions)
+        """Stands for the tensors as they are: another when they are replaced by larger ones, and in every cache."""
         self.keys = [self._zeros() for _ in range(layers)]
         self.values = [self._zeros() for _ in range(layers)]
-        self._mask = torch.full((self._slots, rows, self._nodes), self._hidden, dtype=dtype, device=device)
+        self._mask = torch.full((self.slots, rows, self._nodes), self._hidden, dtype=dtype, device=device)
         self.counts: list[int] = []
         """Nodes in use, by slot."""
         self._limits: list[int] = []
@@ -45,8 +50,8 @@ class NodeCache:
     def open(self) -> int:
         """Adds an empty tree in the next slot."""
         slot = len(self.counts)
-        if slot == self._slots:
-            self._grow(2 * self._slots, self._nodes)
+        if slot == self.slots:
+            self._grow(2 * self.slots, self._nodes)
         self.counts.append(0)
         self._limits.append(0)
         self._mask[slot] = self._hidden
@@ -65,7 +70,7 @@ class NodeCache:
         """Makes room for `width` more nodes in the slots from `first` on; returns their places [slots, width]."""
         most = max(self.counts[first:]) + width
         if most > self._nodes - _ROUND:
-            self._grow(self._slots, max(most + _ROUND, self._nodes * 3 // 2))
+            self._grow(self.slots, max(most + _ROUND, self._nodes * 3 // 2))
         starts = torch.tensor(self.counts[first:], device=self._device)[:, None]
         return starts + torch.arange(width, device=self._device)
 
@@ -74,6 +79,15 @@ class NodeCache:
         self.counts[slot] = tokens
         self._limits[slot] = tokens + _DEAD_LEAST
         self._mask[slot, :, :tokens] = 0
+
+    def ensure(self, slots: int, nodes: int) -> None:
+        """Grows to at least `slots` trees of `nodes` nodes."""
+        if slots > self.slots or nodes > self._nodes:
+            self._grow(max(slots, self.slots), max(nodes, self._nodes))
+
+    def mask(self, slots: int, extent: int) -> torch.Tensor:
+        """[slots, rows, extent], a view; slots without a tree are masked in some way or other."""
+        return self._mask[:slots, :, :extent]
 
     def begin_step(self) -> tuple[torch.Tensor, torch.Tensor]:
         """The places [slots, rows] of the rows' newest tokens, and what each row sees [slots, rows, extent].
@@ -118,13 +132,14 @@ class NodeCache:
     def _zeros(self) -> torch.Tensor:
         # Zeros, since what a row must not see is still multiplied with its zero weight, and may be no NaN.
         heads, head_size = self._shape
-        return torch.zeros(self._slots, heads, self._nodes, head_size, dtype=self.dtype, device=self._device)
+        return torch.zeros(self.slots, heads, self._nodes, head_size, dtype=self.dtype, device=self._device)
 
     def _grow(self, slots: int, nodes: int) -> None:
         used, extent = len(self.counts), self._nodes
         mask = torch.full((slots, self._rows, nodes), self._hidden, dtype=self.dtype, device=self._device)
         mask[:used, :, :extent] = self._mask[:used]
-        self._slots, self._nodes, self._mask = slots, nodes, mask
+        self.slots, self._nodes, self._mask = slots, nodes, mask
+        self.version = next(_versions)
         for tensors in (self.keys, self.values):
             for layer, old in enumerate(tensors):
                 new = self._zeros()

@@ -79,7 +79,7 @@ def transformers_result(loaded: Loaded, request: Request) -> list[tuple[list[int
     torch.manual_seed(request.seed)
     found = loaded.model.generate(
         pixel_values=pixel_values,
-        input_ids=torch.tensor([[*request.prompt, 0]]),
+        input_ids=torch.tensor([[*request.prompt, 0]], device=pixel_values.device),
         return_dict_in_generate=True,
         output_scores=True,
         **given(request.parameters),

@@ -221,14 +221,17 @@ def test_engine_goes_on_after_an_error(
 
 def test_error_while_encoding_concerns_that_image_only(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     alone = ids(bench.alone(request()))
-    encode = bench.engine._decoder.encode
+    normalize = bench.engine._normalize
 
-    def broken(digest: str, states: torch.Tensor) -> object:
-        if digest == PICTURES[1].digest:
-            raise torch.OutOfMemoryError("full")
-        return encode(digest, states)
+    class Broken:
+        check = normalize.check
 
-    monkeypatch.setattr(bench.engine._decoder, "encode", broken)
+        def __call__(self, pixels: Pixels) -> torch.Tensor:
+            if pixels is PICTURES[1]:
+                raise torch.OutOfMemoryError("full")
+            return normalize(pixels)
+
+    monkeypatch.setattr(bench.engine, "_normalize", Broken())
     bench.engine.images.clear()
     bench.submit(0, request())
     bench.submit(1, request(picture=PICTURES[1]))
@@ -265,3 +268,30 @@ def test_memory_of_a_tree_follows_what_its_beams_share(bench: Bench) -> None:
         most = max([most, *(count for lane in bench.engine._lanes.values() for count in lane.cache.counts)])
     assert most < 700
     bench.engine.check_integrity()
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+def test_other_precisions_run_in_company(dtype: str) -> None:
+    """Several images in one batch used to fail in every format but float32."""
+    bench = Bench(random_blip(middle_config(), dtype), SMALL)
+    rng = random.Random(2)
+    for number in range(15):
+        bench.submit(number, random_request(rng, PICTURES, START, VOCABULARY))
+        bench.engine.step()
+    bench.run()
+    assert all(ids(result) for result in bench.results.values())
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+def test_other_precisions_stay_close(dtype: str) -> None:
+    """The first token's scores agree with float32's to the precision of the format."""
+    logits = []
+    for name in ("float32", dtype):
+        bench = Bench(random_blip(middle_config(), name))
+        bench.submit(0, request(beams=4))
+        bench.engine._drop_ended()
+        with torch.inference_mode():
+            bench.engine._admit()
+            logits.append(bench.engine._forward(list(bench.engine._lanes.values()))[0])
+    exact, rounded = logits
+    assert torch.nn.functional.cosine_similarity(exact, rounded, dim=0) > 0.999
