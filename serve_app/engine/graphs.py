@@ -98,7 +98,7 @@ class StepGraphs:
         self, cache: NodeCache, inputs: _Inputs, groups: int, extent: int
     ) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
         # Libraries allocate their workspaces on a first run, which must not happen while capturing.
-        stream = torch.cuda.Stream()
+        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             self._forward(cache, inputs, groups, extent)
