@@ -99,7 +99,8 @@ class AsyncEngine:
                 future.set_result(result)
 
         self._inbox.put(Group(pixels, prompt, parameters, job.seed, finish, future.cancelled, deadline))
-        if not self._thread.is_alive():
+        if self._closing.is_set():
+            # The thread may have emptied the inbox for the last time already.
             self._end_inbox()
         result = await asyncio.wrap_future(future)
         if isinstance(result, CaptionServeError):
@@ -121,6 +122,7 @@ class AsyncEngine:
         except Exception:
             logger.exception("the engine's thread ends")
         finally:
+            self._closing.set()
             self._busy_since = None
             self._engine.fail_all(GeneratorUnavailable("The engine was closed."))
             self._end_inbox()

@@ -25,18 +25,23 @@ def bucket(size: int, least: int = 1) -> int:
 
 
 @dataclass(frozen=True, slots=True)
-class _Inputs:
-    """What a graph reads, at fixed addresses. [slots, rows] each but for images [slots]."""
+class _Buffers:
+    """What a graph reads and writes, at fixed addresses.
+
+    [slots, rows] each but for images [slots] and logits [slots * rows, vocabulary].
+    """
 
     tokens: torch.Tensor
     positions: torch.Tensor
     nodes: torch.Tensor
     images: torch.Tensor
+    logits: torch.Tensor
 
     @classmethod
-    def zeros(cls, slots: int, rows: int, device: torch.device) -> _Inputs:
+    def zeros(cls, slots: int, rows: int, vocabulary: int, device: torch.device) -> _Buffers:
         tokens, positions, nodes = (torch.zeros(slots, rows, dtype=torch.int64, device=device) for _ in range(3))
-        return cls(tokens, positions, nodes, torch.zeros(slots, dtype=torch.int64, device=device))
+        images = torch.zeros(slots, dtype=torch.int64, device=device)
+        return cls(tokens, positions, nodes, images, torch.zeros(slots * rows, vocabulary, device=device))
 
 
 class StepGraphs:
@@ -49,8 +54,10 @@ class StepGraphs:
     def __init__(self, decoder: Decoder, images: ImageCache, capture: bool = True) -> None:
         """`capture=False` runs the same padded steps without a graph, on any device."""
         self._decoder, self._images, self._capture = decoder, images, capture
-        self._inputs: dict[int, _Inputs] = {}
-        self._graphs: dict[_Key, tuple[torch.cuda.CUDAGraph, torch.Tensor]] = {}
+        self._buffers: dict[int, _Buffers] = {}
+        self._graphs: dict[_Key, torch.cuda.CUDAGraph] = {}
+        # One pool for all: a graph's own memory is free again when it has run, since its result lies elsewhere.
+        self._pool = torch.cuda.graph_pool_handle() if capture else None
         self._versions: WeakKeyDictionary[NodeCache, int] = WeakKeyDictionary()
 
     def __call__(self, part: Part, image_slots: Sequence[int]) -> torch.Tensor:
@@ -58,58 +65,59 @@ class StepGraphs:
         cache, (count, rows) = part.segment.cache, part.tokens.shape
         groups, extent = bucket(count), bucket(part.segment.mask.shape[-1], _LEAST_NODES)
         cache.ensure(groups, extent)
-        inputs = self._inputs_of(cache, rows)
-        inputs.tokens[:count].copy_(part.tokens)
-        inputs.positions[:count].copy_(part.positions)
-        inputs.nodes[:count].copy_(part.segment.nodes)
-        inputs.images[:count].copy_(torch.tensor(image_slots))
+        buffers = self._buffers_of(cache, rows)
+        buffers.tokens[:count].copy_(part.tokens)
+        buffers.positions[:count].copy_(part.positions)
+        buffers.nodes[:count].copy_(part.segment.nodes)
+        buffers.images[:count].copy_(torch.tensor(image_slots))
         # Padding groups write to their first node.
-        inputs.nodes[count:groups] = torch.arange(rows, device=inputs.nodes.device)
-        return self._run(cache, inputs, groups, extent)[: count * rows]
+        buffers.nodes[count:groups] = torch.arange(rows, device=buffers.nodes.device)
+        return self._run(cache, buffers, groups, extent)[: count * rows]
 
     def warm_up(self, lane: Lane, groups: int, extents: Sequence[int]) -> None:
         """Captures the lane's graphs for up to `groups` groups and trees of the `extents`."""
         lane.cache.ensure(bucket(groups), max(bucket(extent, _LEAST_NODES) for extent in extents))
-        inputs = self._inputs_of(lane.cache, lane.key.rows)
+        buffers = self._buffers_of(lane.cache, lane.key.rows)
         for extent in {bucket(extent, _LEAST_NODES) for extent in extents}:
             for size in {bucket(count) for count in range(1, groups + 1)}:
-                self._run(lane.cache, inputs, size, extent)
+                self._run(lane.cache, buffers, size, extent)
 
-    def _inputs_of(self, cache: NodeCache, rows: int) -> _Inputs:
+    def _buffers_of(self, cache: NodeCache, rows: int) -> _Buffers:
         old = self._versions.get(cache)
         if old != cache.version:
-            self._inputs = {version: inputs for version, inputs in self._inputs.items() if version != old}
+            self._buffers = {version: buffers for version, buffers in self._buffers.items() if version != old}
             self._graphs = {key: graph for key, graph in self._graphs.items() if key[0] != old}
-            self._inputs[cache.version] = _Inputs.zeros(cache.slots, rows, self._decoder.device)
+            self._buffers[cache.version] = _Buffers.zeros(
+                cache.slots, rows, self._decoder.vocabulary, self._decoder.device
+            )
             self._versions[cache] = cache.version
-        return self._inputs[cache.version]
+        return self._buffers[cache.version]
 
-    def _run(self, cache: NodeCache, inputs: _Inputs, groups: int, extent: int) -> torch.Tensor:
+    def _run(self, cache: NodeCache, buffers: _Buffers, groups: int, extent: int) -> torch.Tensor:
         if not self._capture:
-            return self._forward(cache, inputs, groups, extent)
+            self._forward(cache, buffers, groups, extent)
+            return buffers.logits
         key = (cache.version, groups, extent)
         if key not in self._graphs:
-            self._graphs[key] = self._captured(cache, inputs, groups, extent)
-        graph, logits = self._graphs[key]
-        graph.replay()
-        return logits
+            self._graphs[key] = self._captured(cache, buffers, groups, extent)
+        self._graphs[key].replay()
+        return buffers.logits
 
-    def _captured(
-        self, cache: NodeCache, inputs: _Inputs, groups: int, extent: int
-    ) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
+    def _captured(self, cache: NodeCache, buffers: _Buffers, groups: int, extent: int) -> torch.cuda.CUDAGraph:
         # Libraries allocate their workspaces on a first run, which must not happen while capturing.
         stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
-            self._forward(cache, inputs, groups, extent)
+            self._forward(cache, buffers, groups, extent)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph):
-            logits = self._forward(cache, inputs, groups, extent)
-        return graph, logits
+        with torch.cuda.graph(graph, pool=self._pool):
+            self._forward(cache, buffers, groups, extent)
+        return graph
 
-    def _forward(self, cache: NodeCache, inputs: _Inputs, groups: int, extent: int) -> torch.Tensor:
-        segment = Segment(cache, 0, inputs.nodes[:groups], cache.mask(groups, extent))
-        images = GroupImages(self._images, inputs.images[:groups])
-        tokens, positions = inputs.tokens[:groups].flatten(), inputs.positions[:groups].flatten()
-        return self._decoder.logits(self._decoder.forward(tokens, positions, [segment], images))
+    def _forward(self, cache: NodeCache, buffers: _Buffers, groups: int, extent: int) -> None:
+        segment = Segment(cache, 0, buffers.nodes[:groups], cache.mask(groups, extent))
+        images = GroupImages(self._images, buffers.images[:groups])
+        tokens, positions = buffers.tokens[:groups].flatten(), buffers.positions[:groups].flatten()
+        states = self._decoder.forward(tokens, positions, [segment], images)
+        buffers.logits[: len(states)].copy_(self._decoder.logits(states))

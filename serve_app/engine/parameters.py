@@ -70,6 +70,8 @@ def resolve(
 
     `max_length` is what `limit` says. Raises `PromptTooLong` and `InvalidOption`.
     """
+    if parameters.max_new_tokens is not None and parameters.max_new_tokens < 1:
+        raise InvalidOption(f"max_new_tokens must be at least 1, not {parameters.max_new_tokens}.")
     lengths = fit(parameters, prompt_tokens, max_length)
     values: dict[str, Any] = dict(GenerationConfig._get_default_generation_params())
     for name in values:

@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from serve_app.args import AppArgs
-from serve_app.types import Limits
+from serve_app.types import EngineLimits, Limits
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 
@@ -73,6 +73,7 @@ def test_args_refuse_unknown_names_and_take_words() -> None:
 
 def test_args_and_limits_have_the_same_defaults() -> None:
     assert AppArgs().limits() == Limits()
+    assert AppArgs().engine_limits() == EngineLimits()
 
 
 def test_preset_values_are_checked_when_the_service_is_built() -> None:
