@@ -200,6 +200,8 @@ def measure_engine(
     more = f", {same} of {len(ids)} texts have the ids of a" if report.expected else ""
     report.single[precision] = report.line("c", precision, one, f", {limit / one:4.0%} of the limit{more}")
 
+    if args.device == "cuda":
+        run(work, pictures)  # captures the graphs
     before = dataclasses.replace(run.engine.counters)
     many, _ = timed(lambda: run(work, pictures), args.device, args.repeats)
     each, limit = many / len(pictures), peaks.seconds(precision, work, len(pictures))

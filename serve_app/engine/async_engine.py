@@ -66,7 +66,11 @@ class AsyncEngine:
         """
         self._check_alive()
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        return list(await asyncio.gather(*(self._generate(pixels, job, deadline) for job in jobs)))
+        outcomes = list(await asyncio.gather(*(self._generate(pixels, job, deadline) for job in jobs)))
+        lost = [outcome for outcome in outcomes if isinstance(outcome, GeneratorUnavailable)]
+        if lost and len(lost) == len(outcomes):
+            raise lost[0]
+        return outcomes
 
     def check_health(self) -> None:
         """Raises `GeneratorUnavailable` when the thread died or hangs in a step."""
@@ -114,6 +118,7 @@ class AsyncEngine:
 
     def _run(self) -> None:
         try:
+            self._engine.use_device()
             while not self._closing.is_set():
                 self._receive()
                 self._busy_since = time.monotonic()
@@ -124,8 +129,10 @@ class AsyncEngine:
         finally:
             self._closing.set()
             self._busy_since = None
-            self._engine.fail_all(GeneratorUnavailable("The engine was closed."))
-            self._end_inbox()
+            try:
+                self._engine.fail_all(GeneratorUnavailable("The engine was closed."))
+            finally:
+                self._end_inbox()
 
     def _receive(self) -> None:
         """Takes in new groups; waits for one when there is nothing else to do."""

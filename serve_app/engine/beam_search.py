@@ -40,6 +40,9 @@ class BeamSearch:
         slot = self._groups.open(prompt, parameters, seed)
         # Only the first beam counts at first, or all would say the same.
         self._groups.tensors["running"][slot, 0] = 0
+        # What is returned should no beam ever finish.
+        self._groups.tensors["finished_length"][slot] = len(prompt)
+        self._groups.tensors["finished_sequences"][slot] = self._groups.tensors["sequences"][slot]
 
     def close(self, slot: int) -> None:
         self._groups.close(slot)

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 
@@ -35,6 +38,16 @@ class Counters:
     prefill_s: float = 0.0
     forward_s: float = 0.0
     search_s: float = 0.0
+
+    @contextmanager
+    def timed(self, phase: str) -> Iterator[None]:
+        """Adds the block's duration to `<phase>_s`. On a GPU that is the time to hand work over, not to do it."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            name = f"{phase}_s"
+            setattr(self, name, getattr(self, name) + time.perf_counter() - start)
 
     @property
     def batch_fill(self) -> float:

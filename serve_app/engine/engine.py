@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -20,7 +20,7 @@ from serve_app.engine.loading import Loaded
 from serve_app.engine.pixels import Normalizer
 from serve_app.engine.scheduler import Group, Scheduler
 from serve_app.engine.vision import VisionEncoder
-from serve_app.errors import CaptionServeError, DeadlineExceeded, GenerationFailed
+from serve_app.errors import CaptionServeError, DeadlineExceeded, GenerationFailed, InvalidOption
 from serve_app.types import EngineLimits
 
 logger = logging.getLogger(__name__)
@@ -39,6 +39,7 @@ class Engine:
         precision, model = loaded.precision, loaded.model
         config: Any = model.config
         self._device = torch.device(loaded.info.device)
+        self.use_device()
         self._normalize = Normalizer(loaded.mean, loaded.std, loaded.info)
         self._decoder = decoder = Decoder(model.text_decoder, precision)
         self._vision = VisionEncoder(model.vision_model, precision.vision_dtype)
@@ -54,6 +55,7 @@ class Engine:
         self._graphs = StepGraphs(decoder, self.images) if self._device.type == "cuda" else None
         self._lanes: dict[LaneKey, Lane] = {}
         self._counters = Counters(max_rows=limits.max_rows)
+        self._fatal: Exception | None = None
 
     @property
     def counters(self) -> Counters:
@@ -71,16 +73,24 @@ class Engine:
     def submit(self, group: Group) -> None:
         """Queues a group. Raises `InvalidOption` or `WrongImageSize` when it can never run."""
         self._normalize.check(group.pixels)
+        if not 0 <= group.seed < 2**63:
+            raise InvalidOption(f"The seed must be between 0 and 2^63, not {group.seed}.")
         group.submitted = time.monotonic()
         self.scheduler.submit(group)
 
     @torch.inference_mode()
     def step(self) -> None:
-        """Drops what is over, admits what fits, and takes every running group one token further."""
+        """Drops what is over, admits what fits, and takes every running group one token further.
+
+        Raises when the device can do no more work in this process.
+        """
         self._drop_ended()
         self._admit()
         if lanes := [lane for lane in self._lanes.values() if lane.groups]:
             self._advance(lanes)
+        self._trim()
+        if self._fatal is not None:
+            raise self._fatal
 
     @torch.inference_mode()
     def warm_up(self, rows: Sequence[int]) -> None:
@@ -104,10 +114,17 @@ class Engine:
         self.scheduler.check_integrity(running)
         for lane in self._lanes.values():
             lane.cache.check_integrity(len(lane.groups))
-        references: dict[str, int] = {}
-        for group in running:
-            references[group.pixels.digest] = references.get(group.pixels.digest, 0) + 1
-        self.images.check_integrity(references)
+        self.images.check_integrity(Counter(group.pixels.digest for group in running))
+
+    def use_device(self) -> None:
+        """Makes the engine's GPU the calling thread's own, which graphs and streams go by."""
+        if self._device.type == "cuda":
+            torch.cuda.set_device(self._device)
+
+    def _trim(self) -> None:
+        """Gives the memory of lanes without groups back when all lanes together have more than is allowed."""
+        if sum(lane.cache.bytes for lane in self._lanes.values()) > self.scheduler.max_bytes:
+            self._lanes = {key: lane for key, lane in self._lanes.items() if lane.groups}
 
     def _drop_ended(self) -> None:
         now = time.monotonic()
@@ -115,15 +132,13 @@ class Engine:
         def ended(group: Group) -> bool:
             return group.abandoned() or (group.deadline is not None and now >= group.deadline)
 
-        for group in self.scheduler.withdraw(ended):
-            self._finish_dropped(group)
+        gone = self.scheduler.withdraw(ended)
         for lane in self._lanes.values():
-            for slot in reversed([slot for slot, group in enumerate(lane.groups) if ended(group)]):
-                self._finish_dropped(self._close(lane, slot))
-
-    def _finish_dropped(self, group: Group) -> None:
-        self._counters.groups_dropped += 1
-        group.finish(DeadlineExceeded("Its time ran out."))
+            slots = [slot for slot, group in enumerate(lane.groups) if ended(group)]
+            gone += [self._close(lane, slot) for slot in reversed(slots)]
+        self._counters.groups_dropped += len(gone)
+        for group in gone:
+            group.finish(DeadlineExceeded("Its time ran out."))
 
     def _admit(self) -> None:
         """Starts waiting groups. One new image a step, so that running groups go on between them."""
@@ -137,19 +152,13 @@ class Engine:
             self.scheduler.admit()
             self._counters.wait_s += time.monotonic() - group.submitted
             if self._acquire_image(group):
-                lane = self._lane(group)
-                first_new.setdefault(lane.key, len(lane.groups))
-                try:
-                    lane.open(group)
-                except Exception as error:
-                    del first_new[lane.key]
-                    self._fail([lane], self._named(error))
+                self._open(group, first_new)
         if first_new:
             self._prefill([(self._lanes[key], first) for key, first in first_new.items()])
 
     def _acquire_image(self, group: Group) -> bool:
         def encode(keys: list[torch.Tensor], values: list[torch.Tensor]) -> None:
-            with self._timed("encode_s"):
+            with self._counters.timed("encode"):
                 self._decoder.encode(self._vision(self._normalize(group.pixels)), keys, values)
 
         try:
@@ -161,13 +170,31 @@ class Engine:
             return False
         return True
 
+    def _open(self, group: Group, first_new: dict[LaneKey, int]) -> None:
+        """Takes an admitted group into its lane; notes in `first_new` where the lane's new groups begin."""
+        key = LaneKey.of(group)
+        try:
+            lane = self._lane(group)
+            first_new.setdefault(key, len(lane.groups))
+            lane.open(group)
+        except Exception as error:
+            named = self._named(error)
+            first_new.pop(key, None)
+            if broken := self._lanes.get(key):
+                # The lane took the group in by half or not at all; nothing in it can be trusted.
+                broken.groups = [other for other in broken.groups if other is not group]
+                self._fail([broken], named)
+            self._counters.groups_failed += 1
+            self._release(group)
+            group.finish(named)
+
     def _prefill(self, new: list[tuple[Lane, int]]) -> None:
         """Runs the new groups' prompts but for the last token, which the first step takes.
 
         `new`: lanes with the first slot that is new in each.
         """
         try:
-            with self._timed("prefill_s"):
+            with self._counters.timed("prefill"):
                 parts = [part for lane, first in new if (part := lane.prompts(first)) is not None]
                 if parts:
                     self._run(parts)
@@ -182,7 +209,7 @@ class Engine:
 
     def _advance(self, lanes: list[Lane]) -> None:
         try:
-            with self._timed("forward_s"):
+            with self._counters.timed("forward"):
                 logits = self._forward(lanes)
         except torch.OutOfMemoryError as error:
             # The step can be taken again: nothing but the nodes that it writes has changed.
@@ -198,7 +225,7 @@ class Engine:
         for lane in lanes:
             stop = start + len(lane.groups) * lane.key.rows
             try:
-                with self._timed("search_s"):
+                with self._counters.timed("search"):
                     self._choose(lane, logits[start:stop])
             except Exception as error:
                 self._fail([lane], self._named(error))
@@ -216,7 +243,8 @@ class Engine:
         """States [rows, width] of all rows of the parts."""
         tokens = torch.cat([part.tokens.flatten() for part in parts])
         positions = torch.cat([part.positions.flatten() for part in parts])
-        images = self._images([group for part in parts for group in part.groups])
+        slots = [group.image.slot for part in parts for group in part.groups if group.image]
+        images = RowImages.of(self.images, slots, self._device)
         return self._decoder.forward(tokens, positions, [part.segment for part in parts], images)
 
     def _choose(self, lane: Lane, logits: torch.Tensor) -> None:
@@ -225,17 +253,6 @@ class Engine:
             results = lane.results(slot)
             self._counters.groups_finished += 1
             self._close(lane, slot).finish(results)
-
-    def _images(self, groups: Sequence[Group]) -> RowImages:
-        """The images of a batch; `groups` row by row."""
-        places: dict[int, list[int]] = {}
-        for row, group in enumerate(groups):
-            assert group.image is not None
-            places.setdefault(group.image.slot, []).append(row)
-        if len(places) == 1:
-            return RowImages(self.images, [(slot, None) for slot in places])
-        rows = [(slot, torch.tensor(found, device=self._device)) for slot, found in places.items()]
-        return RowImages(self.images, rows)
 
     def _lane(self, group: Group) -> Lane:
         key = LaneKey.of(group)
@@ -246,20 +263,21 @@ class Engine:
     def _close(self, lane: Lane, slot: int) -> Group:
         """Frees all that a running group holds."""
         group = lane.close(slot)
+        self._release(group)
+        return group
+
+    def _release(self, group: Group) -> None:
         self.scheduler.release(group)
         assert group.image is not None
         self.images.release(group.image)
         group.image = None
-        return group
 
     def _fail(self, lanes: list[Lane], error: CaptionServeError) -> None:
         """Ends all groups of the lanes, whose state may be broken, and forgets the lanes."""
         for lane in lanes:
             for group in lane.groups:
                 self._counters.groups_failed += 1
-                self.scheduler.release(group)
-                assert group.image is not None
-                self.images.release(group.image)
+                self._release(group)
                 group.finish(error)
             lane.groups.clear()
             self._lanes.pop(lane.key, None)
@@ -276,17 +294,10 @@ class Engine:
             return error
         if isinstance(error, torch.OutOfMemoryError):
             logger.warning("out of memory: %s", error)
-            self.images.clear()
             if self._device.type == "cuda":
                 torch.cuda.empty_cache()
             return OUT_OF_MEMORY
         logger.error("a step failed", exc_info=error)
+        if isinstance(error, torch.AcceleratorError):
+            self._fatal = error
         return BROKEN
-
-    @contextmanager
-    def _timed(self, phase: str) -> Iterator[None]:
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            setattr(self._counters, phase, getattr(self._counters, phase) + time.perf_counter() - start)

@@ -58,6 +58,7 @@ class StepGraphs:
         self._graphs: dict[_Key, torch.cuda.CUDAGraph] = {}
         # One pool for all: a graph's own memory is free again when it has run, since its result lies elsewhere.
         self._pool = torch.cuda.graph_pool_handle() if capture else None
+        self._stream: torch.cuda.Stream | None = None
         self._versions: WeakKeyDictionary[NodeCache, int] = WeakKeyDictionary()
 
     def __call__(self, part: Part, image_slots: Sequence[int]) -> torch.Tensor:
@@ -83,14 +84,16 @@ class StepGraphs:
                 self._run(lane.cache, buffers, size, extent)
 
     def _buffers_of(self, cache: NodeCache, rows: int) -> _Buffers:
-        old = self._versions.get(cache)
-        if old != cache.version:
-            self._buffers = {version: buffers for version, buffers in self._buffers.items() if version != old}
-            self._graphs = {key: graph for key, graph in self._graphs.items() if key[0] != old}
+        if self._versions.get(cache) != cache.version:
+            self._versions[cache] = cache.version
+            living = set(self._versions.values())
+            self._buffers = {version: buffers for version, buffers in self._buffers.items() if version in living}
+            self._graphs = {key: graph for key, graph in self._graphs.items() if key[0] in living}
+            if self._capture and not self._graphs:
+                self._pool = torch.cuda.graph_pool_handle()
             self._buffers[cache.version] = _Buffers.zeros(
                 cache.slots, rows, self._decoder.vocabulary, self._decoder.device
             )
-            self._versions[cache] = cache.version
         return self._buffers[cache.version]
 
     def _run(self, cache: NodeCache, buffers: _Buffers, groups: int, extent: int) -> torch.Tensor:
@@ -104,14 +107,14 @@ class StepGraphs:
         return buffers.logits
 
     def _captured(self, cache: NodeCache, buffers: _Buffers, groups: int, extent: int) -> torch.cuda.CUDAGraph:
-        # Libraries allocate their workspaces on a first run, which must not happen while capturing.
-        stream = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+        # Libraries allocate a stream's workspaces on a first run, which must not happen while capturing.
+        stream = self._stream = self._stream or torch.cuda.Stream()  # type: ignore[no-untyped-call]
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream):
             self._forward(cache, buffers, groups, extent)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, pool=self._pool):
+        with torch.cuda.graph(graph, pool=self._pool, stream=stream):
             self._forward(cache, buffers, groups, extent)
         return graph
 

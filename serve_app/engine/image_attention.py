@@ -28,6 +28,16 @@ class RowImages:
     cache: ImageCache
     rows: Sequence[tuple[int, torch.Tensor | None]]
 
+    @classmethod
+    def of(cls, cache: ImageCache, slots: Sequence[int], device: torch.device) -> RowImages:
+        """`slots` of the rows' images, row by row."""
+        places: dict[int, list[int]] = {}
+        for row, slot in enumerate(slots):
+            places.setdefault(slot, []).append(row)
+        if len(places) == 1:
+            return cls(cache, [(slot, None) for slot in places])
+        return cls(cache, [(slot, torch.tensor(rows, device=device)) for slot, rows in places.items()])
+
     def attend(self, layer: int, query: torch.Tensor, context: torch.Tensor) -> None:
         for slot, places in self.rows:
             q = (query if places is None else query[places]).transpose(0, 1)  # [heads, n, head_size]

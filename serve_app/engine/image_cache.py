@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 import torch
 
+from serve_app.engine.memory import zeros
 from serve_app.errors import ModelError
 
 Encoder = Callable[[list[torch.Tensor], list[torch.Tensor]], None]
@@ -47,10 +48,9 @@ class ImageCache:
             raise ModelError(
                 f"max_image_cache_bytes is {max_bytes} and one encoded image of this model takes {self._image_bytes}."
             )
-        # Zeros, which a CPU only backs with memory where something is written.
         shape = (self.slots, heads, stored, size)
-        self.keys = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
-        self.values = [torch.zeros(shape, dtype=dtype, device=device) for _ in range(layers)]
+        self.keys = [zeros(shape, dtype, device) for _ in range(layers)]
+        self.values = [zeros(shape, dtype, device) for _ in range(layers)]
         self._images: OrderedDict[str, EncodedImage] = OrderedDict()
         self._free = list(reversed(range(self.slots)))
         self.hits = 0

@@ -11,6 +11,8 @@ import itertools
 
 import torch
 
+from serve_app.engine.memory import zeros
+
 _versions = itertools.count()
 _FIRST_CAPACITY = 128
 _ROUND = 16
@@ -36,8 +38,8 @@ class NodeCache:
         self.slots, self._nodes = 4, _FIRST_CAPACITY
         self.version = next(_versions)
         """Stands for the tensors as they are: another when they are replaced by larger ones, and in every cache."""
-        self.keys = [self._zeros() for _ in range(layers)]
-        self.values = [self._zeros() for _ in range(layers)]
+        self.keys = [self._zeros(self.slots, self._nodes) for _ in range(layers)]
+        self.values = [self._zeros(self.slots, self._nodes) for _ in range(layers)]
         self._mask = torch.full((self.slots, rows, self._nodes), self._hidden, dtype=dtype, device=device)
         self.counts: list[int] = []
         """Nodes in use, by slot."""
@@ -129,19 +131,23 @@ class NodeCache:
         self.counts[slot] = kept
         self._limits[slot] = kept + max(_DEAD_LEAST, int(kept * _DEAD_SHARE))
 
-    def _zeros(self) -> torch.Tensor:
+    def _zeros(self, slots: int, nodes: int) -> torch.Tensor:
         # Zeros, since what a row must not see is still multiplied with its zero weight, and may be no NaN.
         heads, head_size = self._shape
-        return torch.zeros(self.slots, heads, self._nodes, head_size, dtype=self.dtype, device=self._device)
+        return zeros((slots, heads, nodes, head_size), self.dtype, self._device)
 
     def _grow(self, slots: int, nodes: int) -> None:
+        """All or nothing: when memory runs out everything is as it was."""
         used, extent = len(self.counts), self._nodes
+
+        def larger(old: torch.Tensor) -> torch.Tensor:
+            new = self._zeros(slots, nodes)
+            new[:used, :, :extent] = old[:used]
+            return new
+
         mask = torch.full((slots, self._rows, nodes), self._hidden, dtype=self.dtype, device=self._device)
         mask[:used, :, :extent] = self._mask[:used]
-        self.slots, self._nodes, self._mask = slots, nodes, mask
+        keys, values = [larger(old) for old in self.keys], [larger(old) for old in self.values]
+        self.keys, self.values, self._mask = keys, values, mask
+        self.slots, self._nodes = slots, nodes
         self.version = next(_versions)
-        for tensors in (self.keys, self.values):
-            for layer, old in enumerate(tensors):
-                new = self._zeros()
-                new[:used, :, :extent] = old[:used]
-                tensors[layer] = new

@@ -72,6 +72,8 @@ def resolve(
     """
     if parameters.max_new_tokens is not None and parameters.max_new_tokens < 1:
         raise InvalidOption(f"max_new_tokens must be at least 1, not {parameters.max_new_tokens}.")
+    if parameters.max_length is not None and parameters.max_length < 1:
+        raise InvalidOption(f"max_length must be at least 1, not {parameters.max_length}.")
     lengths = fit(parameters, prompt_tokens, max_length)
     values: dict[str, Any] = dict(GenerationConfig._get_default_generation_params())
     for name in values:

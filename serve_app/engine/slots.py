@@ -51,10 +51,11 @@ class SlotTensors:
                 tensor[slot] = tensor[self.count]
 
     def widen(self, name: str, size: int) -> None:
-        """Grows the last dimension to at least `size`."""
+        """Grows the last dimension to at least `size`; the new columns repeat the first one."""
         tensor = self._tensors[name]
         if tensor.shape[-1] < size:
             grown = self._new((*tensor.shape[:-1], size), tensor.dtype, self._fills[name])
+            grown[...] = tensor[..., :1]
             grown[..., : tensor.shape[-1]] = tensor
             self._tensors[name] = grown
 

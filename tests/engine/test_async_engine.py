@@ -45,7 +45,8 @@ async def test_closing_answers_what_runs_and_what_waits(engine: AsyncEngine) -> 
     while not engine.counters.waiting:
         await asyncio.sleep(0.01)
     await asyncio.to_thread(engine.close)
-    assert [type(outcome) for outcome in await task] == [GeneratorUnavailable] * 60
+    with pytest.raises(GeneratorUnavailable):
+        await task
     engine.check_integrity()
     with pytest.raises(GeneratorUnavailable):
         await engine.generate(PICTURE, [GenerateJob("", SHORT)])
@@ -58,8 +59,8 @@ async def test_thread_that_dies_is_unhealthy_and_leaves_nobody_waiting(
 ) -> None:
     engine.check_health()
     monkeypatch.setattr(engine._engine, "_drop_ended", lambda: 1 / 0)
-    (outcome,) = await asyncio.wait_for(engine.generate(PICTURE, [GenerateJob("", SHORT)]), 10)
-    assert isinstance(outcome, GeneratorUnavailable)
+    with pytest.raises(GeneratorUnavailable):
+        await asyncio.wait_for(engine.generate(PICTURE, [GenerateJob("", SHORT)]), 10)
     engine._thread.join(5)
     with pytest.raises(GeneratorUnavailable):
         engine.check_health()

@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Callable, Iterator
 
+import psutil
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
@@ -14,6 +15,8 @@ from hypothesis.strategies import integers
 
 from bench.random_blip import middle_config, random_blip
 from serve_app.engine.lane import Lane
+from serve_app.engine.memory import zeros
+from serve_app.engine.node_cache import NodeCache
 from serve_app.errors import DeadlineExceeded, GenerationFailed, InvalidOption, WrongImageSize
 from serve_app.types import EngineLimits, GenerationParameters, Pixels
 from tests.engine.engines import Bench, Request, ids, random_pictures, random_request
@@ -295,3 +298,73 @@ def test_other_precisions_stay_close(dtype: str) -> None:
             logits.append(bench.engine._forward(list(bench.engine._lanes.values()))[0])
     exact, rounded = logits
     assert torch.nn.functional.cosine_similarity(exact, rounded, dim=0) > 0.999
+
+
+@pytest.mark.parametrize("at", [5, 13], ids=["new lane", "growth"])
+def test_memory_that_runs_out_while_a_cache_grows_costs_no_other_group(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, at: int
+) -> None:
+    """A cache half replaced by a larger one used to break every group of its lane, and a new lane the engine."""
+    alone = ids(bench.alone(request(beams=7, new=20)))
+    allocate, calls = NodeCache._zeros, iter(range(10**6))
+
+    def scarce(cache: NodeCache, slots: int, nodes: int) -> torch.Tensor:
+        if cache._rows == 3 and next(calls) == at:
+            raise torch.OutOfMemoryError("full")
+        return allocate(cache, slots, nodes)
+
+    monkeypatch.setattr(NodeCache, "_zeros", scarce)
+    bench.engine._lanes.clear()
+    bench.submit(0, request(beams=7, new=20))
+    bench.submit(1, request(beams=3, new=300))
+    bench.run()
+    assert ids(bench.results[0]) == alone
+    assert isinstance(bench.results[1], GenerationFailed)
+
+
+def test_group_does_not_notice_a_longer_one_that_joins_its_lane(bench: Bench) -> None:
+    """The ids behind a row's end turned to 0 for the penalties when a longer group made the rows wider."""
+    penalised = request(new=12, repetition_penalty=0.05)
+    alone = ids(bench.alone(penalised))
+    bench.engine._lanes.clear()
+    bench.submit(0, penalised)
+    for _ in range(4):
+        bench.engine.step()
+    bench.submit(1, request(new=60))
+    bench.run()
+    assert ids(bench.results[0]) == alone
+
+
+def test_search_without_a_finished_beam_returns_the_prompt(bench: Bench) -> None:
+    hopeless = GenerationParameters(max_length=30, min_length=30, num_beams=2, do_sample=False, length_penalty=-20.0)
+    (found,) = ids(bench.alone(Request(PICTURES[0], [START, 7], hopeless, 0)))
+    assert found[:2] == [START, 7]
+
+
+def test_lanes_that_nobody_uses_give_their_memory_back(bench: Bench) -> None:
+    for beams in range(2, 20):
+        bench.alone(request(beams=beams, new=30))
+    assert bench.engine.counters.cache_bytes <= SMALL.max_cache_bytes
+
+
+def test_cache_takes_memory_only_where_something_is_written() -> None:
+    before = psutil.Process().memory_info().rss
+    kept = zeros((1000, 1000, 1000), torch.bfloat16, torch.device("cpu"))
+    assert psutil.Process().memory_info().rss - before < 50_000_000
+    assert kept[999, 0, 0] == 0
+
+
+def test_device_that_is_lost_ends_the_engine(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an illegal access nothing works in this process any more: a replica must be replaced, not look healthy."""
+    engine = Bench(random_blip(middle_config()), SMALL).engine
+    lost = Bench.__new__(Bench)
+    lost.engine, lost.results, lost.cancelled, lost._defaults = engine, {}, set(), bench._defaults
+
+    def broken(*_: object) -> None:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(engine._decoder, "forward", broken)
+    lost.submit(0, request())
+    with pytest.raises(torch.AcceleratorError):
+        lost.run()
+    assert isinstance(lost.results[0], GenerationFailed)
