@@ -25,8 +25,7 @@ from serve_app.types import EngineLimits
 
 logger = logging.getLogger(__name__)
 
-WARM_EXTENTS = (128, 256, 512)
-"""Sizes of trees, in nodes, that the presets' lengths lead to."""
+WARM_EXTENTS = (128, 256, 512)  # nodes of the trees that the presets' lengths lead to
 OUT_OF_MEMORY = GenerationFailed("The model ran out of memory.")
 BROKEN = GenerationFailed("The model failed while it generated; the service's log has the details.")
 
@@ -98,8 +97,7 @@ class Engine:
         if self._graphs is None:
             return
         for count in rows:
-            key = LaneKey(count > 1, count)
-            lane = self._lanes.setdefault(key, Lane(key, self._decoder, self._end))
+            lane = self._lane(LaneKey(count > 1, count))
             self._graphs.warm_up(lane, max(1, self.scheduler.max_rows // count), WARM_EXTENTS)
 
     def fail_all(self, error: CaptionServeError) -> None:
@@ -174,7 +172,7 @@ class Engine:
         """Takes an admitted group into its lane; notes in `first_new` where the lane's new groups begin."""
         key = LaneKey.of(group)
         try:
-            lane = self._lane(group)
+            lane = self._lane(key)
             first_new.setdefault(key, len(lane.groups))
             lane.open(group)
         except Exception as error:
@@ -254,8 +252,7 @@ class Engine:
             self._counters.groups_finished += 1
             self._close(lane, slot).finish(results)
 
-    def _lane(self, group: Group) -> Lane:
-        key = LaneKey.of(group)
+    def _lane(self, key: LaneKey) -> Lane:
         if key not in self._lanes:
             self._lanes[key] = Lane(key, self._decoder, self._end)
         return self._lanes[key]
