@@ -9,8 +9,9 @@ from serve_app.pipeline import CaptionPipeline, Presets
 
 
 def local_service(args: AppArgs) -> CaptionService:
-    """Loads the model here and now. Raises `ModelError`s and `InvalidOption` for unknown presets."""
+    """Loads the model here and now. Raises `ModelError`s, and `InvalidOption` for presets that don't fit."""
     presets = Presets().override(args.presets)
+    presets.check_rows(args.max_rows)
     loaded = load(args.model, revision=args.revision, dtype=args.dtype, device=args.device)
     engine = start(loaded, args.engine, args.engine_limits())
     return CaptionService(CaptionPipeline(engine, presets), args.limits())

@@ -24,9 +24,9 @@ ROUTER = RequestRouterConfig.model_validate(
 def build(args: AppArgs) -> Application:
     """Wires ingress → captioner. Replica counts and resources come from the config file.
 
-    Raises `InvalidOption` for presets that don't exist.
+    Raises `InvalidOption` for presets that don't exist or don't fit the engine.
     """
-    Presets().override(args.presets)
+    Presets().override(args.presets).check_rows(args.max_rows)
     captioner: Any = serve.deployment(
         CaptionerReplica,
         name=CAPTIONER,

@@ -74,3 +74,10 @@ class Presets:
                 raise InvalidOption(f"Preset {step!r} has no generation parameter {unknown[0]!r}.")
             changed[step] = replace(getattr(self, step), **parameters)
         return replace(self, **changed)
+
+    def check_rows(self, max_rows: int) -> None:
+        """Raises `InvalidOption` when a step has more beams than the engine has rows."""
+        for step in fields(Presets):
+            beams = getattr(self, step.name).num_beams or 1
+            if beams > max_rows:
+                raise InvalidOption(f"Preset {step.name!r} has {beams} beams and max_rows is {max_rows}.")

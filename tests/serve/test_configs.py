@@ -10,6 +10,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from serve_app.args import AppArgs
+from serve_app.errors import InvalidOption
 from serve_app.types import EngineLimits, Limits
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
@@ -80,3 +81,11 @@ def test_preset_values_are_checked_when_the_service_is_built() -> None:
     assert AppArgs.model_validate({"presets": {"variant": {"num_beams": 4}}}).presets == {"variant": {"num_beams": 4}}
     with pytest.raises(ValidationError, match="num_beams"):
         AppArgs.model_validate({"presets": {"variant": {"num_beams": "many"}}})
+
+
+def test_presets_with_more_beams_than_rows_fail_the_start() -> None:
+    """Every request was answered 422 for what the operator had set."""
+    from serve_app.app import build_app
+
+    with pytest.raises(InvalidOption, match="'round' has 7 beams and max_rows is 4"):
+        build_app({"max_rows": 4, "presets": {"variant": {"num_beams": 2}, "extension": {"num_beams": 2}}})
