@@ -7,10 +7,15 @@ import math
 import numpy as np
 import torch
 
+_CACHE_LINE = 64
+"""Where PyTorch's own tensors begin, and vector loads like to."""
+
 
 def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:
     """Zeros that take memory on a CPU only where something is written; `torch.zeros` writes them all."""
     if device.type != "cpu":
         return torch.zeros(shape, dtype=dtype, device=device)
-    pages = np.zeros(math.prod(shape) * dtype.itemsize, dtype=np.uint8)
-    return torch.from_numpy(pages).view(dtype).view(shape)
+    size = math.prod(shape) * dtype.itemsize
+    pages = np.zeros(size + _CACHE_LINE, dtype=np.uint8)
+    start = -pages.ctypes.data % _CACHE_LINE
+    return torch.from_numpy(pages[start : start + size]).view(dtype).view(shape)

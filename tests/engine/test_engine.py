@@ -352,6 +352,7 @@ def test_cache_takes_memory_only_where_something_is_written() -> None:
     kept = zeros((1000, 1000, 1000), torch.bfloat16, torch.device("cpu"))
     assert psutil.Process().memory_info().rss - before < 50_000_000
     assert kept[999, 0, 0] == 0
+    assert kept.data_ptr() % 64 == 0
 
 
 def test_device_that_is_lost_ends_the_engine(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
