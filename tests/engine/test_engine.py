@@ -17,6 +17,7 @@ from bench.random_blip import middle_config, random_blip
 from serve_app.engine.lane import Lane
 from serve_app.engine.memory import zeros
 from serve_app.engine.node_cache import NodeCache
+from serve_app.engine.slots import SlotTensors
 from serve_app.errors import DeadlineExceeded, GenerationFailed, InvalidOption, WrongImageSize
 from serve_app.types import EngineLimits, GenerationParameters, Pixels
 from tests.engine.engines import Bench, Request, ids, random_pictures, random_request
@@ -300,12 +301,12 @@ def test_other_precisions_stay_close(dtype: str) -> None:
     assert torch.nn.functional.cosine_similarity(exact, rounded, dim=0) > 0.999
 
 
-@pytest.mark.parametrize("at", [5, 13], ids=["new lane", "growth"])
+@pytest.mark.parametrize(("at", "beams"), [(5, 7), (13, 3)], ids=["new lane", "growth of a lane with both"])
 def test_memory_that_runs_out_while_a_cache_grows_costs_no_other_group(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, at: int
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, at: int, beams: int
 ) -> None:
     """A cache half replaced by a larger one used to break every group of its lane, and a new lane the engine."""
-    alone = ids(bench.alone(request(beams=7, new=20)))
+    alone = ids(bench.alone(request(beams=beams, new=250)))
     allocate, calls = NodeCache._zeros, iter(range(10**6))
 
     def scarce(cache: NodeCache, slots: int, nodes: int) -> torch.Tensor:
@@ -315,24 +316,21 @@ def test_memory_that_runs_out_while_a_cache_grows_costs_no_other_group(
 
     monkeypatch.setattr(NodeCache, "_zeros", scarce)
     bench.engine._lanes.clear()
-    bench.submit(0, request(beams=7, new=20))
+    bench.submit(0, request(beams=beams, new=250))
     bench.submit(1, request(beams=3, new=300))
     bench.run()
     assert ids(bench.results[0]) == alone
     assert isinstance(bench.results[1], GenerationFailed)
 
 
-def test_group_does_not_notice_a_longer_one_that_joins_its_lane(bench: Bench) -> None:
-    """The ids behind a row's end turned to 0 for the penalties when a longer group made the rows wider."""
-    penalised = request(new=12, repetition_penalty=0.05)
-    alone = ids(bench.alone(penalised))
-    bench.engine._lanes.clear()
-    bench.submit(0, penalised)
-    for _ in range(4):
-        bench.engine.step()
-    bench.submit(1, request(new=60))
-    bench.run()
-    assert ids(bench.results[0]) == alone
+def test_rows_that_grow_wider_repeat_their_start_token() -> None:
+    """The ids behind a row's end, which penalties read too, turned to 0 when a longer group joined the lane."""
+    tensors = SlotTensors(torch.device("cpu"))
+    tensors.add("sequences", (2, 3), torch.int64)
+    tensors.open()
+    tensors["sequences"][0] = START
+    tensors.widen("sequences", 6)
+    assert tensors["sequences"].tolist() == [[[START] * 6] * 2]
 
 
 def test_search_without_a_finished_beam_returns_the_prompt(bench: Bench) -> None:
