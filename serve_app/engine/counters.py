@@ -24,8 +24,6 @@ class Counters:
     rows: int = 0
     """Rows in use, now."""
     max_rows: int = 0
-    row_steps: int = 0
-    """Rows in use, summed over steps; divided by steps × max_rows it is the batch's fill."""
     wait_s: float = 0.0
     """Time in the queue, summed over the groups that were admitted."""
     image_hits: int = 0
@@ -52,4 +50,4 @@ class Counters:
     @property
     def batch_fill(self) -> float:
         """Mean share of the rows that a step used, 0 to 1."""
-        return self.row_steps / (self.steps * self.max_rows) if self.steps else 0.0
+        return self.tokens / (self.steps * self.max_rows) if self.steps else 0.0

@@ -218,7 +218,6 @@ class Engine:
             return
         self._counters.steps += 1
         self._counters.tokens += len(logits)
-        self._counters.row_steps += len(logits)
         start = 0
         for lane in lanes:
             stop = start + len(lane.groups) * lane.key.rows

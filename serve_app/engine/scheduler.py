@@ -23,7 +23,7 @@ class Group:
     parameters: SearchParameters
     seed: int
     finish: Callable[[list[Hypothesis] | CaptionServeError], None]
-    """Called once, by the engine's thread."""
+    """Called once, in any thread."""
     abandoned: Callable[[], bool] = field(default=lambda: False)
     """Whether nobody waits for the result any more."""
     deadline: float | None = None
@@ -36,7 +36,7 @@ class Group:
 
     @property
     def nodes(self) -> int:
-        """Most tokens whose keys and values it can ever need at once: no two beams share an answer."""
+        """Most tokens that its beams can ever descend from at once: when no two share an answer."""
         return len(self.prompt) + self.rows * (self.parameters.max_length - len(self.prompt))
 
 

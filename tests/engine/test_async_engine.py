@@ -112,7 +112,7 @@ async def test_counters_add_up(engine: AsyncEngine) -> None:
     await engine.generate(PICTURE, [GenerateJob("", SHORT)] * 5)
     c = engine.counters
     assert (c.groups_finished, c.image_misses, c.image_hits, c.rows, c.waiting) == (5, 1, 4, 0, 0)
-    assert c.tokens == c.row_steps > 0
+    assert c.tokens > 0
     assert 0 < c.batch_fill <= 10 / 256
     assert c.image_bytes > 0
     assert min(c.encode_s, c.prefill_s, c.forward_s, c.search_s) >= 0
