@@ -1,12 +1,26 @@
 """Every setting of the service, once: its default, unit and meaning."""
 
+from collections.abc import Mapping
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator, model_validator
 
+from serve_app.errors import InvalidOption
 from serve_app.types import Detail, EngineLimits, EngineName, GenerationParameters, Limits, Strategy
 
 _PARAMETERS = TypeAdapter(GenerationParameters)
+
+
+LIVE = frozenset(
+    {
+        *Limits.__dataclass_fields__,
+        "admission_depth",
+        "max_retries",
+        "presets",
+        "spread",
+    }
+)
+"""Settings that the ingress takes from its `user_config` too, and changes while it serves."""
 
 
 class AppArgs(BaseModel):
@@ -23,7 +37,12 @@ class AppArgs(BaseModel):
     torch_threads: int | None = Field(
         None, ge=1, description="CPU threads of a replica; None: what Ray sets, its num_cpus"
     )
-    engine: EngineName = Field("decode", description="decode, or reference: transformers' generate, one job at a time")
+    engine: EngineName | Literal["instant"] = Field(
+        "decode",
+        description="decode; reference: transformers' generate, one job at a time; "
+        "instant: no model, a fixed text, to measure the service around the engine",
+    )
+    instant_delay_s: float = Field(0.0, ge=0, description="seconds that a call of the instant engine takes")
     max_rows: int = Field(256, ge=1, description="rows (beams) of the decode engine's batch; more wait")
     max_cache_bytes: int = Field(
         4_000_000_000, gt=0, description="bytes that the self-attention caches of running requests may need"
@@ -40,6 +59,10 @@ class AppArgs(BaseModel):
     max_prompts: int = Field(8, ge=1, description="most variant prompts of a request")
     max_prompt_characters: int = Field(400, ge=1, description="longest prompt of a request, characters")
 
+    admission_depth: float = Field(
+        4.0, gt=0, description="work that is let in, as a multiple of the rows of all engines; more is sent away"
+    )
+    overload_status: Literal[503, 429] = Field(503, description="HTTP status of requests that are sent away")
     presets: dict[str, dict[str, Any]] = Field(
         default_factory=dict,
         description="changes to generation parameters, {basic|variant|extension|round: {name: value}}",
@@ -61,6 +84,12 @@ class AppArgs(BaseModel):
         if self.default_timeout_s > self.max_timeout_s:
             raise ValueError("default_timeout_s must not be above max_timeout_s")
         return self
+
+    def reconfigured(self, user_config: Mapping[str, Any]) -> Self:
+        """These settings with the live ones changed. Raises pydantic's `ValidationError` and `InvalidOption`."""
+        if fixed := sorted(set(user_config) - LIVE):
+            raise InvalidOption(f"{fixed[0]}: not a live setting; user_config takes {', '.join(sorted(LIVE))}.")
+        return type(self).model_validate({**self.model_dump(exclude_unset=True), **user_config})
 
     def limits(self) -> Limits:
         return Limits(**{name: getattr(self, name) for name in Limits.__dataclass_fields__})

@@ -1,7 +1,6 @@
 """What can go wrong, one class for each cause that a caller can act on.
 
-Every message is one sentence for the user. Errors cross process borders, so each is built from its
-message alone and pickles.
+Every message is one sentence for the user. Errors cross process borders, so each pickles.
 """
 
 from __future__ import annotations
@@ -52,7 +51,14 @@ class DeadlineExceeded(ServiceError):
 
 
 class Overloaded(ServiceError):
-    """The queue is full."""
+    """The queue is full. `retry_after_s` says in how many seconds there will be room, where that is known."""
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+
+    def __reduce__(self) -> tuple[type[Overloaded], tuple[str, float | None]]:
+        return type(self), (self.message, self.retry_after_s)
 
 
 class GeneratorUnavailable(ServiceError):

@@ -29,6 +29,8 @@ class Limits:
     default_seed: int = 0
     default_timeout_s: float = 300.0
     max_timeout_s: float = 600.0
+    overload_status: Literal[503, 429] = 503
+    """HTTP status that tells a caller to come back later."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,6 +203,10 @@ class Captioner(Protocol):
 
     async def caption(self, pixels: Pixels, options: CaptionOptions) -> CaptionResult:
         """Raises `RequestError` where the options don't fit the model, `ServiceError` where nothing was produced."""
+        ...
+
+    def work(self, options: CaptionOptions) -> int:
+        """Rows that the request decodes, summed over its generate calls: the unit of admission."""
         ...
 
     async def probe(self) -> None:

@@ -41,6 +41,13 @@ async def read_caption_request(request: Request, limits: Limits) -> tuple[bytes,
     )
 
 
+async def discard(request: Request, limits: Limits) -> None:
+    """Takes the body off the connection and keeps nothing. Raises `ImageTooLarge` like the readers."""
+    receive = _bounded(request.receive, limits.max_image_bytes * 4 // 3 + _OVERHEAD_BYTES, limits)
+    async for _ in Request(request.scope, receive).stream():
+        pass
+
+
 async def _raw(request: Request, limits: Limits) -> tuple[bytes, dict[str, Any]]:
     data = await _read(request, limits.max_image_bytes)
     return data, _options(request.query_params.multi_items())

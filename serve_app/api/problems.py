@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
@@ -35,16 +36,18 @@ TITLES = {
     413: "Too large",
     415: "Unsupported media type",
     422: "Option not accepted",
+    429: "Too many requests",
     500: "Generation failed",
     503: "Service unavailable",
     504: "Out of time",
 }
-RETRY_AFTER_S = 5
+RETRY_AFTER_S = 5.0
+"""For a 503 without a better estimate: about what a replica takes to come back."""
 
 
-def problem(request: Request, status: int, slug: str, detail: str) -> Response:
+def problem(request: Request, status: int, slug: str, detail: str, retry_after_s: float | None = None) -> Response:
     """A problem document; `slug` becomes its `type`."""
-    headers = {"Retry-After": str(RETRY_AFTER_S)} if status in (429, 503) else {}
+    headers = {"Retry-After": str(math.ceil(retry_after_s or RETRY_AFTER_S))} if status in (429, 503) else {}
     body = {
         "type": f"urn:caption-serve:{slug}",
         "title": TITLES.get(status, "Error"),
@@ -67,6 +70,9 @@ def slug_of(error: errors.CaptionServeError) -> str:
 
 async def on_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, errors.CaptionServeError)
+    if isinstance(error, errors.Overloaded):
+        status: int = request.app.state.service.limits.overload_status
+        return problem(request, status, slug_of(error), error.message, error.retry_after_s)
     return problem(request, status_of(error), slug_of(error), error.message)
 
 

@@ -9,11 +9,12 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from serve_app.api import problems
-from serve_app.api.body import read_caption_request
+from serve_app.api.body import discard, read_caption_request
 from serve_app.api.disconnect import ClientGone, while_connected
 from serve_app.api.request_id import request_id
 from serve_app.api.schemas import CaptionBody, Options, Problem
 from serve_app.api.service import CaptionService
+from serve_app.errors import Overloaded
 
 CLIENT_CLOSED_REQUEST = 499
 """nginx's status for a client that left; nobody reads it but the access log."""
@@ -44,8 +45,18 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
         "description": problems.TITLES[status],
         "content": {problems.MEDIA_TYPE: {"schema": Problem.model_json_schema()}},
     }
-    for status in (400, 413, 415, 422, 503, 504)
+    for status in (400, 413, 415, 422, 429, 503, 504)
 }
+
+
+async def admit_or_discard(request: Request, service: CaptionService) -> None:
+    """Raises `Overloaded` before the image is parsed; its bytes are dropped as they come."""
+    try:
+        service.admission.check()
+    except Overloaded:
+        # A client that still sends would see a broken connection instead of the answer.
+        await discard(request, service.limits)
+        raise
 
 
 @router.post(
@@ -59,6 +70,7 @@ async def captions(request: Request) -> Response:
     """Send the image as a form file, as the raw body (options in the query), or inside JSON."""
     service: CaptionService = request.app.state.service
     try:
+        await admit_or_discard(request, service)
         image, options = await read_caption_request(request, service.limits)
         body = await while_connected(request, service.caption(image, options, request_id(request.scope)))
     except (ClientGone, ClientDisconnect):

@@ -5,13 +5,20 @@ from __future__ import annotations
 from serve_app.api import CaptionService
 from serve_app.args import AppArgs
 from serve_app.engine import load, start
+from serve_app.instant import InstantGenerator
 from serve_app.pipeline import CaptionPipeline, Presets
+from serve_app.types import Generator
 
 
 def local_service(args: AppArgs) -> CaptionService:
     """Loads the model here and now. Raises `ModelError`s, and `InvalidOption` for presets that don't fit."""
     presets = Presets().override(args.presets)
     presets.check_rows(args.max_rows)
+    return CaptionService(CaptionPipeline(_generator(args), presets), args.limits())
+
+
+def _generator(args: AppArgs) -> Generator:
+    if args.engine == "instant":
+        return InstantGenerator(args.instant_delay_s)
     loaded = load(args.model, revision=args.revision, dtype=args.dtype, device=args.device)
-    engine = start(loaded, args.engine, args.engine_limits())
-    return CaptionService(CaptionPipeline(engine, presets), args.limits())
+    return start(loaded, args.engine, args.engine_limits())

@@ -10,8 +10,7 @@ from ray.serve.config import RequestRouterConfig
 
 from serve_app.args import AppArgs
 from serve_app.deployments.captioner import CaptionerReplica
-from serve_app.deployments.ingress import IngressReplica
-from serve_app.pipeline import Presets
+from serve_app.deployments.ingress import IngressReplica, presets_of
 
 INGRESS, CAPTIONER = "Ingress", "Captioner"
 """Deployment names, as config files use them."""
@@ -26,7 +25,7 @@ def build(args: AppArgs) -> Application:
 
     Raises `InvalidOption` for presets that don't exist or don't fit the engine.
     """
-    Presets().override(args.presets).check_rows(args.max_rows)
+    presets_of(args)
     captioner: Any = serve.deployment(
         CaptionerReplica,
         name=CAPTIONER,
@@ -40,5 +39,5 @@ def build(args: AppArgs) -> Application:
         name=INGRESS,
         max_ongoing_requests=100,
     )
-    application: Application = ingress.bind(args, captioner.bind(args))
+    application: Application = ingress.bind(args, captioner.bind(args), CAPTIONER)
     return application

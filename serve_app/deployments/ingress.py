@@ -10,17 +10,33 @@ from ray.serve.handle import DeploymentHandle
 
 from serve_app.api import CaptionService, create_app
 from serve_app.args import AppArgs
+from serve_app.deployments.capacity import Capacity
 from serve_app.deployments.generator import HandleGenerator
 from serve_app.pipeline import CaptionPipeline, Presets
+
+
+def presets_of(args: AppArgs) -> Presets:
+    """The presets of these settings. Raises `InvalidOption` where they don't exist or don't fit the engine."""
+    presets = Presets().override(args.presets)
+    presets.check_rows(args.max_rows)
+    return presets
 
 
 class IngressReplica:
     """Decodes, fans out to the caption replicas and merges; holds no model."""
 
-    def __init__(self, args: AppArgs, captioner: DeploymentHandle[Any]) -> None:
-        generator = HandleGenerator(captioner, spread=args.spread, max_retries=args.max_retries)
-        pipeline = CaptionPipeline(generator, Presets().override(args.presets))
-        self._service = CaptionService(pipeline, args.limits())
+    def __init__(self, args: AppArgs, captioner: DeploymentHandle[Any], captioner_name: str) -> None:
+        self._args = args
+        self._captioner = captioner
+        self._capacity = Capacity(captioner_name, args.max_rows)
+        self._capacity.depth = args.admission_depth
+        self._service = CaptionService(self._pipeline(args), args.limits(), self._capacity)
+
+    def reconfigure(self, user_config: Mapping[str, Any]) -> None:
+        """Takes live settings (`serve_app.args.LIVE`) over those of the application's args."""
+        args = self._args.reconfigured(user_config)
+        self._service.reconfigure(self._pipeline(args), args.limits())
+        self._capacity.depth = args.admission_depth
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return create_app(self._service, send_request_id=False)  # Serve sends the header itself
@@ -32,3 +48,11 @@ class IngressReplica:
         """
         body = await self._service.caption(image, options or {})
         return body.model_dump()
+
+    def _pipeline(self, args: AppArgs) -> CaptionPipeline:
+        generator = HandleGenerator(self._captioner, spread=args.spread, max_retries=args.max_retries)
+        return CaptionPipeline(generator, presets_of(args))
+
+    def __del__(self) -> None:
+        if capacity := getattr(self, "_capacity", None):
+            capacity.close()

@@ -9,6 +9,7 @@ from serve_app.errors import GenerationFailed, InvalidOption
 from serve_app.pipeline.classic import Draft, basic, classic
 from serve_app.pipeline.context import Context
 from serve_app.pipeline.presets import Presets
+from serve_app.pipeline.work import work_of
 from serve_app.types import (
     CaptionOptions,
     CaptionResult,
@@ -58,6 +59,9 @@ class CaptionPipeline:
             degraded=tuple(context.degraded),
             timings_ms={**context.timings_ms, "total": (time.perf_counter() - start) * 1000},
         )
+
+    def work(self, options: CaptionOptions) -> int:
+        return work_of(options, self._presets)
 
     async def probe(self) -> None:
         """Generates two tokens for a grey image; raises when that does not work."""

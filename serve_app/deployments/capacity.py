@@ -1,0 +1,54 @@
+"""How much work one ingress replica may let in, as the deployments grow and shrink."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from ray import serve
+from ray.serve.schema import DeploymentStatusOverview
+
+logger = logging.getLogger("ray.serve")
+
+REFRESH_S = 5.0
+"""Replicas come within tens of seconds; a count this old is good enough."""
+
+
+class Capacity:
+    """This ingress replica's share of the caption replicas' rows, times `depth`.
+
+    The number of running replicas of both deployments is asked for in a thread, since the question blocks
+    while the controller restarts; until it is answered the last count holds. A deployment scaled to zero
+    counts as one replica, so that the first requests are let in and wake it.
+    """
+
+    def __init__(self, captioner: str, max_rows: int) -> None:
+        self.depth = 1.0
+        self._captioner = captioner
+        self._max_rows = max_rows
+        self._captioners = 1
+        self._ingresses = 1
+        self._closing = threading.Event()
+        threading.Thread(target=self._follow, name="capacity", daemon=True).start()
+
+    def __call__(self) -> float:
+        """Rows of admitted work, see `serve_app.pipeline.work`."""
+        return self._captioners * self._max_rows * self.depth / self._ingresses
+
+    def close(self) -> None:
+        self._closing.set()
+
+    def _follow(self) -> None:
+        context = serve.get_replica_context()
+        while not self._closing.wait(REFRESH_S):
+            try:
+                deployments = serve.status().applications[context.app_name].deployments
+                self._captioners = _running(deployments[self._captioner])
+                self._ingresses = _running(deployments[context.deployment])
+            except Exception:
+                # A missing answer must not end the thread; the next one will tell.
+                logger.warning("the number of replicas is unknown for now", exc_info=True)
+
+
+def _running(deployment: DeploymentStatusOverview) -> int:
+    return max(1, sum(count for state, count in deployment.replica_states.items() if state == "RUNNING"))
