@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 
-.PHONY: install run test check clean
+.PHONY: install run test test-cluster check clean
 
 install: $(VENV)/.installed
 
@@ -21,6 +21,9 @@ run: install
 
 test: install
 	$(BIN)/pytest -m "not gpu"
+
+test-cluster: install
+	$(BIN)/pytest -m cluster
 
 check: install
 	$(BIN)/ruff check .

@@ -92,14 +92,18 @@ def wait_for(true: Callable[[], bool], what: str, timeout_s: float = START_TIMEO
 class LocalCluster:
     """A head that runs no work, and workers that come and go; a context manager.
 
-    `settings` are environment variables for every node, such as those of configs/serve.env.
+    `settings` are environment variables for every node, such as those of configs/serve.env. With `autoscaling`, a
+    config of Ray's autoscaler, that one starts and ends the workers.
     """
 
-    def __init__(self, directory: Path, settings: dict[str, str] | None = None) -> None:
+    def __init__(
+        self, directory: Path, settings: dict[str, str] | None = None, autoscaling: dict[str, Any] | None = None
+    ) -> None:
         self.url = f"http://127.0.0.1:{free_port()}"
         self.workers: list[Node] = []
-        self._directory = directory
+        self.directory = directory
         self._settings = settings or {}
+        self._autoscaling = autoscaling
         self._gcs_port, self._dashboard_port, self._redis_port = free_port(), free_port(), free_port()
         self._ray = str(Path(sys.executable).parent / "ray")
         self._redis: subprocess.Popen[bytes] | None = None
@@ -111,10 +115,10 @@ class LocalCluster:
         redis = shutil.which("redis-server")
         if redis is None:
             raise ClusterError("redis-server is missing (Debian: apt-get install redis-server).")
-        self._directory.mkdir(parents=True, exist_ok=True)
+        self.directory.mkdir(parents=True, exist_ok=True)
         command = [redis, "--port", str(self._redis_port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "yes"]
-        self._redis = subprocess.Popen([*command, "--dir", str(self._directory)], stdout=subprocess.DEVNULL)
-        self._balancer = balancer.start(self._directory, int(self.url.rsplit(":", 1)[1]), self._slots)
+        self._redis = subprocess.Popen([*command, "--dir", str(self.directory)], stdout=subprocess.DEVNULL)
+        self._balancer = balancer.start(self.directory, int(self.url.rsplit(":", 1)[1]), self._slots)
         self.start_head()
         return self
 
@@ -137,15 +141,22 @@ class LocalCluster:
     def start_head(self) -> None:
         """Starts the head, anew after it was killed: its state comes from Redis."""
         # `ray start` takes the other nodes' processes on this machine for a head that still runs.
-        (self._directory / "ray" / "ray_current_cluster").unlink(missing_ok=True)
+        (self.directory / "ray" / "ray_current_cluster").unlink(missing_ok=True)
         options = ["--head", f"--port={self._gcs_port}", f"--dashboard-port={self._dashboard_port}"]
         options += [
-            f"--temp-dir={self._directory / 'ray'}",
+            f"--temp-dir={self.directory / 'ray'}",
             "--include-dashboard=true",
             "--ray-client-server-port",
             str(free_port()),
         ]
-        self._start(self.head, [*options, "--num-cpus=0"], {"RAY_REDIS_ADDRESS": f"127.0.0.1:{self._redis_port}"})
+        settings = {"RAY_REDIS_ADDRESS": f"127.0.0.1:{self._redis_port}"}
+        if self._autoscaling is not None:
+            config = self.directory / "autoscaling.json"
+            provider = {**self._autoscaling["provider"], "gcs_address": self.gcs_address}
+            config.write_text(json.dumps({**self._autoscaling, "provider": provider}), encoding="utf-8")
+            options.append(f"--autoscaling-config={config}")
+            settings |= {"AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1"}
+        self._start(self.head, [*options, "--num-cpus=0"], settings)
 
         def answers() -> bool:
             with contextlib.suppress(httpx.HTTPError):
@@ -202,13 +213,18 @@ class LocalCluster:
 
         wait_for(healthy, f"The application {application!r}", timeout_s)
 
+    def nodes(self) -> list[dict[str, Any]]:
+        """The nodes that are alive, as Ray's state API describes them."""
+        answer = httpx.get(f"{self.dashboard}/api/v0/nodes", timeout=10).json()
+        return [node for node in answer["data"]["result"]["result"] if node["state"] == "ALIVE"]
+
     def replicas(self, deployment: str) -> list[psutil.Process]:
         """Processes of a deployment's replicas on all nodes."""
         title = f"ray::ServeReplica:captions:{deployment}"
         return [process for node in self.workers for process in node.processes(title)]
 
     def _start(self, node: Node, options: list[str], settings: dict[str, str]) -> None:
-        scratch = self._directory / node.name
+        scratch = self.directory / node.name
         scratch.mkdir(parents=True, exist_ok=True)
         environment = {**os.environ, **_PLAIN, **self._settings, **_haproxy(scratch), **settings, _TAG: node.tag}
         environment["PYTHONPATH"] = str(ROOT)

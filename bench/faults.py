@@ -63,8 +63,7 @@ def config(port: int, delay_s: float = DELAY_S) -> dict[str, Any]:
     captions["args"] = {"engine": "instant", "instant_delay_s": delay_s}
     for deployment in captions["deployments"]:
         del deployment["autoscaling_config"]
-        deployment.update(num_replicas=WORKERS, max_replicas_per_node=1, health_check_period_s=2)
-        deployment.update(health_check_timeout_s=3)
+        deployment.update(num_replicas=WORKERS, health_check_period_s=2, health_check_timeout_s=3)
         deployment["ray_actor_options"]["num_cpus"] = 1
     return whole
 

@@ -43,19 +43,25 @@ def test_config_has_known_keys_deployments_and_args(file: Path) -> None:
     from ray.serve.schema import ServeDeploySchema
 
     from serve_app.deployments.build import CAPTIONER, INGRESS
+    from serve_app.deployments.ingress import presets_of
 
     config = yaml.safe_load(file.read_text(encoding="utf-8"))
     ServeDeploySchema.model_validate(config)
     assert unknown_keys(config, ServeDeploySchema) == []
     for application in config["applications"]:
-        args = AppArgs.model_validate(application["args"])
+        assert [deployment["name"] for deployment in application["deployments"]] == [INGRESS, CAPTIONER]
+        ingress, captioner = application["deployments"]
+        args = AppArgs.model_validate(application["args"]).reconfigured(ingress.get("user_config", {}))
+        presets_of(args)
         assert config["http_options"]["request_timeout_s"] > args.max_timeout_s
-        assert {deployment["name"] for deployment in application["deployments"]} == {INGRESS, CAPTIONER}
+        assert "user_config" not in captioner, "the captioner has no live settings"
         for deployment in application["deployments"]:
+            if config["proxy_location"] == "EveryNode":
+                assert deployment["graceful_shutdown_timeout_s"] > args.max_timeout_s
             scaling = deployment.get("autoscaling_config", {})
             assert unknown_keys(scaling, AutoscalingConfig) == []
             if scaling:
-                assert scaling["target_ongoing_requests"] < deployment["max_ongoing_requests"]
+                assert scaling["target_ongoing_requests"] * 1.2 <= deployment["max_ongoing_requests"]
 
 
 def test_unknown_key_is_found() -> None:

@@ -1,0 +1,46 @@
+"""Ray's own autoscaler: nodes follow replicas, and replicas follow the load, down to none."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from bench import autoscaling, faults
+from bench.cluster import LocalCluster, wait_for
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[LocalCluster]:
+    if shutil.which("redis-server") is None:
+        pytest.skip("redis-server is not installed (Debian: apt-get install redis-server)")
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        LocalCluster(Path(scratch), faults.settings(), autoscaling.AUTOSCALER) as running,
+    ):
+        autoscaling.connect(running)
+        running.deploy(autoscaling.config(running))
+        running.wait_healthy()
+        wait_for(lambda: autoscaling.gpu_nodes(running) == 1, "One GPU node")
+        yield running
+
+
+def test_nodes_and_replicas_follow_the_load_up_and_down(cluster: LocalCluster) -> None:
+    tally, timeline = asyncio.run(autoscaling.run(cluster))
+    assert tally.failures == []
+    assert (tally.ok, tally.shed) == (tally.sent, 0)
+    assert max(timeline.replicas) == max(timeline.nodes) == 3
+    assert (timeline.replicas[-1], timeline.nodes[-1]) == (1, 1)
+
+
+def test_first_request_to_a_service_at_zero_waits_for_the_replica(cluster: LocalCluster) -> None:
+    cluster.deploy(autoscaling.config(cluster, min_replicas=0))
+    wait_for(lambda: cluster.running("Captioner") == 0 and autoscaling.gpu_nodes(cluster) == 0, "Scale to zero")
+    answer = httpx.post(f"{cluster.url}/v1/captions?detail=low", content=faults.noise(1)[0], timeout=120)
+    assert answer.status_code == 200, answer.text
+    assert autoscaling.gpu_nodes(cluster) == 1

@@ -1,0 +1,208 @@
+"""Faults, rollouts and image affinity on a cluster of several nodes, under load from the first to the last second."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import random
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import httpx
+import psutil
+
+from bench import faults
+from bench.cluster import LocalCluster, wait_for
+from tests.cluster.conftest import base_config, changed
+
+RATE = 8.0
+"""Requests per second that go on while things happen."""
+
+
+def under_load(cluster: LocalCluster, happen: Callable[[], None]) -> faults.Tally:
+    """What became of the requests that were sent while `happen` ran."""
+
+    async def run() -> faults.Tally:
+        tally = faults.Tally()
+        event = asyncio.create_task(asyncio.to_thread(happen))
+        await faults.load(cluster.url, tally, RATE, event.done)
+        await event
+        return tally
+
+    return asyncio.run(run())
+
+
+def assert_all_answered(tally: faults.Tally) -> None:
+    assert tally.failures == []
+    summary = tally.summary()
+    assert (summary["ok"], summary["duplicates"], summary["mixed_up"]) == (tally.sent, 0, 0)
+
+
+def processes(cluster: LocalCluster, deployment: str) -> set[int]:
+    return {process.pid for process in cluster.replicas(deployment)}
+
+
+def captioned_by(answer: httpx.Response) -> int:
+    """The process whose instant engine wrote the caption."""
+    assert answer.status_code == 200, answer.text
+    words = answer.json()["caption"].split()
+    return int(words[words.index("process") + 1])
+
+
+def message(cluster: LocalCluster, deployment: str) -> str:
+    """What `serve status` says of the deployment."""
+    return str(cluster.deployment(deployment).get("message", ""))
+
+
+def owners(cluster: LocalCluster, numbers: range) -> list[int]:
+    """For each of so many images the process that captions it."""
+    with httpx.Client(base_url=cluster.url, timeout=60) as client, ThreadPoolExecutor(8) as threads:
+
+        def owner(number: int) -> int:
+            return captioned_by(client.post("/v1/captions?detail=low", content=faults.noise(number)[0]))
+
+        return list(threads.map(owner, numbers))
+
+
+def settled(cluster: LocalCluster, captioners: int, ingresses: int = faults.WORKERS) -> Callable[[], bool]:
+    def true() -> bool:
+        application = cluster.status().get("applications", {}).get("captions", {})
+        return (
+            application.get("status") == "RUNNING"
+            and cluster.running("Captioner") == len(processes(cluster, "Captioner")) == captioners
+            and cluster.running("Ingress") == len(processes(cluster, "Ingress")) == ingresses
+        )
+
+    return true
+
+
+def test_no_fault_costs_a_request(cluster: LocalCluster) -> None:
+    """One of each kind: replicas, a node, its proxy, the controller and the head are killed, and a replica hangs."""
+    storm = faults.Faults(cluster, random.Random(1))
+    tally = faults.Tally()
+
+    def strike() -> None:
+        faults.strike(storm, list(storm.kinds), tally, random.Random(1))
+
+    async def run() -> None:
+        event = asyncio.create_task(asyncio.to_thread(strike))
+        await faults.load(cluster.url, tally, RATE, event.done)
+        await event
+
+    asyncio.run(run())
+    assert len(tally.by_fault) == 7
+    assert_all_answered(tally)
+
+
+def test_images_keep_their_replica_when_one_is_added(cluster: LocalCluster) -> None:
+    """Consistent hashing: of three replicas' images about a quarter moves to a fourth, none between the three."""
+    wait_for(settled(cluster, 3), "The end of the faults")
+    numbers = range(90)
+    before = owners(cluster, numbers)
+    assert owners(cluster, numbers) == before
+    assert min(Counter(before).values()) >= 90 / 3 / 3, "a replica gets far less than its share"
+    cluster.add_worker()
+    cluster.deploy(changed(base_config(cluster), "Captioner", num_replicas=4))
+    wait_for(settled(cluster, 4), "The fourth replica")
+    time.sleep(3)  # every ingress replica hears of it
+    after = owners(cluster, numbers)
+    moved = [(old, new) for old, new in zip(before, after, strict=True) if old != new]
+    print(f"{len(moved)} of {len(numbers)} images moved")
+    assert {new for _, new in moved} == set(after) - set(before), "an image moved between replicas that stayed"
+    assert 0.05 <= len(moved) / len(numbers) <= 0.5
+
+
+def test_hot_image_spills_over_and_all_are_answered(cluster: LocalCluster) -> None:
+    """200 requests for one image: more than its replica takes at once, so that neighbours help."""
+    wait_for(settled(cluster, 4), "Four replicas")
+    image, _ = faults.noise(12345)
+
+    def ask(_: int) -> httpx.Response:
+        return httpx.post(f"{cluster.url}/v1/captions?detail=low", content=image, timeout=120)
+
+    with ThreadPoolExecutor(100) as clients:
+        answers = list(clients.map(ask, range(200)))
+    counts = Counter(captioned_by(answer) for answer in answers if answer.status_code == 200)
+    assert {answer.status_code for answer in answers} <= {200, 503}
+    assert sum(counts.values()) >= 190
+    assert len(counts) >= 2, "the hot image kept to one replica"
+
+
+def test_live_settings_reach_the_running_replicas(cluster: LocalCluster) -> None:
+    cluster.deploy(base_config(cluster))
+    wait_for(settled(cluster, 3), "Three replicas again")
+    ingresses = processes(cluster, "Ingress")
+    config = changed(base_config(cluster), "Ingress", user_config={"max_prompts": 2})
+
+    def asked_for_three_prompts() -> httpx.Response:
+        params = {"prompts": ["a", "b", "c"], "detail": "low"}
+        return httpx.post(f"{cluster.url}/v1/captions", content=faults.noise(1)[0], params=params, timeout=60)
+
+    def change() -> None:
+        assert asked_for_three_prompts().status_code == 200
+        cluster.deploy(config)
+        wait_for(lambda: all(asked_for_three_prompts().status_code == 422 for _ in range(9)), "The new limit", 60)
+
+    assert_all_answered(under_load(cluster, change))
+    assert processes(cluster, "Ingress") == ingresses, "no replica was restarted for it"
+
+
+def test_wrong_live_settings_are_told_and_cost_no_request(cluster: LocalCluster) -> None:
+    """Serve replaces one replica, sees that it can't start, and leaves the others alone until a better config comes."""
+
+    def blunder() -> None:
+        cluster.deploy(changed(base_config(cluster), "Ingress", user_config={"model": "other"}))
+        wait_for(lambda: "not a live setting" in message(cluster, "Ingress"), "The reason", 60)
+        cluster.deploy(base_config(cluster))
+        wait_for(settled(cluster, 3), "The healthy state")
+
+    assert_all_answered(under_load(cluster, blunder))
+
+
+def test_rollout_of_a_new_version_loses_no_request(cluster: LocalCluster) -> None:
+    before = processes(cluster, "Captioner") | processes(cluster, "Ingress")
+    config = copy.deepcopy(base_config(cluster))
+    config["applications"][0]["args"]["instant_delay_s"] = 0.4
+
+    def roll_out() -> None:
+        cluster.deploy(config)
+
+        def replaced() -> bool:
+            return not before & (processes(cluster, "Captioner") | processes(cluster, "Ingress"))
+
+        wait_for(lambda: settled(cluster, 3)() and replaced(), "The new version", 240)
+
+    assert_all_answered(under_load(cluster, roll_out))
+
+
+def test_version_that_cannot_load_its_model_leaves_the_old_one_serving(cluster: LocalCluster) -> None:
+    """The rollout stops at its first replica, and the others go on."""
+    broken: dict[str, Any] = copy.deepcopy(base_config(cluster))
+    broken["applications"][0]["args"] = {"engine": "decode", "model": "/no/such/model"}
+
+    def blunder() -> None:
+        cluster.deploy(broken)
+        wait_for(lambda: "There is no directory '/no/such/model'" in message(cluster, "Captioner"), "The reason", 120)
+
+    assert_all_answered(under_load(cluster, blunder))
+    cluster.deploy(base_config(cluster))
+    wait_for(settled(cluster, 3), "The healthy state", 240)
+
+
+def test_nothing_is_left_behind(cluster: LocalCluster) -> None:
+    """Ends the cluster, as the last of these tests: no process of its nodes stays."""
+    nodes = [cluster.head, *cluster.workers]
+    cluster.__exit__()
+    assert [process for node in nodes for process in node.processes()] == []
+    folder = str(cluster.directory)
+    assert [process.cmdline() for process in psutil.process_iter() if folder in " ".join(_command(process))] == []
+
+
+def _command(process: psutil.Process) -> list[str]:
+    try:
+        return list(process.cmdline())
+    except psutil.Error:
+        return []
