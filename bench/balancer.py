@@ -36,7 +36,7 @@ backend nodes
 another node. 503 is not sent again: a full service would only get more. HAProxy can send a request again only if all of
 it had come before the first try (`http-buffer-request`) and fits into `tune.bufsize`."""
 
-BUFSIZE = 262_144
+BUFSIZE = 1_048_576
 
 
 def start(directory: Path, port: int, nodes: Sequence[int]) -> subprocess.Popen[bytes]:

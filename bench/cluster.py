@@ -1,4 +1,4 @@
-"""A Ray cluster of several nodes on one machine, each a process tree of its own that can be killed like a machine.
+"""A Ray cluster of several nodes on one machine, each a process tree of its own that can be killed as a whole.
 
 Every node has its own HAProxy on its own port; a further HAProxy stands before them as a load balancer would.
 The head keeps its state in a real Redis, so that it can be lost and come back.
@@ -14,12 +14,13 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 import time
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import httpx
 import psutil
@@ -53,7 +54,7 @@ class Node:
         return [process for process in tagged(self.tag) if title in _command(process)]
 
     def kill(self) -> None:
-        """Ends all processes of the node at once, as a power failure would."""
+        """Ends all processes of the node at once. Unlike a machine without power, it still closes its connections."""
         for _ in range(5):  # a process may have been starting another one
             found = tagged(self.tag)
             for process in found:
@@ -97,13 +98,18 @@ class LocalCluster:
     """
 
     def __init__(
-        self, directory: Path, settings: dict[str, str] | None = None, autoscaling: dict[str, Any] | None = None
+        self,
+        directory: Path,
+        settings: dict[str, str] | None = None,
+        autoscaling: dict[str, Any] | None = None,
+        head_cpus: float = 0,
     ) -> None:
         self.url = f"http://127.0.0.1:{free_port()}"
         self.workers: list[Node] = []
         self.directory = directory
         self._settings = settings or {}
         self._autoscaling = autoscaling
+        self._head_cpus = head_cpus
         self._gcs_port, self._dashboard_port, self._redis_port = free_port(), free_port(), free_port()
         self._ray = str(Path(sys.executable).parent / "ray")
         self._redis: subprocess.Popen[bytes] | None = None
@@ -111,7 +117,18 @@ class LocalCluster:
         self._slots = [free_port() for _ in range(SLOTS)]
         self.head = Node("head", free_port())
 
-    def __enter__(self) -> LocalCluster:
+    def __enter__(self) -> Self:
+        if threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # or the nodes would outlive this process
+        try:
+            self.start()
+        except BaseException:
+            self.__exit__()
+            raise
+        return self
+
+    def start(self) -> None:
+        """Starts Redis, the balancer and the head."""
         redis = shutil.which("redis-server")
         if redis is None:
             raise ClusterError("redis-server is missing (Debian: apt-get install redis-server).")
@@ -120,7 +137,6 @@ class LocalCluster:
         self._redis = subprocess.Popen([*command, "--dir", str(self.directory)], stdout=subprocess.DEVNULL)
         self._balancer = balancer.start(self.directory, int(self.url.rsplit(":", 1)[1]), self._slots)
         self.start_head()
-        return self
 
     def __exit__(self, *_: object) -> None:
         for process in (self._balancer, self._redis):
@@ -156,7 +172,7 @@ class LocalCluster:
             config.write_text(json.dumps({**self._autoscaling, "provider": provider}), encoding="utf-8")
             options.append(f"--autoscaling-config={config}")
             settings |= {"AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1"}
-        self._start(self.head, [*options, "--num-cpus=0"], settings)
+        self._start(self.head, [*options, f"--num-cpus={self._head_cpus:g}"], settings)
 
         def answers() -> bool:
             with contextlib.suppress(httpx.HTTPError):
@@ -180,9 +196,9 @@ class LocalCluster:
 
     def deploy(self, config: dict[str, Any]) -> None:
         """`serve deploy`: hands the config to the head and returns at once."""
-        answer = httpx.put(f"{self.dashboard}/api/serve/applications/", json=config, timeout=60)
+        answer = httpx.put(f"{self.dashboard}/api/serve/applications/", json=config, timeout=120)
         if answer.status_code != 200:
-            raise ClusterError(f"The config was refused: {answer.text[:500]}")
+            raise ClusterError(f"The config was refused: {answer.text[-500:]}")
 
     def status(self) -> dict[str, Any]:
         """What `serve status` knows; empty while the head is away."""

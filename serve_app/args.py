@@ -70,6 +70,11 @@ class AppArgs(BaseModel):
     spread: int = Field(1, ge=1, description="replicas that an image's variants are spread over; 1 keeps them together")
     max_retries: int = Field(2, ge=0, description="times a call is sent again when its replica is lost")
 
+    @field_validator("overload_status", mode="before")
+    @classmethod
+    def _number(cls, status: Any) -> Any:
+        return int(status) if isinstance(status, str) and status.isdecimal() else status
+
     @field_validator("presets")
     @classmethod
     def _of_their_types(cls, presets: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

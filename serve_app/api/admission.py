@@ -38,6 +38,8 @@ class Admission:
         self._usual_work = 1
         self.admitted = 0
         """Work that is being done now."""
+        self.shed = 0
+        """Requests that were sent away since the start."""
 
     def check(self) -> None:
         """Raises `Overloaded` when there is no room at all, before anybody reads the request."""
@@ -62,21 +64,26 @@ class Admission:
 
     def rate(self) -> float | None:
         """Work finished per second, over the last half minute in which there was some; None before any."""
-        now = self._clock()
-        while self._finished and self._finished[0][0] < now - WINDOW_S:
-            self._finished_work -= self._finished.popleft()[1]
-        busy_s = min(WINDOW_S, now - self._busy_since)
+        self._forget_old()
+        busy_s = min(WINDOW_S, self._clock() - self._busy_since)
         if self._finished_work and (busy_s >= MIN_BUSY_S or self._rate is None):
             self._rate = self._finished_work / max(busy_s, MIN_BUSY_S)
         return self._rate
 
+    def _forget_old(self) -> None:
+        oldest = self._clock() - WINDOW_S
+        while self._finished and self._finished[0][0] < oldest:
+            self._finished_work -= self._finished.popleft()[1]
+
     def _begin_busy(self) -> None:
         self._busy_since = self._clock()
+        self._next_slot = 0.0
         self._finished.clear()
         self._finished_work = 0
 
     def _release(self, work: int, finished: int) -> None:
         self.admitted -= work
+        self._forget_old()
         if finished:
             self._finished.append((self._clock(), finished))
             self._finished_work += finished
@@ -84,6 +91,7 @@ class Admission:
             self.rate()  # remembered, before idle time counts
 
     def _refusal(self, work: int) -> Overloaded:
+        self.shed += 1
         now, rate = self._clock(), self.rate()
         if rate is None:
             wait_s = UNKNOWN_RETRY_AFTER_S

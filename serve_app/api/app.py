@@ -7,6 +7,7 @@ from starlette.exceptions import HTTPException
 
 import serve_app
 from serve_app.api import problems
+from serve_app.api.gate import GateMiddleware
 from serve_app.api.request_id import RequestIdMiddleware
 from serve_app.api.routes import router
 from serve_app.api.service import CaptionService
@@ -26,5 +27,6 @@ def create_app(service: CaptionService, *, send_request_id: bool = True) -> Fast
     app.add_exception_handler(CaptionServeError, problems.on_error)
     app.add_exception_handler(HTTPException, problems.on_http_exception)
     app.add_exception_handler(Exception, problems.on_bug)
+    app.add_middleware(GateMiddleware, service=service)
     app.add_middleware(RequestIdMiddleware, respond=send_request_id)
     return app

@@ -11,6 +11,7 @@ from starlette.responses import JSONResponse, Response
 
 from serve_app import errors
 from serve_app.api.request_id import request_id
+from serve_app.types import Limits
 
 logger = logging.getLogger(__name__)
 
@@ -71,9 +72,12 @@ def slug_of(error: errors.CaptionServeError) -> str:
 async def on_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, errors.CaptionServeError)
     if isinstance(error, errors.Overloaded):
-        status: int = request.app.state.service.limits.overload_status
-        return problem(request, status, slug_of(error), error.message, error.retry_after_s)
+        return overloaded(request, error, request.app.state.service.limits)
     return problem(request, status_of(error), slug_of(error), error.message)
+
+
+def overloaded(request: Request, error: errors.Overloaded, limits: Limits) -> Response:
+    return problem(request, limits.overload_status, slug_of(error), error.message, error.retry_after_s)
 
 
 async def on_http_exception(request: Request, error: Exception) -> Response:

@@ -6,7 +6,7 @@ import asyncio
 import contextvars
 import time
 
-from serve_app.errors import CaptionServeError
+from serve_app.errors import CaptionServeError, DeadlineExceeded, Overloaded
 from serve_app.types import Captioner
 
 FRESH_S = 15.0
@@ -26,6 +26,10 @@ class Readiness:
         self._captioner = captioner
         self._worked_at: float | None = None
         self._probe: asyncio.Task[None] | None = None
+
+    def reconfigure(self, captioner: Captioner) -> None:
+        """Later probes go to this captioner."""
+        self._captioner = captioner
 
     def worked(self) -> None:
         """Tells that a request was answered."""
@@ -48,5 +52,7 @@ class Readiness:
         if error is None:
             self.worked()
             return None
+        if isinstance(error, Overloaded) or (self._worked_at and isinstance(error, DeadlineExceeded)):
+            return None  # busy
         self._worked_at = None
         return error.message if isinstance(error, CaptionServeError) else "A generate failed."

@@ -9,12 +9,11 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from serve_app.api import problems
-from serve_app.api.body import discard, read_caption_request
+from serve_app.api.body import read_caption_request
 from serve_app.api.disconnect import ClientGone, while_connected
 from serve_app.api.request_id import request_id
 from serve_app.api.schemas import CaptionBody, Options, Problem
 from serve_app.api.service import CaptionService
-from serve_app.errors import Overloaded
 
 CLIENT_CLOSED_REQUEST = 499
 """nginx's status for a client that left; nobody reads it but the access log."""
@@ -49,16 +48,6 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
 }
 
 
-async def admit_or_discard(request: Request, service: CaptionService) -> None:
-    """Raises `Overloaded` before the image is parsed; its bytes are dropped as they come."""
-    try:
-        service.admission.check()
-    except Overloaded:
-        # A client that still sends would see a broken connection instead of the answer.
-        await discard(request, service.limits)
-        raise
-
-
 @router.post(
     "/v1/captions",
     response_model=CaptionBody,
@@ -70,7 +59,6 @@ async def captions(request: Request) -> Response:
     """Send the image as a form file, as the raw body (options in the query), or inside JSON."""
     service: CaptionService = request.app.state.service
     try:
-        await admit_or_discard(request, service)
         image, options = await read_caption_request(request, service.limits)
         body = await while_connected(request, service.caption(image, options, request_id(request.scope)))
     except (ClientGone, ClientDisconnect):

@@ -52,6 +52,7 @@ class CaptionService:
         """Later requests meet the new limits and captioner; those in progress end as they began."""
         self._captioner = captioner
         self.limits = limits
+        self.readiness.reconfigure(captioner)
 
     async def _intake(self, image: Any, captioner: Captioner, limits: Limits, timeout_s: float) -> Pixels:
         loop = asyncio.get_running_loop()

@@ -17,7 +17,7 @@ REFRESH_S = 5.0
 class Capacity:
     """This ingress replica's share of the caption replicas' rows, times `depth`.
 
-    The number of running replicas of both deployments is asked for in a thread, since the question blocks
+    The number of serving replicas of both deployments is asked for in a thread, since the question blocks
     while the controller restarts; until it is answered the last count holds. A deployment scaled to zero
     counts as one replica, so that the first requests are let in and wake it.
     """
@@ -40,15 +40,18 @@ class Capacity:
 
     def _follow(self) -> None:
         context = serve.get_replica_context()
-        while not self._closing.wait(REFRESH_S):
+        while not self._closing.is_set():
             try:
                 deployments = serve.status().applications[context.app_name].deployments
-                self._captioners = _running(deployments[self._captioner])
-                self._ingresses = _running(deployments[context.deployment])
+                self._captioners = _serving(deployments[self._captioner])
+                self._ingresses = _serving(deployments[context.deployment])
             except Exception:
                 # A missing answer must not end the thread; the next one will tell.
                 logger.warning("the number of replicas is unknown for now", exc_info=True)
+            self._closing.wait(REFRESH_S)
 
 
-def _running(deployment: DeploymentStatusOverview) -> int:
-    return max(1, sum(count for state, count in deployment.replica_states.items() if state == "RUNNING"))
+def _serving(deployment: DeploymentStatusOverview) -> int:
+    """Replicas that take requests, those that a restarted controller has yet to recognise among them."""
+    away = ("STARTING", "STOPPING", "STOPPED")
+    return max(1, sum(count for state, count in deployment.replica_states.items() if state not in away))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from serve_app.args import AppArgs
+from serve_app.deployments.metrics import EngineMetrics
 from serve_app.instant import InstantGenerator
 from serve_app.types import GenerateJob, Generator, ModelInfo, Outcome, Pixels
 
@@ -27,6 +28,7 @@ class CaptionerReplica:
 
     def __init__(self, args: AppArgs) -> None:
         self._engine = _engine(args)
+        self._metrics = EngineMetrics()
 
     async def info(self) -> ModelInfo:
         return await self._engine.info()
@@ -37,8 +39,10 @@ class CaptionerReplica:
         return await self._engine.generate(pixels, jobs, timeout_s)
 
     def check_health(self) -> None:
-        """Serve replaces the replica when this raises."""
+        """Serve replaces the replica when this raises. The metrics are brought up to date on the way."""
         self._engine.check_health()
+        if (counters := getattr(self._engine, "counters", None)) is not None:
+            self._metrics.update(counters)
 
     def __del__(self) -> None:
         if engine := getattr(self, "_engine", None):

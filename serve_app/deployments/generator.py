@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from grpc.aio import AioRpcError
 from ray.exceptions import RayActorError, RayTaskError, WorkerCrashedError
 from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
@@ -27,9 +28,8 @@ logger = logging.getLogger("ray.serve")
 
 GRACE_S = 5.0
 """A replica ends its work at the deadline; an answer that is later than this by more is given up."""
-INFO_TIMEOUT_S = 60.0
 
-_LOST = (RayActorError, WorkerCrashedError, DeploymentUnavailableError, ConnectionError)
+_LOST = (RayActorError, WorkerCrashedError, DeploymentUnavailableError, ConnectionError, AioRpcError)
 
 
 class HandleGenerator:
@@ -48,15 +48,22 @@ class HandleGenerator:
 
     async def info(self) -> ModelInfo:
         if self._info is None:
-            self._info = await self._call(self._handle, "info", deadline=time.time() + INFO_TIMEOUT_S)
+            # Without a limit of its own: the caller's holds, and a replica may take minutes to load its model.
+            self._info = await self._call(self._handle, "info", deadline=None)
         return self._info
+
+    def reconfigure(self, spread: int, max_retries: int) -> None:
+        """Later calls go by these."""
+        self._spread = spread
+        self._max_retries = max_retries
 
     async def generate(
         self, pixels: Pixels, jobs: Sequence[GenerateJob], timeout_s: float | None = None
     ) -> list[Outcome]:
         """Raises `ServiceError` when every call failed; otherwise failed calls leave errors as outcomes."""
         deadline = None if timeout_s is None else time.time() + timeout_s
-        groups = [list(jobs[start :: self._spread]) for start in range(min(self._spread, len(jobs)))]
+        spread = self._spread
+        groups = [list(jobs[start::spread]) for start in range(min(spread, len(jobs)))]
         calls = (self._group(pixels, group, number, deadline) for number, group in enumerate(groups))
         answers = await asyncio.gather(*calls)
         failures = [answer for answer in answers if isinstance(answer, ServiceError)]
@@ -64,7 +71,7 @@ class HandleGenerator:
             raise failures[0]
         outcomes: list[Outcome] = [GenerationFailed("The replica returned too few texts.")] * len(jobs)
         for start, (group, answer) in enumerate(zip(groups, answers, strict=True)):
-            outcomes[start :: self._spread] = [answer] * len(group) if isinstance(answer, ServiceError) else answer
+            outcomes[start::spread] = [answer] * len(group) if isinstance(answer, ServiceError) else answer
         if any(isinstance(outcome, WrongImageSize) for outcome in outcomes):
             self._info = None  # another model was deployed below this ingress
         return outcomes
@@ -99,10 +106,12 @@ class HandleGenerator:
             raise DeadlineExceeded("No caption replica answered in time.") from None
         except BackPressureError:
             raise Overloaded("The queue of the caption replicas is full.") from None
-        except RayTaskError as error:
-            if isinstance(error.cause, CaptionServeError):
+        except CaptionServeError:
+            raise
+        except _LOST as error:
+            raise GeneratorUnavailable("No caption replica could be reached.") from error
+        except Exception as error:
+            if isinstance(error, RayTaskError) and isinstance(error.cause, CaptionServeError):
                 raise error.cause from None
             logger.exception("a caption replica failed")
             raise GenerationFailed("A caption replica failed; the service's log has the details.") from error
-        except _LOST as error:
-            raise GeneratorUnavailable("No caption replica could be reached.") from error

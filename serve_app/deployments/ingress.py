@@ -12,6 +12,7 @@ from serve_app.api import CaptionService, create_app
 from serve_app.args import AppArgs
 from serve_app.deployments.capacity import Capacity
 from serve_app.deployments.generator import HandleGenerator
+from serve_app.deployments.metrics import AdmissionMetrics
 from serve_app.pipeline import CaptionPipeline, Presets
 
 
@@ -27,16 +28,24 @@ class IngressReplica:
 
     def __init__(self, args: AppArgs, captioner: DeploymentHandle[Any], captioner_name: str) -> None:
         self._args = args
-        self._captioner = captioner
+        self._generator = HandleGenerator(captioner, spread=args.spread, max_retries=args.max_retries)
         self._capacity = Capacity(captioner_name, args.max_rows)
         self._capacity.depth = args.admission_depth
+        self._metrics = AdmissionMetrics()
         self._service = CaptionService(self._pipeline(args), args.limits(), self._capacity)
 
     def reconfigure(self, user_config: Mapping[str, Any]) -> None:
         """Takes live settings (`serve_app.args.LIVE`) over those of the application's args."""
         args = self._args.reconfigured(user_config)
-        self._service.reconfigure(self._pipeline(args), args.limits())
+        pipeline = self._pipeline(args)
+        self._generator.reconfigure(args.spread, args.max_retries)
+        self._service.reconfigure(pipeline, args.limits())
         self._capacity.depth = args.admission_depth
+
+    def check_health(self) -> None:
+        """Serve asks every few seconds; that is when the metrics are brought up to date."""
+        admission = self._service.admission
+        self._metrics.update(admission.admitted, self._capacity(), admission.shed)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         return create_app(self._service, send_request_id=False)  # Serve sends the header itself
@@ -50,8 +59,7 @@ class IngressReplica:
         return body.model_dump()
 
     def _pipeline(self, args: AppArgs) -> CaptionPipeline:
-        generator = HandleGenerator(self._captioner, spread=args.spread, max_retries=args.max_retries)
-        return CaptionPipeline(generator, presets_of(args))
+        return CaptionPipeline(self._generator, presets_of(args))
 
     def __del__(self) -> None:
         if capacity := getattr(self, "_capacity", None):

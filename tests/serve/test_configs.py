@@ -9,6 +9,7 @@ import pytest
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from serve_app.api import parse_options
 from serve_app.args import AppArgs
 from serve_app.errors import InvalidOption
 from serve_app.types import EngineLimits, Limits
@@ -62,6 +63,23 @@ def test_config_has_known_keys_deployments_and_args(file: Path) -> None:
             assert unknown_keys(scaling, AutoscalingConfig) == []
             if scaling:
                 assert scaling["target_ongoing_requests"] * 1.2 <= deployment["max_ongoing_requests"]
+
+
+def test_admission_lets_in_enough_for_the_service_to_grow() -> None:
+    """It once kept a single caption replica below its autoscaling target: full, and never a second one."""
+    from serve_app.pipeline.presets import Presets
+    from serve_app.pipeline.work import work_of
+
+    config = yaml.safe_load((CONFIGS[0].parent / "serve.yaml").read_text(encoding="utf-8"))
+    (application,) = config["applications"]
+    ingress, captioner = application["deployments"]
+    args = AppArgs.model_validate(application["args"]).reconfigured(ingress["user_config"])
+    usual = work_of(parse_options({}, args.limits()), Presets())
+    scaling = ingress["autoscaling_config"]
+    for ingresses in range(scaling["min_replicas"], scaling["max_replicas"] + 1):
+        share = args.max_rows * args.admission_depth / ingresses
+        admitted = ingresses * max(1, int(share // usual))
+        assert admitted >= 1.2 * captioner["autoscaling_config"]["target_ongoing_requests"]
 
 
 def test_unknown_key_is_found() -> None:

@@ -182,6 +182,22 @@ def test_ray_job_captions_bytes_images_and_arrays(service: Service) -> None:
         assert truth() <= nouns_in(line["caption"])
 
 
+def test_job_captions_a_directory_through_a_service_that_is_busy(service: Service, tmp_path: Path) -> None:
+    """More at a time than the service lets in: the client waits and asks again until every image is captioned."""
+    output = tmp_path / "captions.jsonl"
+    command = ["ray", "job", "submit", "--", sys.executable, str(ROOT / "examples" / "caption_many.py")]
+    command += [str(ROOT / "demo" / "held_out"), str(output), "--concurrency", "80"]
+    path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
+    environment = {**os.environ, "PATH": path, "RAY_ADDRESS": service.dashboard, "RAY_AUTH_MODE": "token"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
+    assert sorted(row["file"] for row in rows) == sorted(str(file) for file in (ROOT / "demo/held_out").glob("*.jpg"))
+    right = {str(file): scene.nouns for file, scene in held_out.read()}
+    found = [bool(right.get(row["file"], set()) & nouns_in(row["caption"])) for row in rows]
+    assert sum(found) >= 0.9 * len(found)
+
+
 def test_second_start_on_a_used_port_is_one_sentence(service: Service) -> None:
     port = service.url.rsplit(":", 1)[1]
     command = [sys.executable, "-m", "demo.run", "--port", port]

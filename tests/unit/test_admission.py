@@ -139,3 +139,23 @@ async def until(true: Callable[[], bool]) -> None:
     async with asyncio.timeout(10):
         while not true():
             await asyncio.sleep(0.01)
+
+
+async def test_full_service_stays_ready() -> None:
+    """A probe that met a full queue took the busiest replicas from their load balancer."""
+    generator = RuleGenerator(lambda _: Overloaded("The queue of the caption replicas is full."))
+    service = CaptionService(CaptionPipeline(generator))
+    assert await service.readiness.reason_not_ready() is None
+
+
+async def test_steady_load_is_forgotten_after_the_window() -> None:
+    """What was finished was kept for ever as long as nobody was refused and there was always some work."""
+    clock = Clock()
+    admission = Admission(lambda: 1000.0, clock)
+    with admission.admit(1):
+        for _ in range(500):
+            clock.now += 1
+            with admission.admit(10):
+                clock.now += 1
+        assert len(admission._finished) <= 20
+        assert admission.rate() == pytest.approx(5, rel=0.1)

@@ -1,0 +1,107 @@
+"""Captioning many images through the service's handle, from a Ray job, a task or another deployment."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import AsyncIterator, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from grpc.aio import AioRpcError
+from ray.exceptions import RayActorError, RayTaskError
+from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
+from ray.serve.handle import DeploymentHandle
+
+from serve_app.errors import CaptionServeError, GenerationFailed, GeneratorUnavailable, Overloaded, ServiceError
+
+FIRST_PAUSE_S = 0.5
+LONGEST_PAUSE_S = 30.0
+
+
+@dataclass(frozen=True, slots=True)
+class Captioned:
+    """What became of one image: the answer's body, or the error that ended it."""
+
+    index: int
+    """Place of the image in the input, from 0."""
+    body: dict[str, Any] | None = None
+    error: CaptionServeError | None = None
+
+
+class CaptionClient:
+    """Sends images to `serve.get_app_handle("captions")`, so many at a time, and is patient with a full service.
+
+    A service that is full, restarting or losing replicas is asked again after a pause: the one that it names itself,
+    else one that doubles from half a second to half a minute, with some chance in it so that clients don't march in
+    step. Bad images and options are not tried again.
+
+        client = CaptionClient(serve.get_app_handle("captions"), concurrency=16)
+        async for done in client.captions(images, {"detail": "medium"}):
+            print(done.index, done.body["caption"] if done.body else done.error)
+    """
+
+    def __init__(self, handle: DeploymentHandle[Any], *, concurrency: int = 16, max_retries: int = 20) -> None:
+        """`concurrency` is how many images are in progress at a time; what is above the service's room waits here."""
+        if concurrency < 1 or max_retries < 0:
+            raise ValueError("concurrency must be at least 1 and max_retries at least 0")
+        self._handle: Any = handle
+        self._concurrency = concurrency
+        self._max_retries = max_retries
+
+    async def caption(self, image: Any, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """The body of one image's answer. Raises `RequestError`s, and `ServiceError`s when all tries are used up."""
+        for attempt in range(self._max_retries):
+            try:
+                return await self._ask(image, options)
+            except ServiceError as error:
+                await asyncio.sleep(_pause_s(error, attempt))
+        return await self._ask(image, options)
+
+    async def captions(
+        self, images: Iterable[Any], options: Mapping[str, Any] | None = None
+    ) -> AsyncIterator[Captioned]:
+        """Yields one `Captioned` for each image as it is done, in no order; takes images as it needs them."""
+        numbered = enumerate(images)
+        running: set[asyncio.Task[Captioned]] = set()
+        try:
+            while True:
+                while len(running) < self._concurrency and (following := next(numbered, None)) is not None:
+                    running.add(asyncio.create_task(self._captioned(*following, options)))
+                if not running:
+                    return
+                done, running = await asyncio.wait(running, return_when=asyncio.FIRST_COMPLETED)
+                for task in done:
+                    yield task.result()
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+
+    async def _captioned(self, index: int, image: Any, options: Mapping[str, Any] | None) -> Captioned:
+        try:
+            return Captioned(index, body=await self.caption(image, options))
+        except CaptionServeError as error:
+            return Captioned(index, error=error)
+
+    async def _ask(self, image: Any, options: Mapping[str, Any] | None) -> dict[str, Any]:
+        """One try, with Ray's errors turned into ours."""
+        try:
+            body: dict[str, Any] = await self._handle.caption.remote(image, dict(options or {}))
+        except CaptionServeError:
+            raise
+        except BackPressureError:
+            raise Overloaded("The queue of the ingress replicas is full.") from None
+        except (RayActorError, DeploymentUnavailableError, AioRpcError) as error:
+            raise GeneratorUnavailable("No ingress replica could be reached.") from error
+        except Exception as error:
+            if isinstance(error, RayTaskError) and isinstance(error.cause, CaptionServeError):
+                raise error.cause from None
+            raise GenerationFailed("The service failed; its log has the details.") from error
+        return body
+
+
+def _pause_s(error: ServiceError, attempt: int) -> float:
+    named = error.retry_after_s if isinstance(error, Overloaded) else None
+    doubled = min(FIRST_PAUSE_S * 2**attempt, LONGEST_PAUSE_S)
+    return (named or doubled) * random.uniform(0.5, 1.5)

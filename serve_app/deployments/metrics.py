@@ -1,0 +1,67 @@
+"""The engine's and the admission's numbers as metrics, on the port where Ray exports its own."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+from ray.serve import metrics
+
+PREFIX = "caption_serve_"
+
+_TOTALS = {
+    "steps": "steps of the decode engine",
+    "tokens": "tokens chosen, one for each row and step",
+    "groups_finished": "generate jobs that were finished",
+    "groups_failed": "generate jobs that failed",
+    "groups_dropped": "generate jobs that were cancelled or out of time",
+    "wait_s": "seconds that jobs waited for rows, summed",
+    "image_hits": "images that were encoded already",
+    "image_misses": "images that had to be encoded",
+    "encode_s": "seconds in the vision encoder",
+    "prefill_s": "seconds in prompts",
+    "forward_s": "seconds in decoder steps",
+    "search_s": "seconds in the choice of tokens",
+}
+_NOW = {
+    "waiting": "generate jobs that wait for rows",
+    "rows": "rows in use",
+    "max_rows": "rows that the engine has",
+    "image_bytes": "bytes of encoded images",
+    "cache_bytes": "bytes of self-attention caches",
+}
+
+
+class EngineMetrics:
+    """Exports a `Counters` of the engine; Serve adds the tags deployment and replica."""
+
+    def __init__(self) -> None:
+        self._totals = {name: metrics.Counter(f"{PREFIX}engine_{name}", text) for name, text in _TOTALS.items()}
+        self._now = {name: metrics.Gauge(f"{PREFIX}engine_{name}", text) for name, text in _NOW.items()}
+        self._told = dict.fromkeys(_TOTALS, 0.0)
+
+    def update(self, counters: Any) -> None:
+        for field in fields(counters):
+            value = float(getattr(counters, field.name))
+            if field.name in self._now:
+                self._now[field.name].set(value)
+            elif value > self._told[field.name]:
+                self._totals[field.name].inc(value - self._told[field.name])
+                self._told[field.name] = value
+
+
+class AdmissionMetrics:
+    """Exports what an ingress replica has let in and may let in (rows)."""
+
+    def __init__(self) -> None:
+        self._work = metrics.Gauge(f"{PREFIX}admitted_work", "rows of the requests in progress")
+        self._capacity = metrics.Gauge(f"{PREFIX}admission_capacity", "rows that may be in progress")
+        self._shed = metrics.Counter(f"{PREFIX}requests_shed", "requests that were told to come back")
+        self._told = 0
+
+    def update(self, work: int, capacity: float, shed: int) -> None:
+        self._work.set(work)
+        self._capacity.set(capacity)
+        if shed > self._told:
+            self._shed.inc(shed - self._told)
+            self._told = shed
