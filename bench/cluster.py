@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -75,10 +76,17 @@ def tagged(tag: str) -> list[psutil.Process]:
     return found
 
 
+_PORTS = iter(random.sample(range(20_000, 30_000), 10_000))
+"""Below those that the kernel gives to whoever asks for any port, and above those that Ray gives to its workers: what
+is free here now is still free when a node that starts later takes it."""
+
+
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    for port in _PORTS:
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("", port))
+            return port
+    raise ClusterError("There is no free port between 20000 and 30000.")
 
 
 def wait_for(true: Callable[[], bool], what: str, timeout_s: float = START_TIMEOUT_S) -> None:
@@ -227,7 +235,10 @@ class LocalCluster:
                 return httpx.get(f"{self.url}/readyz", timeout=10).status_code == 200
             return False
 
-        wait_for(healthy, f"The application {application!r}", timeout_s)
+        try:
+            wait_for(healthy, f"The application {application!r}", timeout_s)
+        except ClusterError as error:
+            raise ClusterError(f"{error} {json.dumps(self.status())[:4000]}") from None
 
     def nodes(self) -> list[dict[str, Any]]:
         """The nodes that are alive, as Ray's state API describes them."""
