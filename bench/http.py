@@ -29,7 +29,7 @@ from bench.cluster import ROOT, ClusterError, LocalCluster
 
 IMAGES = 40
 """Held-out scenes that are sent in turn."""
-RATES = (25, 50, 75, 100, 125, 150, 175, 200, 250)
+RATES = (50, 100, 125, 150, 175, 200, 250)
 STEP_S = 8
 PATIENCE_MS = 1000.0
 """A rate is carried when 99 % of its requests are answered with 200 within this time."""
