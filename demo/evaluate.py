@@ -32,6 +32,7 @@ from serve_app.types import (
     Generator,
     Limits,
     ModelInfo,
+    OnOutcome,
     Outcome,
     Pixels,
     Strategy,
@@ -55,12 +56,20 @@ class Remembering:
         return await self.inner.info()
 
     async def generate(
-        self, pixels: Pixels, jobs: Sequence[GenerateJob], timeout_s: float | None = None
+        self,
+        pixels: Pixels,
+        jobs: Sequence[GenerateJob],
+        timeout_s: float | None = None,
+        on_outcome: OnOutcome | None = None,
     ) -> list[Outcome]:
         new = [job for job in jobs if (pixels.digest, job) not in self._known]
         for job, outcome in zip(new, await self.inner.generate(pixels, new, timeout_s), strict=True):
             self._known[pixels.digest, job] = outcome
-        return [self._known[pixels.digest, job] for job in jobs]
+        outcomes = [self._known[pixels.digest, job] for job in jobs]
+        for index, outcome in enumerate(outcomes):
+            if on_outcome is not None:
+                on_outcome(index, outcome)
+        return outcomes
 
 
 def _scenes(count: int) -> Iterable[tuple[bytes, Scene]]:

@@ -110,7 +110,7 @@ def show(url: str) -> None:
         answer = httpx.post(f"{url}/v1/captions", files={"image": image}, timeout=600)
     answer.raise_for_status()
     print(f"\n{sample}: {answer.json()['caption']}\n")
-    print(f"Serving at {url} (API description: {url}/docs). Try:")
+    print(f"Serving at {url} (web page: {url}/ui, API description: {url}/docs). Try:")
     print(f"  curl -F image=@{sample} {url}/v1/captions")
     print("Ctrl-C stops it.", flush=True)
 
@@ -164,6 +164,7 @@ def main() -> int:
     os.environ["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     with tempfile.TemporaryDirectory() as scratch:
         config = Path(scratch) / "serve.yaml"
         host, port = write_config(args.config, config, args.model or None, args.port)

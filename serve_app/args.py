@@ -59,6 +59,25 @@ class AppArgs(BaseModel):
     max_prompts: int = Field(8, ge=1, description="most variant prompts of a request")
     max_prompt_characters: int = Field(400, ge=1, description="longest prompt of a request, characters")
 
+    max_batch_images: int = Field(64, ge=1, description="most images of a batch or chat request")
+    max_batch_bytes: int = Field(60_000_000, gt=0, description="all images of a batch or chat request together, bytes")
+    fetch_hosts: tuple[str, ...] = Field(
+        (),
+        description="hosts whose images are fetched by URL: names, *.example.org for all below, "
+        "* for every public host; none unless set",
+    )
+    fetch_networks: tuple[str, ...] = Field(
+        (), description="networks (CIDR) to fetch from although they are not public"
+    )
+    fetch_timeout_s: float = Field(10.0, gt=0, description="seconds for an image that is fetched, redirects included")
+
+    api_keys_file: str | None = Field(
+        None, description="file of API keys, hashed, one a line; the environment's CAPTION_SERVE_API_KEYS adds to it"
+    )
+    key_requests_per_minute: int | None = Field(None, ge=1, description="requests a minute of one API key; None: any")
+    key_concurrency: int | None = Field(None, ge=1, description="requests of one API key at once; None: any")
+    cors_origins: tuple[str, ...] = Field((), description="origins whose web pages may call the API; * for all")
+
     admission_depth: float = Field(
         4.0, gt=0, description="work that is let in, as a multiple of the rows of all engines; more is sent away"
     )
@@ -101,3 +120,15 @@ class AppArgs(BaseModel):
 
     def engine_limits(self) -> EngineLimits:
         return EngineLimits(**{name: getattr(self, name) for name in EngineLimits.__dataclass_fields__})
+
+
+class PageArgs(BaseModel):
+    """Arguments of `serve_app.app:build_page`, the web page's application."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    application: str = Field("captions", description="name of the application that captions")
+    root_path: str = Field("/ui", description="the application's route_prefix")
+    api_keys_file: str | None = Field(
+        None, description="as in AppArgs; a visitor gives a key as password, any user name"
+    )

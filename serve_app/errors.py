@@ -38,6 +38,18 @@ class InvalidOption(RequestError):
     """An option is unknown, out of range, or contradicts another one."""
 
 
+class UrlNotAllowed(RequestError):
+    """The URL names a host, scheme or address that the service does not fetch from."""
+
+
+class FetchFailed(RequestError):
+    """The URL may be fetched, and its server gave no image: unreachable, too slow, an error, too many bytes."""
+
+
+class Unauthorized(RequestError):
+    """No API key, or one that the service does not know."""
+
+
 class PromptTooLong(RequestError):
     """The prompt leaves no room for an answer in the model's positions."""
 
@@ -50,15 +62,23 @@ class DeadlineExceeded(ServiceError):
     """Time ran out before there was any caption."""
 
 
-class Overloaded(ServiceError):
-    """The queue is full. `retry_after_s` says in how many seconds there will be room, where that is known."""
+class TryLater(ServiceError):
+    """The caller is to come back in `retry_after_s` seconds, where that is known."""
 
     def __init__(self, message: str, retry_after_s: float | None = None) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
 
-    def __reduce__(self) -> tuple[type[Overloaded], tuple[str, float | None]]:
+    def __reduce__(self) -> tuple[type[TryLater], tuple[str, float | None]]:
         return type(self), (self.message, self.retry_after_s)
+
+
+class Overloaded(TryLater):
+    """The queue is full; `retry_after_s` is when there will be room."""
+
+
+class QuotaExceeded(TryLater):
+    """The API key has used up its requests; others may still be served."""
 
 
 class GeneratorUnavailable(ServiceError):

@@ -7,7 +7,7 @@ import os
 from collections.abc import Sequence
 
 from serve_app.errors import DeadlineExceeded
-from serve_app.types import Generated, GenerateJob, ModelInfo, Outcome, Pixels
+from serve_app.types import Generated, GenerateJob, ModelInfo, OnOutcome, Outcome, Pixels
 
 IMAGE_SIZE = 384
 """Pixels, as BLIP-large takes them: images weigh on the way to the replica what real ones do."""
@@ -23,18 +23,31 @@ class InstantGenerator:
         return ModelInfo("instant", IMAGE_SIZE, IMAGE_SIZE, 512, "none", "none")
 
     async def generate(
-        self, pixels: Pixels, jobs: Sequence[GenerateJob], timeout_s: float | None = None
+        self,
+        pixels: Pixels,
+        jobs: Sequence[GenerateJob],
+        timeout_s: float | None = None,
+        on_outcome: OnOutcome | None = None,
     ) -> list[Outcome]:
         late = timeout_s is not None and timeout_s < self._delay_s
         if self._delay_s:
             await asyncio.sleep(timeout_s if late and timeout_s is not None else self._delay_s)
         if late:
-            return [DeadlineExceeded("Its time ran out.")] * len(jobs)
-        text = f"nobody looked at picture {pixels.digest} when it went by in process {os.getpid()} on its way"
-        return [Generated(f"{job.prompt} {text}".strip(), job.prompt) for job in jobs]
+            outcomes: list[Outcome] = [DeadlineExceeded("Its time ran out.")] * len(jobs)
+        else:
+            outcomes = [_generated(pixels, job) for job in jobs]
+        for index, outcome in enumerate(outcomes):
+            if on_outcome is not None:
+                on_outcome(index, outcome)
+        return outcomes
 
     def check_health(self) -> None:
         """There is nothing that could break."""
 
     def close(self) -> None:
         """There is nothing to end."""
+
+
+def _generated(pixels: Pixels, job: GenerateJob) -> Generated:
+    text = f"nobody looked at picture {pixels.digest} when it went by in process {os.getpid()} on its way"
+    return Generated(f"{job.prompt} {text}".strip(), job.prompt)

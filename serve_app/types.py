@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal, Protocol
 
@@ -31,6 +31,18 @@ class Limits:
     max_timeout_s: float = 600.0
     overload_status: Literal[503, 429] = 503
     """HTTP status that tells a caller to come back later."""
+    max_batch_images: int = 64
+    max_batch_bytes: int = 60_000_000
+    """All images of one batch or chat request together."""
+    fetch_hosts: tuple[str, ...] = ()
+    """Hosts whose images are fetched by URL; `*.example.org` is every host below it, `*` every public one, () none."""
+    fetch_networks: tuple[str, ...] = ()
+    """Networks (CIDR) that may be fetched from although they are not public."""
+    fetch_timeout_s: float = 10.0
+    key_requests_per_minute: int | None = None
+    """Requests that one API key may send in a minute; None for no limit."""
+    key_concurrency: int | None = None
+    """Requests of one API key that may be in progress; None for no limit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,6 +120,10 @@ Outcome = Generated | CaptionServeError
 """The result of one job; a job's failure does not touch its neighbours."""
 
 
+OnOutcome = Callable[[int, Outcome], None]
+"""Told of each job as it ends: its place in the call, and its outcome."""
+
+
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
     """What callers must know of the loaded model. Sizes in pixels."""
@@ -126,10 +142,15 @@ class Generator(Protocol):
     async def info(self) -> ModelInfo: ...
 
     async def generate(
-        self, pixels: Pixels, jobs: Sequence[GenerateJob], timeout_s: float | None = None
+        self,
+        pixels: Pixels,
+        jobs: Sequence[GenerateJob],
+        timeout_s: float | None = None,
+        on_outcome: OnOutcome | None = None,
     ) -> list[Outcome]:
         """Runs all jobs on one image and returns their outcomes in order.
 
+        `on_outcome` is told of each job once, as it ends; those that a raised error ends go untold.
         After `timeout_s` seconds unfinished jobs end with `DeadlineExceeded`. Raises `ServiceError`
         when no job could be run at all.
         """
@@ -151,8 +172,11 @@ class CaptionOptions:
     strategy: Strategy
     rounds: int
     prompts: tuple[str, ...]
+    """Instead of the presets' variant prompts; () keeps them."""
     seed: int
     timeout_s: float
+    extra_prompts: tuple[str, ...] = ()
+    """Further variant prompts, after the others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,13 +220,51 @@ class CaptionResult:
     timings_ms: Mapping[str, float] = field(default_factory=dict)
 
 
+@dataclass(frozen=True, slots=True)
+class Started:
+    """What will run: the first step of every request."""
+
+    model: str
+    prompts: tuple[str, ...]
+    rounds: int
+
+
+@dataclass(frozen=True, slots=True)
+class VariantDone:
+    """A variant ended; `index` is its place among the prompts, from 1."""
+
+    index: int
+    variant: Variant
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """The variants' texts became one caption."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Extended:
+    """What the extension of a short merge proposed, and whether it was taken."""
+
+    text: str
+    accepted: bool
+
+
+Step = Started | VariantDone | Merged | Extended | Round
+OnStep = Callable[[Step], None]
+
+
 class Captioner(Protocol):
     """The whole way from pixels to a caption; what the HTTP layer, the handle and the command line call."""
 
     async def info(self) -> ModelInfo: ...
 
-    async def caption(self, pixels: Pixels, options: CaptionOptions) -> CaptionResult:
-        """Raises `RequestError` where the options don't fit the model, `ServiceError` where nothing was produced."""
+    async def caption(self, pixels: Pixels, options: CaptionOptions, on_step: OnStep | None = None) -> CaptionResult:
+        """`on_step` is told of each step as it is done.
+
+        Raises `RequestError` where the options don't fit the model, `ServiceError` where nothing was produced."""
         ...
 
     def work(self, options: CaptionOptions) -> int:

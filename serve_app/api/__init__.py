@@ -1,7 +1,8 @@
 """The HTTP API over a captioner object, without Ray and torch."""
 
 from serve_app.api.app import create_app
+from serve_app.api.keys import KEYS_VARIABLE, KeyStore
 from serve_app.api.schemas import parse_options
 from serve_app.api.service import CaptionService
 
-__all__ = ["CaptionService", "create_app", "parse_options"]
+__all__ = ["KEYS_VARIABLE", "CaptionService", "KeyStore", "create_app", "parse_options"]

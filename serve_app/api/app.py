@@ -2,31 +2,76 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
 
 import serve_app
-from serve_app.api import problems
+from serve_app.api import chat, description, problems
+from serve_app.api.fetch import Fetcher
 from serve_app.api.gate import GateMiddleware
+from serve_app.api.guard import GuardMiddleware
+from serve_app.api.keys import KeyStore
+from serve_app.api.mcp import mount_mcp
+from serve_app.api.quota import Quota
 from serve_app.api.request_id import RequestIdMiddleware
 from serve_app.api.routes import router
+from serve_app.api.security_headers import SecurityHeadersMiddleware
 from serve_app.api.service import CaptionService
 from serve_app.errors import CaptionServeError
 
-DESCRIPTION = "Detailed image captions: several prompts in parallel, merged, extended and refined in rounds."
+EXPOSED = ("x-request-id", "retry-after")
+"""Response headers that web pages of other origins may read."""
 
 
-def create_app(service: CaptionService, *, send_request_id: bool = True) -> FastAPI:
+def create_app(
+    service: CaptionService,
+    *,
+    keys: KeyStore | None = None,
+    share: Callable[[], float] = lambda: 1,
+    cors_origins: Sequence[str] = (),
+    send_request_id: bool = True,
+) -> FastAPI:
     """Builds the application; routes reach the service through `app.state.service`.
 
-    `send_request_id=False` leaves the response header `x-request-id` to a server that sets it itself.
+    `share` is the number of processes that a key's limits are divided among. `send_request_id=False` leaves the
+    response header `x-request-id` to a server that sets it itself.
     """
-    app = FastAPI(title="caption-serve", version=serve_app.__version__, description=DESCRIPTION, redoc_url=None)
+    app = FastAPI(title="caption-serve", version=serve_app.__version__, description=description.TEXT, redoc_url=None)
     app.state.service = service
+    app.state.fetcher = Fetcher()
     app.include_router(router)
+    app.include_router(chat.router)
+    mount_mcp(app, allowed_origins=cors_origins)
+    description.describe(app, keys_needed=keys is not None and keys.active)
     app.add_exception_handler(CaptionServeError, problems.on_error)
     app.add_exception_handler(HTTPException, problems.on_http_exception)
     app.add_exception_handler(Exception, problems.on_bug)
-    app.add_middleware(GateMiddleware, service=service)
+    # The last one added meets a request first.
+    app.add_middleware(GateMiddleware, service=service, refuse=_refuse)
+    if keys is not None and keys.active:
+        app.add_middleware(
+            GuardMiddleware, keys=keys, quota=Quota(share), limits=lambda: service.limits, refuse=_refuse
+        )
+    if cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(cors_origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=list(EXPOSED),
+        )
+    app.add_middleware(SecurityHeadersMiddleware)
     app.add_middleware(RequestIdMiddleware, respond=send_request_id)
     return app
+
+
+async def _refuse(request: Request, error: CaptionServeError) -> Response:
+    """The answer of a request that no route sees, in the words of its door."""
+    if chat.is_chat(request):
+        return await chat.refuse(request, error)
+    return await problems.on_error(request, error)

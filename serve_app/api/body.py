@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import json
 from collections.abc import Iterable
 from typing import Any
@@ -14,26 +12,30 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import Message, Receive
 
+from serve_app.api.fetch import Fetcher
+from serve_app.api.json_size import check_json_size
+from serve_app.api.sources import image_bytes
 from serve_app.errors import ImageTooLarge, InvalidOption, InvalidRequest, UnsupportedImage
 from serve_app.types import Limits
 
-_OVERHEAD_BYTES = 256 * 1024
+OVERHEAD_BYTES = 256 * 1024
 """Room for option fields and multipart borders besides the image."""
-_MAX_FIELDS = 64
-_IMAGE = "image"
-_LISTS = ("prompts",)
+MAX_FIELDS = 64
+IMAGE = "image"
+_LISTS = ("prompts", "extra_prompts")
 
 
-async def read_caption_request(request: Request, limits: Limits) -> tuple[bytes, dict[str, Any]]:
+async def read_caption_request(request: Request, limits: Limits, fetcher: Fetcher) -> tuple[bytes, dict[str, Any]]:
     """Returns the image's bytes and the raw options.
 
-    Raises `InvalidRequest`, `ImageTooLarge`, `InvalidOption`, and `UnsupportedImage` for a body of another type.
+    Raises `InvalidRequest`, `ImageTooLarge`, `InvalidOption`, `UnsupportedImage` for a body of another type, and
+    what `Fetcher.fetch` raises for an image that is a URL.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
         return await _form(request, limits)
     if kind == "application/json":
-        return await _json(request, limits)
+        return await _json(request, limits, fetcher)
     if kind.startswith("image/") or kind in ("application/octet-stream", ""):
         return await _raw(request, limits)
     raise UnsupportedImage(
@@ -43,69 +45,59 @@ async def read_caption_request(request: Request, limits: Limits) -> tuple[bytes,
 
 async def discard(request: Request, limits: Limits) -> None:
     """Takes the body off the connection and keeps nothing. Raises `ImageTooLarge` like the readers."""
-    receive = _bounded(request.receive, limits.max_image_bytes * 4 // 3 + _OVERHEAD_BYTES, limits)
+    receive = bounded(request.receive, limits.max_image_bytes * 4 // 3 + OVERHEAD_BYTES, limits.max_image_bytes)
     async for _ in Request(request.scope, receive).stream():
         pass
 
 
 async def _raw(request: Request, limits: Limits) -> tuple[bytes, dict[str, Any]]:
-    data = await _read(request, limits.max_image_bytes)
-    return data, _options(request.query_params.multi_items())
+    data = await read_bounded(request, limits.max_image_bytes, limits.max_image_bytes)
+    return data, options_of(request.query_params.multi_items())
 
 
 async def _form(request: Request, limits: Limits) -> tuple[bytes, dict[str, Any]]:
-    bounded = Request(request.scope, _bounded(request.receive, limits.max_image_bytes + _OVERHEAD_BYTES, limits))
+    most = limits.max_image_bytes
+    limited = Request(request.scope, bounded(request.receive, most + OVERHEAD_BYTES, most))
     try:
-        async with bounded.form(max_files=1, max_fields=_MAX_FIELDS, max_part_size=_OVERHEAD_BYTES) as form:
-            image = form.get(_IMAGE)
+        async with limited.form(max_files=1, max_fields=MAX_FIELDS, max_part_size=OVERHEAD_BYTES) as form:
+            image = form.get(IMAGE)
             if not isinstance(image, UploadFile):
                 raise InvalidRequest("The form has no file field named 'image'.")
             data = await image.read()
-            fields = [(name, value) for name, value in form.multi_items() if name != _IMAGE]
+            fields = [(name, value) for name, value in form.multi_items() if name != IMAGE]
     except HTTPException as error:
         raise InvalidRequest(f"The form cannot be read: {error.detail}") from error
     texts = [(name, value) for name, value in fields if isinstance(value, str)]
-    return data, _options([*request.query_params.multi_items(), *texts])
+    return data, options_of([*request.query_params.multi_items(), *texts])
 
 
-async def _json(request: Request, limits: Limits) -> tuple[bytes, dict[str, Any]]:
-    data = await _read(request, limits.max_image_bytes * 4 // 3 + _OVERHEAD_BYTES, limits)
+async def _json(request: Request, limits: Limits, fetcher: Fetcher) -> tuple[bytes, dict[str, Any]]:
+    most = limits.max_image_bytes
+    data = await read_bounded(request, most * 4 // 3 + OVERHEAD_BYTES, most)
     # In a thread: tens of megabytes of base64 would hold up the event loop.
     image, body = await asyncio.to_thread(_parse_json, data)
-    query = _options(request.query_params.multi_items())
+    image_data = await image_bytes(image, limits, fetcher)
+    query = options_of(request.query_params.multi_items())
     if both := sorted(query.keys() & body.keys()):
         raise InvalidOption(f"{both[0]}: given in the query and in the body.")
-    return image, {**query, **body}
+    return image_data, {**query, **body}
 
 
-def _parse_json(data: bytes) -> tuple[bytes, dict[str, Any]]:
+def _parse_json(data: bytes) -> tuple[str, dict[str, Any]]:
+    check_json_size(data)
     try:
         body = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise InvalidRequest("The body is not valid JSON.") from error
     if not isinstance(body, dict):
         raise InvalidRequest("The JSON body must be an object with the key 'image'.")
-    image = body.pop(_IMAGE, None)
+    image = body.pop(IMAGE, None)
     if not isinstance(image, str):
-        raise InvalidRequest("The JSON body needs 'image': a data URI or base64 text.")
-    return decode_image_text(image), body
+        raise InvalidRequest("The JSON body needs 'image': a data URI, base64 text or a URL.")
+    return image, body
 
 
-def decode_image_text(text: str) -> bytes:
-    """The bytes of a data URI or of plain base64."""
-    if text[:8].lower().startswith(("http://", "https://")):
-        raise InvalidOption("image: this service does not fetch URLs; send the image itself.")
-    if text[:5].lower() == "data:":
-        header, comma, text = text.partition(",")
-        if not comma or not header.lower().endswith(";base64"):
-            raise InvalidRequest("The data URI must be of the form data:image/…;base64,….")
-    try:
-        return base64.b64decode("".join(text.split()), validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise InvalidRequest("The image is not valid base64.") from error
-
-
-def _options(pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
+def options_of(pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
     """Options from fields or the query; a repeated name is an error unless the option is a list."""
     options: dict[str, Any] = {}
     for name, value in pairs:
@@ -120,25 +112,28 @@ def _options(pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
     return options
 
 
-async def _read(request: Request, most: int, limits: Limits | None = None) -> bytes:
+async def read_bounded(request: Request, most: int, accepted: int, noun: str = "image") -> bytes:
+    """The body. Raises `ImageTooLarge` as `bounded` does."""
     chunks = bytearray()
-    receive = _bounded(request.receive, most, limits)
+    receive = bounded(request.receive, most, accepted, noun)
     async for chunk in Request(request.scope, receive).stream():
         chunks += chunk
     return bytes(chunks)
 
 
-def _bounded(receive: Receive, most: int, limits: Limits | None = None) -> Receive:
-    """A `receive` that raises `ImageTooLarge` as soon as more than `most` bytes of body have come."""
-    accepted = limits.max_image_bytes if limits else most
+def bounded(receive: Receive, most: int, accepted: int, noun: str = "image") -> Receive:
+    """A `receive` that raises `ImageTooLarge` as soon as more than `most` bytes of body have come.
+
+    The error says that the `noun` may have `accepted` bytes.
+    """
     seen = 0
 
-    async def bounded() -> Message:
+    async def counted() -> Message:
         nonlocal seen
         message = await receive()
         seen += len(message.get("body", b""))
         if seen > most:
-            raise ImageTooLarge(f"The image has more than {accepted} bytes.")
+            raise ImageTooLarge(f"The {noun} has more than {accepted} bytes.")
         return message
 
-    return bounded
+    return counted

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from collections.abc import Awaitable, Callable
 
 from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serve_app.api import problems
 from serve_app.api.body import discard
 from serve_app.api.service import CaptionService
-from serve_app.errors import ImageTooLarge, Overloaded
+from serve_app.errors import CaptionServeError, ImageTooLarge, Overloaded
 
+Refuse = Callable[[Request, CaptionServeError], Awaitable[Response]]
+"""Makes the answer of a request that is turned away."""
 DISCARD_S = 5.0
 """How long a full service takes in the body of a request that it refuses."""
 
@@ -20,9 +23,10 @@ DISCARD_S = 5.0
 class GateMiddleware:
     """Refuses POSTs while there is no room for any work: at ten times the load, nine of ten requests end here."""
 
-    def __init__(self, app: ASGIApp, service: CaptionService) -> None:
+    def __init__(self, app: ASGIApp, service: CaptionService, refuse: Refuse) -> None:
         self._app = app
         self._service = service
+        self._refuse = refuse
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["method"] == "POST":
@@ -34,6 +38,6 @@ class GateMiddleware:
                 with contextlib.suppress(TimeoutError, ImageTooLarge, ClientDisconnect):
                     async with asyncio.timeout(DISCARD_S):
                         await discard(request, self._service.limits)
-                await problems.overloaded(request, error, self._service.limits)(scope, receive, send)
+                await (await self._refuse(request, error))(scope, receive, send)
                 return
         await self._app(scope, receive, send)

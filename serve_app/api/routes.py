@@ -5,18 +5,20 @@ from __future__ import annotations
 from typing import Any
 
 from fastapi import APIRouter
+from pydantic import BaseModel
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
 from serve_app.api import problems
+from serve_app.api.batch import read_batch_request
 from serve_app.api.body import read_caption_request
+from serve_app.api.description import CAPTION, EVENT_EXAMPLE, EVENTS, PIXEL, PROBLEM, REFERENCE
 from serve_app.api.disconnect import ClientGone, while_connected
 from serve_app.api.request_id import request_id
-from serve_app.api.schemas import CaptionBody, Options, Problem
+from serve_app.api.schemas import Options
 from serve_app.api.service import CaptionService
-
-CLIENT_CLOSED_REQUEST = 499
-"""nginx's status for a client that left; nobody reads it but the access log."""
+from serve_app.api.streams import EVENT_STREAM, NDJSON, batch_response, event_response, wants_events
+from serve_app.contract import BatchLine, CaptionBody, Problem
 
 router = APIRouter()
 
@@ -28,42 +30,110 @@ def _properties(image: dict[str, Any]) -> dict[str, Any]:
     return schema
 
 
+def _fields(image: dict[str, Any]) -> dict[str, Any]:
+    """The same as fields of a form, where nothing can be null."""
+    schema = _properties(image)
+    for name, given in schema["properties"].items():
+        if kinds := [kind for kind in given.get("anyOf", ()) if kind != {"type": "null"}]:
+            rest = {key: value for key, value in given.items() if key not in ("anyOf", "default")}
+            schema["properties"][name] = {**rest, **kinds[0]}
+    return schema
+
+
+def _shape(model: type[BaseModel]) -> dict[str, str]:
+    return {"$ref": f"{REFERENCE}{model.__name__}"}
+
+
 _BINARY = {"type": "string", "format": "binary"}
 _REQUEST_BODY = {
     "required": True,
     "content": {
-        "multipart/form-data": {"schema": _properties(_BINARY)},
+        "multipart/form-data": {"schema": _fields(_BINARY)},
         "image/*": {"schema": _BINARY},
         "application/json": {
-            "schema": _properties({"type": "string", "description": "data URI or base64"}),
+            "schema": _properties({"type": "string", "description": "data URI, base64 or URL"}),
+            "example": {"image": PIXEL, "detail": "low"},
         },
     },
+}
+_BATCH_BODY = {
+    "required": True,
+    "content": {"multipart/form-data": {"schema": _fields({"type": "array", "items": _BINARY, "minItems": 1})}},
 }
 _PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {
         "description": problems.TITLES[status],
-        "content": {problems.MEDIA_TYPE: {"schema": Problem.model_json_schema()}},
+        "content": {
+            problems.MEDIA_TYPE: {
+                "schema": _shape(Problem),
+                "example": {**PROBLEM, "status": status, "title": problems.TITLES[status]},
+            }
+        },
     }
-    for status in (400, 413, 415, 422, 429, 503, 504)
+    for status in (400, 401, 413, 415, 422, 429, 500, 503, 504)
+}
+_ANSWER = {
+    "content": {
+        "application/json": {"example": CAPTION},
+        EVENT_STREAM: {
+            "schema": {
+                "type": "string",
+                "description": "server-sent events: " + ", ".join(event.__name__ for event in EVENTS),
+            },
+            "example": EVENT_EXAMPLE,
+        },
+    }
 }
 
 
 @router.post(
     "/v1/captions",
     response_model=CaptionBody,
-    responses=_PROBLEMS,
+    responses={
+        200: _ANSWER,
+        **_PROBLEMS,
+    },
     openapi_extra={"requestBody": _REQUEST_BODY},
     summary="Caption an image",
 )
 async def captions(request: Request) -> Response:
-    """Send the image as a form file, as the raw body (options in the query), or inside JSON."""
+    """Send the image as a form file, as the raw body (options in the query), or inside JSON.
+
+    With `Accept: text/event-stream` the answer comes in events: start, variant, merge, extension, round, and result or
+    error as the last.
+    """
     service: CaptionService = request.app.state.service
     try:
-        image, options = await read_caption_request(request, service.limits)
+        image, options = await read_caption_request(request, service.limits, request.app.state.fetcher)
+        if wants_events(request):
+            return await event_response(request, service.events(image, options, request_id(request.scope)))
         body = await while_connected(request, service.caption(image, options, request_id(request.scope)))
     except (ClientGone, ClientDisconnect):
-        return Response(status_code=CLIENT_CLOSED_REQUEST)
+        return Response(status_code=problems.CLIENT_CLOSED_REQUEST)
     return JSONResponse(body.model_dump())
+
+
+@router.post(
+    "/v1/captions/batch",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "One line of JSON for each image, in the order in which they finish",
+            "content": {NDJSON: {"schema": _shape(BatchLine)}},
+        },
+        **_PROBLEMS,
+    },
+    openapi_extra={"requestBody": _BATCH_BODY},
+    summary="Caption several images",
+)
+async def batch(request: Request) -> Response:
+    """Send several form files named `image`; the options hold for all. A bad image is an error line."""
+    service: CaptionService = request.app.state.service
+    try:
+        parts, options = await read_batch_request(request, service.limits)
+    except ClientDisconnect:
+        return Response(status_code=problems.CLIENT_CLOSED_REQUEST)
+    return batch_response(request, service, parts, options)
 
 
 @router.get("/healthz", response_class=PlainTextResponse, summary="The process lives")

@@ -1,4 +1,4 @@
-"""The HTTP contract's bodies, and the one place where options are validated."""
+"""The one place where options are validated, and the contract's bodies from the pipeline's values."""
 
 from __future__ import annotations
 
@@ -6,6 +6,19 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
+from serve_app.contract import (
+    CaptionBody,
+    ClauseBody,
+    ExtensionEvent,
+    MergeEvent,
+    RoundBody,
+    RoundEvent,
+    StartEvent,
+    Stats,
+    StepEvent,
+    VariantBody,
+    VariantEvent,
+)
 from serve_app.errors import InvalidOption
 from serve_app.types import (
     MAX_ROUNDS,
@@ -13,8 +26,14 @@ from serve_app.types import (
     CaptionOptions,
     CaptionResult,
     Detail,
+    Extended,
     Limits,
+    Merged,
+    Round,
+    Started,
+    Step,
     Strategy,
+    VariantDone,
 )
 
 MAX_SEED = 2**63 - 1
@@ -32,6 +51,7 @@ class Options(BaseModel):
     rounds: int | None = Field(None, ge=1, le=MAX_ROUNDS, description="rounds, instead of `detail`")
     strategy: Strategy | None = Field(None, description="basic = one short caption; classic = the whole algorithm")
     prompts: list[Prompt] | None = Field(None, min_length=1, description="variant prompts, instead of the presets'")
+    extra_prompts: list[Prompt] | None = Field(None, description="variant prompts besides the others")
     seed: int | None = Field(None, ge=0, le=MAX_SEED, description="same request and seed, same answer")
     timeout_s: float | None = Field(
         None, gt=0, allow_inf_nan=False, description="seconds; then the best caption so far"
@@ -39,11 +59,12 @@ class Options(BaseModel):
 
     def resolve(self, limits: Limits) -> CaptionOptions:
         """Fills in the defaults. Raises `InvalidOption` beyond the service's limits."""
-        prompts = tuple(self.prompts or ())
-        if len(prompts) > limits.max_prompts:
-            raise InvalidOption(f"prompts: {len(prompts)} were given; at most {limits.max_prompts} are accepted.")
-        if any(len(prompt) > limits.max_prompt_characters for prompt in prompts):
-            raise InvalidOption(f"prompts: at most {limits.max_prompt_characters} characters each are accepted.")
+        prompts, extra_prompts = tuple(self.prompts or ()), tuple(self.extra_prompts or ())
+        for name, given in (("prompts", prompts), ("extra_prompts", (*prompts, *extra_prompts))):
+            if len(given) > limits.max_prompts:
+                raise InvalidOption(f"{name}: {len(given)} were given; at most {limits.max_prompts} are accepted.")
+            if any(len(prompt) > limits.max_prompt_characters for prompt in given):
+                raise InvalidOption(f"{name}: at most {limits.max_prompt_characters} characters each are accepted.")
         timeout_s = self.timeout_s or limits.default_timeout_s
         if timeout_s > limits.max_timeout_s:
             raise InvalidOption(f"timeout_s: at most {limits.max_timeout_s:g} seconds are accepted.")
@@ -53,6 +74,7 @@ class Options(BaseModel):
             prompts=prompts,
             seed=limits.default_seed if self.seed is None else self.seed,
             timeout_s=timeout_s,
+            extra_prompts=extra_prompts,
         )
 
     def _rounds(self, limits: Limits) -> int:
@@ -76,66 +98,42 @@ def parse_options(values: dict[str, Any], limits: Limits) -> CaptionOptions:
         raise InvalidOption(f"{name}: {first['msg']}.") from error
 
 
-class Stats(BaseModel):
-    characters: int
-    words: int
+def caption_body(result: CaptionResult, request_id: str, intake_ms: float) -> CaptionBody:
+    """The answer's body; `intake_ms` is what came before the pipeline."""
+    timings = {"intake": intake_ms, **result.timings_ms}
+    timings["total"] = intake_ms + result.timings_ms.get("total", 0.0)
+    return CaptionBody(
+        id=request_id,
+        model=result.model,
+        caption=result.caption,
+        stats=Stats(characters=len(result.caption), words=len(result.caption.split())),
+        variants=[VariantBody(prompt=v.prompt, text=v.text, score=v.score) for v in result.variants],
+        rounds=[RoundBody(round=r.round, text=r.text, accepted=r.accepted) for r in result.rounds],
+        clauses=[ClauseBody(text=c.text, source=c.source, score=c.score) for c in result.clauses],
+        degraded=list(result.degraded),
+        seed=result.seed,
+        timings_ms={step: round(ms, 1) for step, ms in timings.items()},
+    )
 
 
-class VariantBody(BaseModel):
-    prompt: str
-    text: str
-    score: float | None = Field(description="match score; null without a matcher")
-
-
-class RoundBody(BaseModel):
-    round: int
-    text: str
-    accepted: bool
-
-
-class ClauseBody(BaseModel):
-    text: str
-    source: str = Field(description='for example "variant 3", "extension 1", "round 2"')
-    score: float | None = Field(description="match score; null without a matcher")
-
-
-class CaptionBody(BaseModel):
-    """A caption, its parts and how long they took (milliseconds)."""
-
-    id: str
-    model: str
-    caption: str
-    stats: Stats
-    variants: list[VariantBody]
-    rounds: list[RoundBody]
-    clauses: list[ClauseBody]
-    degraded: list[str] = Field(description="what is missing from this answer and why; empty when nothing is")
-    seed: int
-    timings_ms: dict[str, float]
-
-    @classmethod
-    def of(cls, result: CaptionResult, request_id: str, intake_ms: float) -> CaptionBody:
-        timings = {"intake": intake_ms, **result.timings_ms}
-        timings["total"] = intake_ms + result.timings_ms.get("total", 0.0)
-        return cls(
-            id=request_id,
-            model=result.model,
-            caption=result.caption,
-            stats=Stats(characters=len(result.caption), words=len(result.caption.split())),
-            variants=[VariantBody(prompt=v.prompt, text=v.text, score=v.score) for v in result.variants],
-            rounds=[RoundBody(round=r.round, text=r.text, accepted=r.accepted) for r in result.rounds],
-            clauses=[ClauseBody(text=c.text, source=c.source, score=c.score) for c in result.clauses],
-            degraded=list(result.degraded),
-            seed=result.seed,
-            timings_ms={step: round(ms, 1) for step, ms in timings.items()},
-        )
-
-
-class Problem(BaseModel):
-    """RFC 9457 problem details."""
-
-    type: str
-    title: str
-    status: int
-    detail: str
-    request_id: str
+def step_event(step: Step, request_id: str, options: CaptionOptions) -> StepEvent:
+    """The event that tells of a step."""
+    match step:
+        case Started():
+            return StartEvent(
+                id=request_id,
+                model=step.model,
+                strategy=options.strategy,
+                prompts=list(step.prompts),
+                rounds=step.rounds,
+                seed=options.seed,
+            )
+        case VariantDone():
+            variant = step.variant
+            return VariantEvent(index=step.index, prompt=variant.prompt, text=variant.text, score=variant.score)
+        case Merged():
+            return MergeEvent(text=step.text)
+        case Extended():
+            return ExtensionEvent(text=step.text, accepted=step.accepted)
+        case Round():
+            return RoundEvent(round=step.round, text=step.text, accepted=step.accepted)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncGenerator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
@@ -14,12 +15,15 @@ from typing import Any
 from serve_app.api import images
 from serve_app.api.admission import Admission
 from serve_app.api.readiness import Readiness
-from serve_app.api.schemas import CaptionBody, parse_options
+from serve_app.api.schemas import caption_body, parse_options, step_event
+from serve_app.contract import CaptionBody, Description, ResultEvent, StepEvent
 from serve_app.errors import DeadlineExceeded
-from serve_app.types import Captioner, Limits, Pixels
+from serve_app.types import Captioner, CaptionOptions, Limits, ModelInfo, OnStep, Pixels, Step
 
 INTAKE_THREADS = 4
 """Images decoded at once; bounds the memory that decoding takes."""
+STRATEGIES = ("classic", "basic")
+"""Those that can be asked for."""
 
 
 class CaptionService:
@@ -35,18 +39,62 @@ class CaptionService:
         self._captioner = captioner
         self._threads = ThreadPoolExecutor(INTAKE_THREADS, thread_name_prefix="intake")
 
+    async def info(self) -> ModelInfo:
+        """The model that captions now."""
+        return await self._captioner.info()
+
+    async def describe(self) -> Description:
+        """What may be asked for, and the defaults."""
+        limits = self.limits
+        return Description(
+            model=(await self.info()).name,
+            strategies=list(STRATEGIES),
+            default_strategy=limits.default_strategy,
+            default_detail=limits.default_detail,
+            default_seed=limits.default_seed,
+            max_image_bytes=limits.max_image_bytes,
+            max_image_pixels=limits.max_image_pixels,
+            max_timeout_s=limits.max_timeout_s,
+        )
+
     async def caption(self, image: Any, options: Mapping[str, Any], request_id: str | None = None) -> CaptionBody:
         """Captions bytes, a PIL image or a uint8 array. Raises `RequestError`s and `ServiceError`s."""
+        return await self._run(image, parse_options(dict(options), self.limits), request_id or uuid.uuid4().hex)
+
+    async def events(
+        self, image: Any, options: Mapping[str, Any], request_id: str | None = None
+    ) -> AsyncGenerator[StepEvent | ResultEvent, None]:
+        """Like `caption`, with an event for each step as it is done; the last is the result.
+
+        Raises the same errors, before the first event or after it. Closing the generator ends the work.
+        """
+        resolved = parse_options(dict(options), self.limits)
+        name = request_id or uuid.uuid4().hex
+        steps: asyncio.Queue[Step | None] = asyncio.Queue()
+        work = asyncio.ensure_future(self._run(image, resolved, name, steps.put_nowait))
+        work.add_done_callback(lambda _: steps.put_nowait(None))
+        try:
+            while (step := await steps.get()) is not None:
+                yield step_event(step, name, resolved)
+            yield ResultEvent(**(await work).model_dump())
+        finally:
+            if not work.done():
+                work.cancel()
+                with contextlib.suppress(asyncio.CancelledError, Exception):
+                    await work
+
+    async def _run(
+        self, image: Any, options: CaptionOptions, request_id: str, on_step: OnStep | None = None
+    ) -> CaptionBody:
         start = time.perf_counter()
         captioner, limits = self._captioner, self.limits  # of one configuration from the first step to the last
-        resolved = parse_options(dict(options), limits)
-        with self.admission.admit(captioner.work(resolved)):
-            pixels = await self._intake(image, captioner, limits, resolved.timeout_s)
+        with self.admission.admit(captioner.work(options)):
+            pixels = await self._intake(image, captioner, limits, options.timeout_s)
             took_s = time.perf_counter() - start
-            remaining = replace(resolved, timeout_s=max(0.0, resolved.timeout_s - took_s))
-            result = await captioner.caption(pixels, remaining)
+            remaining = replace(options, timeout_s=max(0.0, options.timeout_s - took_s))
+            result = await captioner.caption(pixels, remaining, on_step)
         self.readiness.worked()
-        return CaptionBody.of(result, request_id or uuid.uuid4().hex, took_s * 1000)
+        return caption_body(result, request_id, took_s * 1000)
 
     def reconfigure(self, captioner: Captioner, limits: Limits) -> None:
         """Later requests meet the new limits and captioner; those in progress end as they began."""

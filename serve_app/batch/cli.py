@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
 
@@ -76,6 +77,48 @@ def caption(
     if failed:
         typer.echo(f"{failed} of {len(files)} files failed.", err=True)
         raise typer.Exit(SOME_FAILED)
+
+
+@app.command()
+def ui(
+    host: Annotated[str, typer.Option(help="address to listen at")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 7860,
+    model: Annotated[str, typer.Option(help="demo, a local directory, or a hub id")] = "demo",
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
+) -> None:
+    """Serve the web page on this machine, without a cluster."""
+    from serve_app.batch.ui import serve_page  # brings torch and Gradio
+
+    try:
+        check_port(host, port)
+        typer.echo(f"Loading {model} …", err=True)
+        serve_page(AppArgs(model=model, device=device), host, port, lambda url: typer.echo(f"The page is at {url}."))
+    except (OSError, ModelError) as error:
+        _stop(error.message if isinstance(error, ModelError) else f"{host}:{port}: {error.strerror}.")
+
+
+@app.command()
+def key(
+    name: Annotated[str, typer.Argument(help="who will use it")],
+    file: Annotated[Path | None, typer.Option(help="key file that its hash is appended to")] = None,
+) -> None:
+    """Make an API key: the key to stdout, once; its line for the key file to FILE, or to stderr."""
+    from serve_app.batch.keys import make_key
+
+    try:
+        made, line = make_key(name, file)
+    except InvalidOption as error:
+        _stop(error.message)
+    typer.echo(made)
+    if file is None:
+        typer.echo(f"For the key file: {line}", err=True)
+
+
+def check_port(host: str, port: int) -> None:
+    """Raises `OSError` when nobody can listen there."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind((host, port))
 
 
 async def _caption_all(service: CaptionService, files: list[Path], options: dict[str, Any], as_json: bool) -> int:

@@ -35,6 +35,10 @@ class Capacity:
         """Rows of admitted work, see `serve_app.pipeline.work`."""
         return self._captioners * self._max_rows * self.depth / self._ingresses
 
+    def ingresses(self) -> int:
+        """Ingress replicas that share what is counted for all of them."""
+        return self._ingresses
+
     def close(self) -> None:
         self._closing.set()
 

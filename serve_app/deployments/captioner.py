@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Protocol
 
 from serve_app.args import AppArgs
@@ -37,6 +38,25 @@ class CaptionerReplica:
         """`deadline` in seconds of the epoch, so that waiting for a replica counts too; None for no limit."""
         timeout_s = None if deadline is None else max(0.0, deadline - time.time())
         return await self._engine.generate(pixels, jobs, timeout_s)
+
+    async def stream(
+        self, pixels: Pixels, jobs: Sequence[GenerateJob], deadline: float | None
+    ) -> AsyncIterator[tuple[int, Outcome]]:
+        """Like `generate`, each job's place and outcome as it ends."""
+        ended: asyncio.Queue[tuple[int, Outcome] | None] = asyncio.Queue()
+        timeout_s = None if deadline is None else max(0.0, deadline - time.time())
+
+        def tell(index: int, outcome: Outcome) -> None:
+            ended.put_nowait((index, outcome))
+
+        work = asyncio.ensure_future(self._engine.generate(pixels, jobs, timeout_s, tell))
+        work.add_done_callback(lambda _: ended.put_nowait(None))
+        try:
+            while (item := await ended.get()) is not None:
+                yield item
+            await work
+        finally:
+            work.cancel()
 
     def check_health(self) -> None:
         """Serve replaces the replica when this raises. The metrics are brought up to date on the way."""

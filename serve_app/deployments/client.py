@@ -8,12 +8,10 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from grpc.aio import AioRpcError
-from ray.exceptions import RayActorError, RayTaskError
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from serve_app.errors import CaptionServeError, GenerationFailed, GeneratorUnavailable, Overloaded, ServiceError
+from serve_app.deployments.handle_errors import our_errors
+from serve_app.errors import CaptionServeError, ServiceError, TryLater
 
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 30.0
@@ -86,22 +84,12 @@ class CaptionClient:
 
     async def _ask(self, image: Any, options: Mapping[str, Any] | None) -> dict[str, Any]:
         """One try, with Ray's errors turned into ours."""
-        try:
+        with our_errors("ingress"):
             body: dict[str, Any] = await self._handle.caption.remote(image, dict(options or {}))
-        except CaptionServeError:
-            raise
-        except BackPressureError:
-            raise Overloaded("The queue of the ingress replicas is full.") from None
-        except (RayActorError, DeploymentUnavailableError, AioRpcError) as error:
-            raise GeneratorUnavailable("No ingress replica could be reached.") from error
-        except Exception as error:
-            if isinstance(error, RayTaskError) and isinstance(error.cause, CaptionServeError):
-                raise error.cause from None
-            raise GenerationFailed("The service failed; its log has the details.") from error
         return body
 
 
 def _pause_s(error: ServiceError, attempt: int) -> float:
-    named = error.retry_after_s if isinstance(error, Overloaded) else None
+    named = error.retry_after_s if isinstance(error, TryLater) else None
     doubled = min(FIRST_PAUSE_S * 2**attempt, LONGEST_PAUSE_S)
     return (named or doubled) * random.uniform(0.5, 1.5)

@@ -5,31 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from typing import Any
 
-from grpc.aio import AioRpcError
-from ray.exceptions import RayActorError, RayTaskError, WorkerCrashedError
-from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 from ray.serve.handle import DeploymentHandle
 
-from serve_app.errors import (
-    CaptionServeError,
-    DeadlineExceeded,
-    GenerationFailed,
-    GeneratorUnavailable,
-    Overloaded,
-    ServiceError,
-    WrongImageSize,
-)
-from serve_app.types import GenerateJob, ModelInfo, Outcome, Pixels
+from serve_app.deployments.handle_errors import our_errors
+from serve_app.errors import DeadlineExceeded, GenerationFailed, GeneratorUnavailable, ServiceError, WrongImageSize
+from serve_app.types import GenerateJob, ModelInfo, OnOutcome, Outcome, Pixels
 
 logger = logging.getLogger("ray.serve")
 
 GRACE_S = 5.0
 """A replica ends its work at the deadline; an answer that is later than this by more is given up."""
-
-_LOST = (RayActorError, WorkerCrashedError, DeploymentUnavailableError, ConnectionError, AioRpcError)
 
 
 class HandleGenerator:
@@ -58,13 +47,30 @@ class HandleGenerator:
         self._max_retries = max_retries
 
     async def generate(
-        self, pixels: Pixels, jobs: Sequence[GenerateJob], timeout_s: float | None = None
+        self,
+        pixels: Pixels,
+        jobs: Sequence[GenerateJob],
+        timeout_s: float | None = None,
+        on_outcome: OnOutcome | None = None,
     ) -> list[Outcome]:
         """Raises `ServiceError` when every call failed; otherwise failed calls leave errors as outcomes."""
         deadline = None if timeout_s is None else time.time() + timeout_s
         spread = self._spread
         groups = [list(jobs[start::spread]) for start in range(min(spread, len(jobs)))]
-        calls = (self._group(pixels, group, number, deadline) for number, group in enumerate(groups))
+
+        untold = set(range(len(jobs)))
+
+        def told(number: int) -> OnOutcome | None:
+            if on_outcome is None:
+                return None
+
+            def tell(place: int, outcome: Outcome) -> None:
+                untold.discard(number + place * spread)
+                on_outcome(number + place * spread, outcome)
+
+            return tell
+
+        calls = (self._group(pixels, group, number, deadline, told(number)) for number, group in enumerate(groups))
         answers = await asyncio.gather(*calls)
         failures = [answer for answer in answers if isinstance(answer, ServiceError)]
         if failures and len(failures) == len(answers):
@@ -74,18 +80,71 @@ class HandleGenerator:
             outcomes[start::spread] = [answer] * len(group) if isinstance(answer, ServiceError) else answer
         if any(isinstance(outcome, WrongImageSize) for outcome in outcomes):
             self._info = None  # another model was deployed below this ingress
+        for index in sorted(untold):
+            if on_outcome is not None:
+                on_outcome(index, outcomes[index])
         return outcomes
 
     async def _group(
-        self, pixels: Pixels, jobs: list[GenerateJob], number: int, deadline: float | None
+        self,
+        pixels: Pixels,
+        jobs: list[GenerateJob],
+        number: int,
+        deadline: float | None,
+        on_outcome: OnOutcome | None,
     ) -> list[Outcome] | ServiceError:
         session = pixels.digest if number == 0 else f"{pixels.digest}:{number}"
         handle = self._handle.options(session_id=session)
         try:
+            if on_outcome is not None:
+                return await self._streamed(handle.options(stream=True), pixels, jobs, deadline, on_outcome)
             outcomes: list[Outcome] = await self._call(handle, "generate", pixels, jobs, deadline, deadline=deadline)
         except ServiceError as error:
             return error
         return outcomes
+
+    async def _streamed(
+        self, handle: Any, pixels: Pixels, jobs: list[GenerateJob], deadline: float | None, on_outcome: OnOutcome
+    ) -> list[Outcome]:
+        """The outcomes, each told as it comes; when the replica is lost, the jobs that are missing are sent again."""
+        found: dict[int, Outcome] = {}
+        lost: Outcome = GenerationFailed("The replica returned too few texts.")
+        for attempt in range(self._max_retries + 1):
+            missing = [place for place in range(len(jobs)) if place not in found]
+            try:
+                await self._follow(handle, pixels, jobs, missing, deadline, found, on_outcome)
+                break
+            except ServiceError as error:
+                again = isinstance(error, GeneratorUnavailable) and attempt < self._max_retries
+                if not again and not found:
+                    raise
+                lost = error
+                if not again:
+                    break
+                logger.warning("A caption replica was lost; what it has not answered is sent again.")
+        return [found.get(place, lost) for place in range(len(jobs))]
+
+    async def _follow(
+        self,
+        handle: Any,
+        pixels: Pixels,
+        jobs: list[GenerateJob],
+        places: list[int],
+        deadline: float | None,
+        found: dict[int, Outcome],
+        on_outcome: OnOutcome,
+    ) -> None:
+        """One streaming call for the jobs at `places`; puts what comes into `found`."""
+        outcomes = handle.stream.remote(pixels, [jobs[place] for place in places], deadline)
+        try:
+            async with _patience(deadline):
+                with our_errors("caption"):
+                    async for index, outcome in outcomes:
+                        found[places[index]] = outcome
+                        on_outcome(places[index], outcome)
+        except BaseException:
+            outcomes.cancel()  # Ray lets the call run on when its reader is cancelled
+            raise
 
     async def _call(self, handle: Any, method: str, *arguments: Any, deadline: float | None) -> Any:
         """The replica's answer; a call whose replica is lost is sent again."""
@@ -98,20 +157,16 @@ class HandleGenerator:
 
     async def _answer(self, handle: Any, method: str, arguments: tuple[Any, ...], deadline: float | None) -> Any:
         """One try, with Ray's errors turned into ours."""
-        patience = None if deadline is None else max(0.0, deadline - time.time()) + GRACE_S
-        try:
-            async with asyncio.timeout(patience):
+        async with _patience(deadline):
+            with our_errors("caption"):
                 return await getattr(handle, method).remote(*arguments)
-        except TimeoutError:
-            raise DeadlineExceeded("No caption replica answered in time.") from None
-        except BackPressureError:
-            raise Overloaded("The queue of the caption replicas is full.") from None
-        except CaptionServeError:
-            raise
-        except _LOST as error:
-            raise GeneratorUnavailable("No caption replica could be reached.") from error
-        except Exception as error:
-            if isinstance(error, RayTaskError) and isinstance(error.cause, CaptionServeError):
-                raise error.cause from None
-            logger.exception("a caption replica failed")
-            raise GenerationFailed("A caption replica failed; the service's log has the details.") from error
+
+
+@asynccontextmanager
+async def _patience(deadline: float | None) -> AsyncIterator[None]:
+    """Raises `DeadlineExceeded` when the block goes on after the deadline and the grace."""
+    try:
+        async with asyncio.timeout(None if deadline is None else max(0.0, deadline - time.time()) + GRACE_S):
+            yield
+    except TimeoutError:
+        raise DeadlineExceeded("No caption replica answered in time.") from None

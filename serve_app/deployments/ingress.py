@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 from fastapi import FastAPI
 from ray.serve.handle import DeploymentHandle
 
-from serve_app.api import CaptionService, create_app
+from serve_app.api import KEYS_VARIABLE, CaptionService, KeyStore, create_app
 from serve_app.args import AppArgs
 from serve_app.deployments.capacity import Capacity
 from serve_app.deployments.generator import HandleGenerator
 from serve_app.deployments.metrics import AdmissionMetrics
+from serve_app.deployments.receive import DisconnectMiddleware
 from serve_app.pipeline import CaptionPipeline, Presets
 
 
@@ -32,6 +34,7 @@ class IngressReplica:
         self._capacity = Capacity(captioner_name, args.max_rows)
         self._capacity.depth = args.admission_depth
         self._metrics = AdmissionMetrics()
+        self._keys = KeyStore(args.api_keys_file, os.environ.get(KEYS_VARIABLE))
         self._service = CaptionService(self._pipeline(args), args.limits(), self._capacity)
 
     def reconfigure(self, user_config: Mapping[str, Any]) -> None:
@@ -48,7 +51,15 @@ class IngressReplica:
         self._metrics.update(admission.admitted, self._capacity(), admission.shed)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
-        return create_app(self._service, send_request_id=False)  # Serve sends the header itself
+        app = create_app(
+            self._service,
+            keys=self._keys,
+            share=self._capacity.ingresses,
+            cors_origins=self._args.cors_origins,
+            send_request_id=False,  # Serve sends the header itself
+        )
+        app.add_middleware(DisconnectMiddleware)
+        return app
 
     async def caption(self, image: Any, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The handle contract: image = bytes, PIL image or uint8 array; options and answer as over HTTP.
@@ -57,6 +68,21 @@ class IngressReplica:
         """
         body = await self._service.caption(image, options or {})
         return body.model_dump()
+
+    async def events(
+        self, image: Any, options: Mapping[str, Any] | None = None
+    ) -> AsyncGenerator[dict[str, Any], None]:
+        """Like `caption`, an event for each step as over HTTP, for `handle.options(stream=True).events.remote`."""
+        events = self._service.events(image, options or {})
+        try:
+            async for event in events:
+                yield event.model_dump()
+        finally:
+            await events.aclose()
+
+    async def describe(self) -> dict[str, Any]:
+        """What the service offers, see `serve_app.contract.Description`."""
+        return (await self._service.describe()).model_dump()
 
     def _pipeline(self, args: AppArgs) -> CaptionPipeline:
         return CaptionPipeline(self._generator, presets_of(args))

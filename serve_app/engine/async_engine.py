@@ -19,7 +19,7 @@ from serve_app.engine.prompts import PromptCodec
 from serve_app.engine.scheduler import Group
 from serve_app.engine.search import Hypothesis
 from serve_app.errors import CaptionServeError, GeneratorUnavailable
-from serve_app.types import EngineLimits, Generated, GenerateJob, ModelInfo, Outcome, Pixels
+from serve_app.types import EngineLimits, Generated, GenerateJob, ModelInfo, OnOutcome, Outcome, Pixels
 
 logger = logging.getLogger(__name__)
 
@@ -58,7 +58,11 @@ class AsyncEngine:
         return self._info
 
     async def generate(
-        self, pixels: Pixels, jobs: Sequence[GenerateJob], timeout_s: float | None = None
+        self,
+        pixels: Pixels,
+        jobs: Sequence[GenerateJob],
+        timeout_s: float | None = None,
+        on_outcome: OnOutcome | None = None,
     ) -> list[Outcome]:
         """Runs the jobs together. Cancelling the call drops them at the engine's next step.
 
@@ -66,7 +70,14 @@ class AsyncEngine:
         """
         self._check_alive()
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        outcomes = list(await asyncio.gather(*(self._generate(pixels, job, deadline) for job in jobs)))
+
+        async def run(index: int, job: GenerateJob) -> Outcome:
+            outcome = await self._generate(pixels, job, deadline)
+            if on_outcome is not None:
+                on_outcome(index, outcome)
+            return outcome
+
+        outcomes = list(await asyncio.gather(*(run(index, job) for index, job in enumerate(jobs))))
         lost = [outcome for outcome in outcomes if isinstance(outcome, GeneratorUnavailable)]
         if lost and len(lost) == len(outcomes):
             raise lost[0]

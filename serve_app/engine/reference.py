@@ -19,7 +19,7 @@ from serve_app.engine.parameters import fit, given, limit
 from serve_app.engine.pixels import Normalizer
 from serve_app.engine.prompts import PromptCodec
 from serve_app.errors import CaptionServeError, DeadlineExceeded, GenerationFailed, ModelUnsupported
-from serve_app.types import Generated, GenerateJob, ModelInfo, Outcome, Pixels
+from serve_app.types import Generated, GenerateJob, ModelInfo, OnOutcome, Outcome, Pixels
 
 logger = logging.getLogger(__name__)
 
@@ -46,12 +46,22 @@ class ReferenceGenerator:
         return self._loaded.info
 
     async def generate(
-        self, pixels: Pixels, jobs: Sequence[GenerateJob], timeout_s: float | None = None
+        self,
+        pixels: Pixels,
+        jobs: Sequence[GenerateJob],
+        timeout_s: float | None = None,
+        on_outcome: OnOutcome | None = None,
     ) -> list[Outcome]:
         """Runs the jobs in turn. Cancelling the call ends the running job at its next token."""
         interrupt = _Interrupt(None if timeout_s is None else time.monotonic() + timeout_s)
+        loop = asyncio.get_running_loop()
+
+        def tell(index: int, outcome: Outcome) -> None:
+            if on_outcome is not None:
+                loop.call_soon_threadsafe(on_outcome, index, outcome)
+
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._thread, self._run, pixels, jobs, interrupt)
+            return await loop.run_in_executor(self._thread, self._run, pixels, jobs, interrupt, tell)
         except asyncio.CancelledError:
             interrupt.cancel()
             raise
@@ -63,8 +73,14 @@ class ReferenceGenerator:
         """Waits for the running job and ends the thread."""
         self._thread.shutdown(cancel_futures=True)
 
-    def _run(self, pixels: Pixels, jobs: Sequence[GenerateJob], interrupt: _Interrupt) -> list[Outcome]:
-        return [self._outcome(pixels, job, interrupt) for job in jobs]
+    def _run(
+        self, pixels: Pixels, jobs: Sequence[GenerateJob], interrupt: _Interrupt, tell: OnOutcome
+    ) -> list[Outcome]:
+        outcomes = []
+        for index, job in enumerate(jobs):
+            outcomes.append(self._outcome(pixels, job, interrupt))
+            tell(index, outcomes[-1])
+        return outcomes
 
     def _outcome(self, pixels: Pixels, job: GenerateJob, interrupt: _Interrupt) -> Outcome:
         try:

@@ -8,7 +8,7 @@ from serve_app.pipeline import presets
 from serve_app.pipeline.context import Context
 from serve_app.pipeline.merge import merge
 from serve_app.pipeline.refine import accepts_round, added, choose_extension, fill, needs_extension
-from serve_app.types import Clause, Round, Variant
+from serve_app.types import CaptionOptions, Clause, Extended, Merged, Round, Variant
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,21 +24,22 @@ class Draft:
 async def basic(context: Context) -> Draft:
     """The checkpoint's unconditional caption: one generate, cleaned."""
     with context.timed("variants"):
-        texts = await context.must_generate("caption", [""], context.presets.basic)
+        texts = await context.variants("caption", [""], context.presets.basic)
     caption = texts[0]
     return Draft(caption, (Variant("", caption),), _clauses((caption, "caption")))
 
 
 async def classic(context: Context) -> Draft:
     """The reference algorithm: variants, merge, extension of a short merge, rounds."""
-    prompts = context.options.prompts or presets.VARIANT_PROMPTS
+    prompts = variant_prompts(context.options)
     with context.timed("variants"):
-        texts = await context.must_generate("variant", prompts, context.presets.variant)
+        texts = await context.variants("variant", prompts, context.presets.variant)
     with context.timed("merge"):
         prefix, base = merge(texts)
         source = f"variant {texts.index(base) + 1}" if base else "variant"
         clauses = _clauses((prefix.strip(), "words of all variants"), (base, source))
         caption = prefix + base
+    context.tell(Merged(caption))
     if needs_extension(caption):
         with context.timed("extension"):
             caption, clauses = await _extend(context, caption, clauses)
@@ -50,6 +51,7 @@ async def classic(context: Context) -> Draft:
                 break
             accepted = accepts_round(caption, text)
             rounds.append(Round(number, text, accepted))
+            context.tell(rounds[-1])
             if accepted:
                 clauses = _grown(clauses, caption, text, f"round {number}")
                 caption = text
@@ -57,10 +59,16 @@ async def classic(context: Context) -> Draft:
     return Draft(caption, variants, clauses, tuple(rounds))
 
 
+def variant_prompts(options: CaptionOptions) -> tuple[str, ...]:
+    """The prompts of the classic strategy's variants."""
+    return (*(options.prompts or presets.VARIANT_PROMPTS), *options.extra_prompts)
+
+
 async def _extend(context: Context, caption: str, clauses: tuple[Clause, ...]) -> tuple[str, tuple[Clause, ...]]:
     prompts = [fill(prompt, caption) for prompt in presets.EXTENSION_PROMPTS]
     texts = await context.may_generate("extension", prompts, context.presets.extension)
     longer = choose_extension(caption, texts)
+    context.tell(Extended(longer or max(texts, key=len, default=""), longer is not None))
     if longer is None:
         return caption, clauses
     return longer, _grown(clauses, caption, longer, f"extension {texts.index(longer) + 1}")

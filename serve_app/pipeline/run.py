@@ -6,7 +6,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 
 from serve_app.errors import GenerationFailed, InvalidOption
-from serve_app.pipeline.classic import Draft, basic, classic
+from serve_app.pipeline.classic import Draft, basic, classic, variant_prompts
 from serve_app.pipeline.context import Context
 from serve_app.pipeline.presets import Presets
 from serve_app.pipeline.work import work_of
@@ -17,7 +17,9 @@ from serve_app.types import (
     GenerationParameters,
     Generator,
     ModelInfo,
+    OnStep,
     Pixels,
+    Started,
     Strategy,
 )
 
@@ -36,8 +38,8 @@ class CaptionPipeline:
     async def info(self) -> ModelInfo:
         return await self._generator.info()
 
-    async def caption(self, pixels: Pixels, options: CaptionOptions) -> CaptionResult:
-        """Runs the strategy that `options` names.
+    async def caption(self, pixels: Pixels, options: CaptionOptions, on_step: OnStep | None = None) -> CaptionResult:
+        """Runs the strategy that `options` names, and tells `on_step` of each step as it is done.
 
         Raises `InvalidOption` for a strategy that does not exist yet, `PromptTooLong` when no prompt
         fits, `DeadlineExceeded` and other `ServiceError`s when there is no text at all.
@@ -47,7 +49,8 @@ class CaptionPipeline:
             raise InvalidOption(f"The strategy {options.strategy!r} is not available yet; use 'classic' or 'basic'.")
         start = time.perf_counter()
         model = await self._generator.info()
-        context = Context(self._generator, self._presets, pixels, options)
+        context = Context(self._generator, self._presets, pixels, options, on_step)
+        context.tell(_started(model, options))
         draft = await strategy(context)
         return CaptionResult(
             caption=draft.caption,
@@ -74,3 +77,9 @@ class CaptionPipeline:
             raise GenerationFailed("The generator returned nothing.")
         if isinstance(outcomes[0], Exception):
             raise outcomes[0]
+
+
+def _started(model: ModelInfo, options: CaptionOptions) -> Started:
+    if options.strategy == "basic":
+        return Started(model.name, ("",), 1)
+    return Started(model.name, variant_prompts(options), options.rounds)

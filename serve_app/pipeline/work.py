@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from serve_app.pipeline.presets import VARIANT_PROMPTS, Presets
+from serve_app.pipeline.classic import variant_prompts
+from serve_app.pipeline.presets import Presets
 from serve_app.types import CaptionOptions, GenerationParameters
 
 
@@ -13,7 +14,7 @@ def work_of(options: CaptionOptions, presets: Presets) -> int:
     """
     if options.strategy == "basic":
         return _beams(presets.basic)
-    variants = len(options.prompts or VARIANT_PROMPTS) * _beams(presets.variant)
+    variants = len(variant_prompts(options)) * _beams(presets.variant)
     return variants + (options.rounds - 1) * _beams(presets.round)
 
 

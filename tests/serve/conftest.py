@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import signal
@@ -20,6 +21,7 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 START_TIMEOUT_S = 280
+FIRST_KEY = "cs-first-key-of-the-tests"
 
 
 @dataclass
@@ -54,15 +56,33 @@ def free_port() -> int:
 
 
 def _config(directory: Path) -> Path:
-    """configs/local.yaml and, beside it, the same service with four calls an image over two replicas."""
+    """configs/local.yaml and, beside it, the same service four times.
+
+    /spread sends four calls an image over two replicas, /instant has no model and fetches from loopback, /guarded
+    and its page ask for the key `FIRST_KEY`.
+    """
     config = yaml.safe_load((ROOT / "configs" / "local.yaml").read_text(encoding="utf-8"))
-    (captions,) = config["applications"]
-    spread = yaml.safe_load(yaml.safe_dump(captions))
-    spread.update(name="spread", route_prefix="/spread", args={"model": "demo", "spread": 4})
-    for deployment in spread["deployments"]:
-        deployment["ray_actor_options"]["num_cpus"] = 0.1
-    spread["deployments"][1]["num_replicas"] = 2
-    config["applications"].append(spread)
+    captions, page = config["applications"]
+    keys = directory / "keys"
+    keys.write_text(f"first:sha256:{hashlib.sha256(FIRST_KEY.encode()).hexdigest()}\n", encoding="utf-8")
+    loopback = {"fetch_hosts": ["127.0.0.1"], "fetch_networks": ["127.0.0.0/8"]}
+    variants = {
+        "spread": {"model": "demo", "spread": 4},
+        "instant": {"engine": "instant", **loopback, "fetch_timeout_s": 3},
+        "guarded": {"engine": "instant", "api_keys_file": str(keys), "key_concurrency": 4},
+    }
+    for name, args in variants.items():
+        other = yaml.safe_load(yaml.safe_dump(captions))
+        other.update(name=name, route_prefix=f"/{name}", args=args)
+        for deployment in other["deployments"]:
+            deployment["ray_actor_options"]["num_cpus"] = 0.05
+        config["applications"].append(other)
+    config["applications"][2]["deployments"][1]["num_replicas"] = 2
+    guarded = yaml.safe_load(yaml.safe_dump(page))
+    args = {"application": "guarded", "root_path": "/guarded-ui", "api_keys_file": str(keys)}
+    guarded.update(name="guarded-page", route_prefix="/guarded-ui", args=args)
+    guarded["deployments"][0]["ray_actor_options"]["num_cpus"] = 0.05
+    config["applications"].append(guarded)
     file = directory / "serve.yaml"
     file.write_text(yaml.safe_dump(config), encoding="utf-8")
     return file
@@ -96,3 +116,9 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(120)
+
+
+@pytest.fixture(scope="session")
+def page_url(service: Service) -> str:
+    """The web page's address."""
+    return f"{service.url}/ui"

@@ -10,7 +10,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from serve_app.api import parse_options
-from serve_app.args import AppArgs
+from serve_app.args import AppArgs, PageArgs
 from serve_app.errors import InvalidOption
 from serve_app.types import EngineLimits, Limits
 
@@ -45,12 +45,20 @@ def test_config_has_known_keys_deployments_and_args(file: Path) -> None:
 
     from serve_app.deployments.build import CAPTIONER, INGRESS
     from serve_app.deployments.ingress import presets_of
+    from serve_app.deployments.page import PAGE
 
     config = yaml.safe_load(file.read_text(encoding="utf-8"))
     ServeDeploySchema.model_validate(config)
     assert unknown_keys(config, ServeDeploySchema) == []
     for application in config["applications"]:
-        assert [deployment["name"] for deployment in application["deployments"]] == [INGRESS, CAPTIONER]
+        names = [deployment["name"] for deployment in application["deployments"]]
+        if application["import_path"] == "serve_app.app:build_page":
+            page = PageArgs.model_validate(application["args"])
+            assert names == [PAGE]
+            assert page.root_path == application["route_prefix"]
+            assert page.application in [other["name"] for other in config["applications"]]
+            continue
+        assert names == [INGRESS, CAPTIONER]
         ingress, captioner = application["deployments"]
         args = AppArgs.model_validate(application["args"]).reconfigured(ingress.get("user_config", {}))
         presets_of(args)
@@ -71,7 +79,7 @@ def test_admission_lets_in_enough_for_the_service_to_grow() -> None:
     from serve_app.pipeline.work import work_of
 
     config = yaml.safe_load((CONFIGS[0].parent / "serve.yaml").read_text(encoding="utf-8"))
-    (application,) = config["applications"]
+    application = config["applications"][0]
     ingress, captioner = application["deployments"]
     args = AppArgs.model_validate(application["args"]).reconfigured(ingress["user_config"])
     usual = work_of(parse_options({}, args.limits()), Presets())

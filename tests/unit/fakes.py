@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
-from serve_app.types import CaptionOptions, Generated, GenerateJob, ModelInfo, Outcome, Pixels
+from serve_app.types import CaptionOptions, Generated, GenerateJob, ModelInfo, OnOutcome, Outcome, Pixels
 
 INFO = ModelInfo("fake", 8, 8, 512, "float32", "cpu")
 PIXELS = Pixels("d1", 8, 8, bytes(8 * 8 * 3))
@@ -29,7 +29,11 @@ class RuleGenerator:
         return INFO
 
     async def generate(
-        self, pixels: Pixels, jobs: Sequence[GenerateJob], timeout_s: float | None = None
+        self,
+        pixels: Pixels,
+        jobs: Sequence[GenerateJob],
+        timeout_s: float | None = None,
+        on_outcome: OnOutcome | None = None,
     ) -> list[Outcome]:
         self.calls.append(list(jobs))
         try:
@@ -38,4 +42,11 @@ class RuleGenerator:
             self.cancelled += 1
             raise
         answers = [(self._rule(job.prompt), job.prompt) for job in jobs]
-        return [Generated(text, prompt) if isinstance(text, str) else text for text, prompt in answers]  # type: ignore[misc]
+        outcomes: list[Outcome] = [
+            Generated(text, prompt) if isinstance(text, str) else text  # type: ignore[misc]
+            for text, prompt in answers
+        ]
+        for index, outcome in enumerate(outcomes):
+            if on_outcome is not None:
+                on_outcome(index, outcome)
+        return outcomes

@@ -81,7 +81,7 @@ def test_exif_orientation_turns_the_picture(kind: str, orientation: int) -> None
         ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB").resize((8, 8), Image.Resampling.BICUBIC)
     )
     got = np.frombuffer(read(data, LIMITS, INFO).data, np.uint8).reshape(8, 8, 3).astype(int)
-    assert np.abs(got - np.asarray(upright).astype(int)).max() <= 3
+    assert np.abs(got - np.asarray(upright).astype(int)).max() <= 8
 
 
 def test_large_wide_and_transparent_pictures_stay_within_memory() -> None:

@@ -10,9 +10,11 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[2] / "serve_app"
-EVERYONES = {"types", "errors"}
+EVERYONES = {"types", "errors", "contract"}
 MAY_IMPORT = {
     "types": {"errors"},
+    "contract": set[str](),
+    "client": {"contract", "errors"},
     "errors": set[str](),
     "args": EVERYONES,
     "instant": EVERYONES,
@@ -20,8 +22,8 @@ MAY_IMPORT = {
     "engine": EVERYONES,
     "api": EVERYONES,
     "ui": {*EVERYONES, "args", "pipeline", "engine", "api"},
-    "batch": {*EVERYONES, "args", "instant", "pipeline", "engine", "api"},
-    "deployments": {*EVERYONES, "args", "instant", "pipeline", "engine", "api"},
+    "batch": {*EVERYONES, "args", "instant", "pipeline", "engine", "api", "ui"},
+    "deployments": {*EVERYONES, "args", "instant", "pipeline", "engine", "api", "ui"},
     "app": {"args", "deployments"},
 }
 FORBIDDEN = {
@@ -31,7 +33,8 @@ FORBIDDEN = {
     "instant": {"torch", "ray", "PIL", "starlette", "fastapi", "transformers", "numpy"},
     "engine": {"ray", "starlette", "fastapi"},
     "api": {"ray", "torch", "transformers"},
-    "ui": {"torch"},
+    "ui": {"torch", "ray"},
+    "client": {"torch", "ray", "starlette", "fastapi", "transformers"},
 }
 
 
@@ -66,8 +69,9 @@ def test_layers(file: Path) -> None:
     ("modules", "absent"),
     [
         ("serve_app.pipeline, serve_app.api", {"torch", "ray", "transformers"}),
-        ("serve_app.app", {"torch", "transformers"}),
-        ("serve_app.batch.cli", {"torch", "ray", "transformers"}),
+        ("serve_app.app", {"torch", "transformers", "gradio"}),
+        ("serve_app.batch.cli", {"torch", "ray", "transformers", "gradio"}),
+        ("serve_app.client", {"torch", "ray", "transformers", "fastapi", "PIL"}),
     ],
 )
 def test_light_modules_stay_light(modules: str, absent: set[str]) -> None:

@@ -266,8 +266,8 @@ def test_sync_check_tells_which_file_differs(
 
 
 def deployments(name: str) -> dict[str, Object]:
-    (application,) = yaml.safe_load(service(name)["serveConfigV2"])["applications"]
-    return {item["name"]: item for item in application["deployments"]}
+    applications = yaml.safe_load(service(name)["serveConfigV2"])["applications"]
+    return {item["name"]: item for application in applications for item in application["deployments"]}
 
 
 @every_service
@@ -278,11 +278,13 @@ def test_groups_fit_the_deployments(name: str) -> None:
         options, start = config["ray_actor_options"], group["rayStartParams"]
         scaling = config.get("autoscaling_config", {})
         most = scaling.get("max_replicas", config.get("num_replicas", 1))
-        a_pod = int(float(start["num-cpus"]) // options["num_cpus"])
         surge = 1 + config.get("max_surge_percent", 0) / 100
-        assert group["maxReplicas"] * a_pod >= most * surge
+        # The page has no group of its own.
+        page = deployments(name)["Page"]["ray_actor_options"]["num_cpus"] if deployment == "Ingress" else 0
+        cpus, size = options["num_cpus"], float(start["num-cpus"])
+        assert group["maxReplicas"] * size >= most * surge * cpus + page
         least = scaling.get("min_replicas", config.get("num_replicas", 1))
-        assert group["minReplicas"] == group["replicas"] == -(-least // a_pod)
+        assert group["minReplicas"] == group["replicas"] == -(-(least * cpus + page) // size)
         limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
         assert float(limits.get("nvidia.com/gpu", 0)) == options.get("num_gpus", 0)
 

@@ -1,0 +1,104 @@
+"""Several images in one request: read together, captioned a few at a time, answered as they finish."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncGenerator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+
+from serve_app.api import problems
+from serve_app.api.body import IMAGE, MAX_FIELDS, OVERHEAD_BYTES, bounded, options_of
+from serve_app.api.schemas import parse_options
+from serve_app.api.service import CaptionService
+from serve_app.contract import BatchLine, CaptionBody
+from serve_app.errors import CaptionServeError, ImageTooLarge, InvalidRequest, TryLater, UnsupportedImage
+from serve_app.types import Limits
+
+CONCURRENCY = 8
+"""Images of one batch that are in progress at once."""
+LONGEST_PAUSE_S = 2.0
+"""Between two tries of an image for which there was no room."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One image of the batch."""
+
+    index: int
+    name: str | None
+    data: bytes
+
+
+async def read_batch_request(request: Request, limits: Limits) -> tuple[list[Part], dict[str, Any]]:
+    """Returns the images and the options that hold for all of them.
+
+    Raises `InvalidRequest`, `ImageTooLarge`, `UnsupportedImage` and `InvalidOption`.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "multipart/form-data":
+        raise UnsupportedImage(f"The content type {kind[:80]!r} is not accepted; send multipart/form-data.")
+    receive = bounded(request.receive, limits.max_batch_bytes + OVERHEAD_BYTES, limits.max_batch_bytes, "batch")
+    limited = Request(request.scope, receive)
+    # One more than allowed, so that too many are told in our words.
+    files = limits.max_batch_images + 1
+    try:
+        async with limited.form(max_files=files, max_fields=MAX_FIELDS, max_part_size=OVERHEAD_BYTES) as form:
+            items = form.multi_items()
+            uploads = [value for name, value in items if name == IMAGE and isinstance(value, UploadFile)]
+            if not uploads:
+                raise InvalidRequest("The form has no file field named 'image'.")
+            if len(uploads) > limits.max_batch_images:
+                raise ImageTooLarge(f"The batch has more than {limits.max_batch_images} images.")
+            parts = [Part(index, upload.filename, await upload.read()) for index, upload in enumerate(uploads)]
+    except HTTPException as error:
+        if "Too many files" in str(error.detail):
+            raise ImageTooLarge(f"The batch has more than {limits.max_batch_images} images.") from error
+        raise InvalidRequest(f"The form cannot be read: {error.detail}") from error
+    texts = [(name, value) for name, value in items if name != IMAGE and isinstance(value, str)]
+    options = options_of([*request.query_params.multi_items(), *texts])
+    parse_options(options, limits)
+    return parts, options
+
+
+async def batch_lines(
+    service: CaptionService, parts: Sequence[Part], options: dict[str, Any], request_id: str
+) -> AsyncGenerator[BatchLine, None]:
+    """A line for each image as it is done; what goes wrong with one is its line. Closing ends the work."""
+    room = asyncio.Semaphore(CONCURRENCY)
+
+    async def line(part: Part) -> BatchLine:
+        name = f"{request_id}-{part.index}"
+        async with room:
+            try:
+                body = await _patiently(service, part.data, options, name)
+                return BatchLine(index=part.index, name=part.name, result=body)
+            except CaptionServeError as error:
+                return BatchLine(index=part.index, name=part.name, error=problems.body_of(error, name, service.limits))
+
+    tasks = [asyncio.create_task(line(part)) for part in parts]
+    try:
+        for done in asyncio.as_completed(tasks):
+            yield await done
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _patiently(service: CaptionService, data: bytes, options: dict[str, Any], name: str) -> CaptionBody:
+    """Asks again while there is no room, for as long as the image's time lasts."""
+    until = time.monotonic() + parse_options(options, service.limits).timeout_s
+    while True:
+        try:
+            return await service.caption(data, options, name)
+        except TryLater as error:
+            pause_s = min(error.retry_after_s or LONGEST_PAUSE_S, LONGEST_PAUSE_S)
+            if time.monotonic() + pause_s > until:
+                raise
+            await asyncio.sleep(pause_s)

@@ -1,0 +1,100 @@
+"""From a chat request's body to the images and options of its captions."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import ValidationError
+from starlette.requests import Request
+
+from serve_app.api.body import OVERHEAD_BYTES, read_bounded
+from serve_app.api.chat.schemas import ChatMessage, ChatRequest, ImagePart, ImageUrl, TextPart
+from serve_app.api.fetch import Fetcher
+from serve_app.api.json_size import check_json_size
+from serve_app.api.schemas import parse_options
+from serve_app.api.sources import image_bytes
+from serve_app.errors import ImageTooLarge, InvalidOption, InvalidRequest
+from serve_app.types import Limits
+
+NO_IMAGE = "This service captions images; add an image_url part to a user message."
+_UNSUPPORTED = ("tools", "functions", "logprobs", "audio")
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What a chat request asks for: captions of `images`, once for each of `choices` seeds."""
+
+    chat: ChatRequest
+    images: list[bytes]
+    options: list[dict[str, Any]]
+    """For each image."""
+    text: str
+
+    @property
+    def choices(self) -> int:
+        return self.chat.n or 1
+
+    @property
+    def most_words(self) -> int | None:
+        return self.chat.max_completion_tokens or self.chat.max_tokens
+
+
+async def read_task(request: Request, limits: Limits, fetcher: Fetcher) -> Task:
+    """Raises `InvalidRequest`, `InvalidOption`, `ImageTooLarge` and what `image_bytes` raises."""
+    most = limits.max_batch_bytes
+    data = await read_bounded(request, most * 4 // 3 + OVERHEAD_BYTES, most, "request")
+    chat = await asyncio.to_thread(_parse, data)
+    urls, text = _asked(chat.messages)
+    if len(urls) > limits.max_batch_images:
+        raise ImageTooLarge(f"The message has more than {limits.max_batch_images} images.")
+    options = [_options(url, text, chat) for url in urls]
+    for given in options:
+        parse_options(given, limits)
+    images, size = [], 0
+    for url in urls:
+        images.append(await image_bytes(url.url, limits, fetcher))
+        size += len(images[-1])
+        if size > limits.max_batch_bytes:
+            raise ImageTooLarge(f"The images have more than {limits.max_batch_bytes} bytes together.")
+    return Task(chat, images, options, text)
+
+
+def _parse(data: bytes) -> ChatRequest:
+    check_json_size(data)
+    try:
+        chat = ChatRequest.model_validate_json(data)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_context=False, include_input=False)[0]
+        name = ".".join(map(str, first["loc"]))[:80]
+        raise InvalidRequest(
+            f"{name}: {first['msg']}." if name else f"The body is no chat request: {first['msg']}."
+        ) from error
+    for name in _UNSUPPORTED:
+        if (chat.model_extra or {}).get(name):
+            raise InvalidOption(f"{name}: this service captions images and has none.")
+    kind = (chat.model_extra or {}).get("response_format")
+    if isinstance(kind, dict) and kind.get("type") not in (None, "text"):
+        raise InvalidOption("response_format: captions are text.")
+    return chat
+
+
+def _asked(messages: list[ChatMessage]) -> tuple[list[ImageUrl], str]:
+    """The images of the last user message that has any, and its text."""
+    for message in reversed(messages):
+        if message.role == "user" and isinstance(message.content, list):
+            urls = [part.image_url for part in message.content if isinstance(part, ImagePart)]
+            if urls:
+                texts = [part.text for part in message.content if isinstance(part, TextPart)]
+                return urls, " ".join(" ".join(texts).split())
+    raise InvalidRequest(NO_IMAGE)
+
+
+def _options(url: ImageUrl, text: str, chat: ChatRequest) -> dict[str, Any]:
+    given = {
+        "detail": None if url.detail == "auto" else url.detail,
+        "extra_prompts": [text] if text else None,
+        "seed": chat.seed,
+    }
+    return {name: value for name, value in given.items() if value is not None}

@@ -1,0 +1,134 @@
+"""The routes of the OpenAI-compatible door."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+from fastapi import APIRouter
+from sse_starlette import EventSourceResponse, ServerSentEvent
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+
+from serve_app.api import problems
+from serve_app.api.chat.errors import ModelUnknown, refuse
+from serve_app.api.chat.request import Task, read_task
+from serve_app.api.chat.run import run
+from serve_app.api.chat.schemas import ChatRequest, Completion, Model, ModelList
+from serve_app.api.chat.stream import chunks, start
+from serve_app.api.description import PIXEL, PROBLEM, REFERENCE
+from serve_app.api.disconnect import ClientGone, while_connected
+from serve_app.api.request_id import request_id
+from serve_app.api.service import CaptionService
+from serve_app.api.streams import EVENT_STREAM, PING_S
+from serve_app.errors import CaptionServeError
+
+ALIAS = "caption-serve"
+"""Names the served model, whichever it is."""
+REFUSED_AT_ONCE_S = 0.05
+"""A streamed answer begins this late, so that a service without room can still say so by its status."""
+
+router = APIRouter()
+
+_EXAMPLE = {
+    "model": ALIAS,
+    "messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": PIXEL, "detail": "low"}}]}],
+}
+_PROBLEMS: dict[int | str, dict[str, Any]] = {
+    status: {
+        "description": problems.TITLES[status],
+        "content": {
+            problems.MEDIA_TYPE: {
+                "schema": {"$ref": f"{REFERENCE}Problem"},
+                "example": {**PROBLEM, "status": status, "title": problems.TITLES[status]},
+            }
+        },
+    }
+    for status in (400, 401, 404, 413, 415, 429, 500, 503, 504)
+}
+
+
+@router.post(
+    "/v1/chat/completions",
+    response_model=Completion,
+    responses={
+        200: {"content": {EVENT_STREAM: {"schema": {"type": "string", "description": "chunks, and [DONE]"}}}},
+        **_PROBLEMS,
+    },
+    openapi_extra={
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {
+                    "schema": ChatRequest.model_json_schema(ref_template=REFERENCE + "{model}"),
+                    "example": _EXAMPLE,
+                }
+            },
+        }
+    },
+    summary="Caption the images of a chat, in OpenAI's shape",
+)
+async def completions(request: Request) -> Response:
+    """`usage` counts words, and 85 for each image. Sampling parameters are taken and ignored."""
+    service: CaptionService = request.app.state.service
+    name = request_id(request.scope)
+    try:
+        task = await read_task(request, service.limits, request.app.state.fetcher)
+        model = await _model(service, task.chat.model)
+        if task.chat.stream:
+            return await _stream(service, task, model, name)
+        choices, usage = await while_connected(request, run(service, task, name))
+    except (ClientGone, ClientDisconnect):
+        return Response(status_code=problems.CLIENT_CLOSED_REQUEST)
+    except CaptionServeError as error:
+        return await refuse(request, error)
+    answer = Completion(id=f"chatcmpl-{name}", created=int(time.time()), model=model, choices=choices, usage=usage)
+    return JSONResponse(answer.model_dump())
+
+
+async def _stream(service: CaptionService, task: Task, model: str, name: str) -> Response:
+    running = start(service, task, name)
+    await asyncio.wait({running}, timeout=REFUSED_AT_ONCE_S)
+    if running.done() and (error := running.exception()) is not None:
+        raise error
+    events = chunks(service, task, running, model, name)
+    return EventSourceResponse((ServerSentEvent(data, sep="\n") async for data in events), ping=PING_S)
+
+
+@router.get(
+    "/v1/models",
+    response_model=ModelList,
+    responses={401: _PROBLEMS[401], 503: _PROBLEMS[503]},
+    summary="The served model",
+)
+async def models(request: Request) -> Response:
+    service: CaptionService = request.app.state.service
+    try:
+        name = (await service.info()).name
+    except CaptionServeError as error:
+        return await refuse(request, error)
+    return JSONResponse(ModelList(data=[Model(id=name)]).model_dump())
+
+
+@router.get(
+    "/v1/models/{model:path}",
+    response_model=Model,
+    responses={status: _PROBLEMS[status] for status in (401, 404, 503)},
+    summary="One model",
+)
+async def model(request: Request) -> Response:
+    service: CaptionService = request.app.state.service
+    try:
+        name = await _model(service, request.path_params["model"])
+    except CaptionServeError as error:
+        return await refuse(request, error)
+    return JSONResponse(Model(id=name).model_dump())
+
+
+async def _model(service: CaptionService, asked: str) -> str:
+    """The served model's name. Raises `ModelUnknown` where another one is asked for."""
+    name = (await service.info()).name
+    if asked not in (name, ALIAS):
+        raise ModelUnknown(f"The model {asked[:100]!r} is not served here; this is {name!r}.")
+    return name

@@ -1,0 +1,71 @@
+"""The captions of a chat request."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any, Literal
+
+from serve_app.api.chat.request import Task
+from serve_app.api.chat.schemas import AnswerMessage, Choice, Usage
+from serve_app.api.service import CaptionService
+from serve_app.contract import CaptionBody
+
+IMAGE_TOKENS = 85
+"""What an image counts in `usage`: OpenAI's own figure for one of low detail."""
+
+
+async def run(service: CaptionService, task: Task, request_id: str) -> tuple[list[Choice], Usage]:
+    """All captions, a few requests' worth at a time. Raises `RequestError`s and `ServiceError`s."""
+    jobs = []
+    async with _cancelling() as group:
+        for choice in range(task.choices):
+            for number, (image, options) in enumerate(zip(task.images, task.options, strict=True)):
+                seed = options.get("seed", service.limits.default_seed) + choice
+                name = f"{request_id}-{choice}-{number}"
+                jobs.append(group.create_task(service.caption(image, {**options, "seed": seed}, name)))
+    bodies = [job.result() for job in jobs]
+    images = len(task.images)
+    choices = [
+        _choice(index, bodies[index * images : (index + 1) * images], task.most_words) for index in range(task.choices)
+    ]
+    asked = images * IMAGE_TOKENS + len(task.text.split())
+    said = sum(len(choice.message.content.split()) for choice in choices)
+    return choices, Usage(prompt_tokens=asked, completion_tokens=said, total_tokens=asked + said)
+
+
+class _cancelling:
+    """A task group whose first error comes out as it is."""
+
+    def __init__(self) -> None:
+        self._group = asyncio.TaskGroup()
+
+    async def __aenter__(self) -> asyncio.TaskGroup:
+        return await self._group.__aenter__()
+
+    async def __aexit__(self, *error: Any) -> None:
+        try:
+            await self._group.__aexit__(*error)
+        except BaseExceptionGroup as failures:
+            raise failures.exceptions[0] from None
+
+
+def _choice(index: int, bodies: list[CaptionBody], most_words: int | None) -> Choice:
+    if len(bodies) == 1:
+        text = bodies[0].caption
+    else:
+        text = "\n".join(f"{number}. {body.caption}" for number, body in enumerate(bodies, start=1))
+    reason: Literal["stop", "length"] = "stop"
+    if most_words is not None and len(text.split()) > most_words:
+        text, reason = _cut(text, most_words), "length"
+    return Choice(index=index, message=AnswerMessage(content=text), finish_reason=reason)
+
+
+def _cut(text: str, most_words: int) -> str:
+    """The first words, with the line breaks between them."""
+    kept, left = [], most_words
+    for line in text.split("\n"):
+        words = line.split()[:left]
+        left -= len(words)
+        if words:
+            kept.append(" ".join(words))
+    return "\n".join(kept)

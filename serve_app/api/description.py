@@ -1,0 +1,92 @@
+"""The API's description: what FastAPI cannot see, with examples."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from pydantic.json_schema import models_json_schema
+
+from serve_app.contract import (
+    BatchLine,
+    ErrorEvent,
+    ExtensionEvent,
+    MergeEvent,
+    Problem,
+    ResultEvent,
+    RoundEvent,
+    StartEvent,
+    VariantEvent,
+)
+
+TEXT = """Detailed image captions: several prompts in parallel, merged, extended and refined in rounds.
+
+Errors are problem documents (RFC 9457) whose `detail` is one sentence. `x-request-id` is taken from the request, or
+made, and sent back. Answers are the same for the same image, options and seed.
+"""
+
+EVENTS = (StartEvent, VariantEvent, MergeEvent, ExtensionEvent, RoundEvent, ResultEvent, ErrorEvent)
+REFERENCE = "#/components/schemas/"
+
+PIXEL = (
+    "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9Q"
+    "DwADhgGAWjR9awAAAABJRU5ErkJggg=="
+)
+"""One pixel: an example that runs."""
+
+CAPTION = {
+    "id": "5f0c1f9c",
+    "model": "demo",
+    "caption": "A hamburger in the top left and a candle in the top right",
+    "stats": {"characters": 57, "words": 12},
+    "variants": [{"prompt": "a photography of", "text": "A hamburger in the top left", "score": None}],
+    "rounds": [],
+    "clauses": [
+        {"text": "A hamburger in the top left and a candle in the top right", "source": "variant 3", "score": None}
+    ],
+    "degraded": [],
+    "seed": 0,
+    "timings_ms": {"intake": 1.3, "variants": 306.3, "merge": 0.1, "total": 307.7},
+}
+PROBLEM = {
+    "type": "urn:caption-serve:image-too-large",
+    "title": "Too large",
+    "status": 413,
+    "detail": "The image has more than 20000000 bytes.",
+    "request_id": "5f0c1f9c",
+}
+EVENT_EXAMPLE = (
+    'event: start\ndata: {"id":"5f0c1f9c","model":"demo","strategy":"classic","prompts":["a photography of"],'
+    '"rounds":1,"seed":0}\n\nevent: variant\ndata: {"index":1,"prompt":"a photography of",'
+    '"text":"A hamburger in the top left","score":null}\n\n'
+)
+
+
+def describe(app: FastAPI, *, keys_needed: bool) -> None:
+    """Completes what `app.openapi()` returns: events, batch lines, problems, examples and API keys."""
+    generate = app.openapi
+
+    def openapi() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            _complete(generate(), keys_needed)
+        assert app.openapi_schema is not None
+        return app.openapi_schema
+
+    app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _complete(schema: dict[str, Any], keys_needed: bool) -> None:
+    models: list[Any] = [(model, "serialization") for model in (*EVENTS, BatchLine, Problem)]
+    _, definitions = models_json_schema(models, ref_template=REFERENCE + "{model}")
+    components = schema.setdefault("components", {})
+    components["schemas"] = {**definitions["$defs"], **components.get("schemas", {})}
+    if keys_needed:
+        components["securitySchemes"] = {
+            "bearer": {"type": "http", "scheme": "bearer"},
+            "key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+        }
+        schema["security"] = [{"bearer": []}, {"key": []}]
+    for path, operations in schema["paths"].items():
+        for operation in operations.values():
+            if path in ("/healthz", "/readyz"):
+                operation["security"] = []

@@ -1,0 +1,219 @@
+"""Images by URL: from allowed hosts at checked addresses only, bounded in bytes and time."""
+
+from __future__ import annotations
+
+import asyncio
+import ipaddress
+import socket
+import ssl
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import Any
+from urllib.parse import urljoin
+
+import httpcore
+import httpx
+
+from serve_app.api.addresses import Address, allowed
+from serve_app.errors import FetchFailed, ImageTooLarge, UrlNotAllowed
+from serve_app.types import Limits
+
+MAX_REDIRECTS = 3
+MAX_URL_CHARACTERS = 2048
+MAX_FETCHES = 32
+"""At once in this process."""
+
+Resolver = Callable[[str, int], Awaitable[list[str]]]
+"""From host and port to numeric addresses."""
+
+_HEADERS: dict[bytes | str, bytes | str] = {
+    "User-Agent": "caption-serve",
+    "Accept": "image/*",
+    "Accept-Encoding": "identity",
+    "Connection": "close",
+}
+_REDIRECTS = (301, 302, 303, 307, 308)
+_FAILURES = (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, OSError, ValueError)
+
+
+async def resolve(host: str, port: int) -> list[str]:
+    """The system's answer. Raises `OSError`."""
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+
+
+class Fetcher:
+    """Fetches images for every door by the same rules."""
+
+    def __init__(self, resolver: Resolver = resolve, ssl_context: ssl.SSLContext | None = None) -> None:
+        self._resolver = resolver
+        self._ssl_context = ssl_context
+        self._room = asyncio.Semaphore(MAX_FETCHES)
+
+    async def fetch(self, url: str, limits: Limits) -> bytes:
+        """The body that `url` leads to. Raises `UrlNotAllowed`, `FetchFailed` and `ImageTooLarge`."""
+        if not limits.fetch_hosts:
+            raise UrlNotAllowed("image: this service does not fetch URLs; send the image itself.")
+        try:
+            async with asyncio.timeout(limits.fetch_timeout_s), self._room:
+                return await self._follow(url, limits)
+        except TimeoutError:
+            raise FetchFailed(f"image: it was not there within {limits.fetch_timeout_s:g} s.") from None
+
+    async def _follow(self, url: str, limits: Limits) -> bytes:
+        target = _parse(url, limits)
+        for _ in range(MAX_REDIRECTS + 1):
+            answer = await self._get(target, limits)
+            if isinstance(answer, bytes):
+                return answer
+            following = _parse(_joined(target, answer), limits)
+            if target.scheme == "https" and following.scheme != "https":
+                raise UrlNotAllowed("image: the server redirects from https to http.")
+            target = following
+        raise FetchFailed(f"image: there are more than {MAX_REDIRECTS} redirects.")
+
+    async def _get(self, url: httpx.URL, limits: Limits) -> bytes | str:
+        """The body, or where a redirect leads."""
+        host = _name(url)
+        port = url.port or (443 if url.scheme == "https" else 80)
+        backend = _CheckedBackend(await self._addresses(host, port, limits))
+        context = self._ssl_context or httpx.create_ssl_context(trust_env=False)
+        try:
+            async with httpcore.AsyncConnectionPool(
+                ssl_context=context, network_backend=backend, max_connections=1, max_keepalive_connections=0
+            ) as pool:
+                default = port == (443 if url.scheme == "https" else 80)
+                shown = f"[{host}]" if ":" in host else host
+                origin = httpcore.URL(
+                    scheme=url.scheme.encode(), host=host.encode(), port=port, target=url.raw_path or b"/"
+                )
+                headers: dict[bytes | str, bytes | str] = {"Host": shown if default else f"{shown}:{port}", **_HEADERS}
+                async with pool.stream("GET", origin, headers=headers) as response:
+                    return await _body(response, host, limits)
+        except (UrlNotAllowed, FetchFailed, ImageTooLarge, TimeoutError):
+            raise
+        except _FAILURES as error:
+            raise FetchFailed(f"image: {host[:100]} could not be asked: {_reason(error)}.") from error
+        finally:
+            await backend.close()
+
+    async def _addresses(self, host: str, port: int, limits: Limits) -> list[str]:
+        """All of the host's addresses, when every one may be fetched from."""
+        try:
+            found = [_address(text) for text in await self._resolver(host, port)]
+        except (OSError, ValueError, UnicodeError):
+            raise FetchFailed(f"image: there is no host {host[:100]!r}.") from None
+        if not found:
+            raise FetchFailed(f"image: there is no host {host[:100]!r}.")
+        if not all(allowed(address, limits.fetch_networks) for address in found):
+            raise UrlNotAllowed(f"image: {host[:100]!r} is not at a public address.")
+        return [str(address) for address in found]
+
+
+def _joined(url: httpx.URL, location: str) -> str:
+    try:
+        return urljoin(str(url), location)
+    except ValueError:
+        raise UrlNotAllowed("image: the server redirects to a malformed URL.") from None
+
+
+def _parse(text: str, limits: Limits) -> httpx.URL:
+    """The URL, when its form and host are allowed."""
+    if len(text) > MAX_URL_CHARACTERS:
+        raise UrlNotAllowed(f"image: the URL has more than {MAX_URL_CHARACTERS} characters.")
+    try:
+        url = httpx.URL(text)
+        host = _name(url)
+        port = url.port
+    except (httpx.InvalidURL, ValueError, UnicodeError):
+        raise UrlNotAllowed("image: the URL is malformed.") from None
+    if url.scheme not in ("http", "https") or not host:
+        raise UrlNotAllowed("image: only http and https URLs with a host are fetched.")
+    if url.userinfo:
+        raise UrlNotAllowed("image: URLs with a user name or password are not fetched.")
+    if port is not None and not 0 < port < 65536:
+        raise UrlNotAllowed("image: the URL is malformed.")
+    if not _listed(host, port, limits.fetch_hosts):
+        raise UrlNotAllowed(f"image: this service does not fetch from {host[:100]!r}.")
+    return url
+
+
+def _name(url: httpx.URL) -> str:
+    """The host in ASCII, without the dot that may end it: certificates don't have it."""
+    return url.raw_host.decode("ascii").lower().rstrip(".")
+
+
+def _listed(host: str, port: int | None, hosts: Iterable[str]) -> bool:
+    """A host may be listed by name; behind `*` only the usual ports are asked."""
+    for entry in (given.lower().rstrip(".") for given in hosts):
+        if entry == host:
+            return True
+        usual = port in (None, 80, 443)
+        if usual and (entry == "*" or (entry.startswith("*.") and host.endswith(entry[1:]))):
+            return True
+    return False
+
+
+def _address(text: str) -> Address:
+    return ipaddress.ip_address(text.partition("%")[0])
+
+
+async def _body(response: httpcore.Response, host: str, limits: Limits) -> bytes | str:
+    headers = {name.lower(): value for name, value in response.headers}
+    if response.status in _REDIRECTS and b"location" in headers:
+        return headers[b"location"].decode("latin-1")
+    if response.status != 200:
+        raise FetchFailed(f"image: {host[:100]} answered {response.status}.")
+    if headers.get(b"content-encoding", b"identity").lower() not in (b"identity", b""):
+        raise FetchFailed(f"image: {host[:100]} sent it compressed.")
+    too_large = ImageTooLarge(f"The image has more than {limits.max_image_bytes} bytes.")
+    if int(headers.get(b"content-length", b"0")) > limits.max_image_bytes:
+        raise too_large
+    data = bytearray()
+    async for chunk in response.aiter_stream():
+        data += chunk
+        if len(data) > limits.max_image_bytes:
+            raise too_large
+    return bytes(data)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ssl.SSLError) or "certificate" in str(error).lower():
+        return "its TLS is no good"
+    return "it cannot be reached" if isinstance(error, httpcore.NetworkError | OSError) else "its answer is malformed"
+
+
+class _CheckedBackend(httpcore.AsyncNetworkBackend):
+    """Connects to addresses that were checked, whatever the name resolves to by now."""
+
+    def __init__(self, addresses: Sequence[str]) -> None:
+        self._addresses = addresses
+        self._backend = httpcore.AnyIOBackend()
+        self._streams: list[httpcore.AsyncNetworkStream] = []
+
+    async def connect_tcp(
+        self,
+        host: str,  # noqa: ARG002
+        port: int,
+        timeout: float | None = None,  # noqa: ASYNC109
+        local_address: str | None = None,
+        socket_options: Iterable[Any] | None = None,
+    ) -> httpcore.AsyncNetworkStream:
+        failure: Exception | None = None
+        for address in self._addresses:
+            try:
+                stream = await self._backend.connect_tcp(address, port, timeout, local_address, socket_options)
+            except (httpcore.NetworkError, httpcore.TimeoutException) as error:
+                failure = error
+                continue
+            self._streams.append(stream)
+            return stream
+        assert failure is not None
+        raise failure
+
+    async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(seconds)
+
+    async def close(self) -> None:
+        """Closes what a peer that never finished its TLS handshake would keep open."""
+        for stream in self._streams:
+            await asyncio.shield(asyncio.ensure_future(stream.aclose()))

@@ -1,0 +1,145 @@
+"""The Model Context Protocol door: tools for LLM agents, over streamable HTTP at `/mcp`."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Sequence
+from typing import Annotated, Literal
+
+from fastapi import FastAPI
+from mcp.server.mcpserver import MCPServer
+from mcp.server.mcpserver.exceptions import ToolError
+from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+from mcp.types import CallToolResult, TextContent, ToolAnnotations
+from pydantic import BaseModel, Field
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+
+import serve_app
+from serve_app.api import problems
+from serve_app.api.body import OVERHEAD_BYTES, read_bounded
+from serve_app.api.disconnect import ClientGone, while_connected
+from serve_app.api.json_size import check_json_size
+from serve_app.api.sources import image_bytes
+from serve_app.contract import ClauseBody
+from serve_app.errors import CaptionServeError
+
+PATH = "/mcp"
+INSTRUCTIONS = "Tools that look at an image for you and say in words what is in it."
+
+
+class Captioned(BaseModel):
+    """What `caption_image` returns."""
+
+    caption: str
+    clauses: list[ClauseBody]
+    degraded: list[str] = Field(description="what is missing from this answer and why")
+    seed: int
+
+
+def mount_mcp(app: FastAPI, allowed_origins: Sequence[str] = ()) -> None:
+    """Serves `/mcp`. Each request is answered by itself, so that any replica may answer any request.
+
+    Web pages may call it from `allowed_origins` only, "*" for all.
+    """
+    server = _server(app)
+
+    async def checked(request: Request) -> Response:
+        origin = request.headers.get("origin")
+        if origin is not None and "*" not in allowed_origins and origin not in (*allowed_origins, _own(request)):
+            return problems.problem(request, 403, "origin-not-allowed", "Web pages of this origin may not call it.")
+        limits = request.app.state.service.limits
+        most = limits.max_image_bytes * 4 // 3 + OVERHEAD_BYTES
+        try:
+            body = await read_bounded(request, most, limits.max_image_bytes)
+        except ClientDisconnect:
+            return Response(status_code=problems.CLIENT_CLOSED_REQUEST)
+        check_json_size(body)
+        return _Exchange(server, request, body)
+
+    app.add_route(PATH, checked, methods=["POST"], include_in_schema=False)
+
+
+class _Exchange(Response):
+    """The SDK's answer to one request, for as long as its client stays."""
+
+    def __init__(self, server: MCPServer, request: Request, body: bytes) -> None:
+        super().__init__()
+        self._server = server
+        self._request = request
+        self._body = body
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002
+        given = asyncio.Event()
+
+        async def replayed() -> Message:
+            if not given.is_set():
+                given.set()
+                return {"type": "http.request", "body": self._body, "more_body": False}
+            await asyncio.Event().wait()
+            raise AssertionError("the client's leaving is watched elsewhere")
+
+        async def exchange() -> None:
+            manager = StreamableHTTPSessionManager(
+                self._server._lowlevel_server,
+                json_response=True,
+                stateless=True,
+                max_request_body_size=len(self._body) + 1,
+            )
+            async with manager.run():
+                await manager.handle_request(scope, replayed, send)
+
+        with contextlib.suppress(ClientGone):
+            await while_connected(self._request, exchange())
+
+
+def _own(request: Request) -> str:
+    """The origin of pages that this service serves itself."""
+    return f"{request.url.scheme}://{request.headers.get('host', '')}"
+
+
+def _server(app: FastAPI) -> MCPServer:
+    # Each request would be told of in several lines.
+    logging.getLogger("mcp").setLevel(logging.WARNING)
+    server = MCPServer("caption-serve", log_level="WARNING", version=serve_app.__version__, instructions=INSTRUCTIONS)
+    reads = ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=False)
+
+    @server.tool(title="Describe an image", annotations=reads)
+    async def caption_image(
+        image: Annotated[
+            str, Field(description="data URI or base64 of the file; or an http(s) URL, if the service fetches those")
+        ],
+        detail: Annotated[
+            Literal["low", "medium", "high"] | None, Field(description="low is fastest; high, the default, says most")
+        ] = None,
+        strategy: Annotated[
+            Literal["basic", "classic"] | None, Field(description="basic is one short sentence; classic the long text")
+        ] = None,
+        seed: Annotated[int | None, Field(description="same image and seed, same caption", ge=0)] = None,
+        prompt: Annotated[
+            str | None,
+            Field(description='the beginning of a sentence that the model also completes, as "the weather is"'),
+        ] = None,
+    ) -> Annotated[CallToolResult, Captioned]:
+        """Look at an image and get a long, accurate description of what is in it.
+
+        Use it whenever you have an image that you cannot see yourself. The text is the caption; the structured content
+        has its clauses with where each came from, and what is missing, if anything.
+        """
+        given = {"detail": detail, "strategy": strategy, "seed": seed, "extra_prompts": [prompt] if prompt else None}
+        options = {name: value for name, value in given.items() if value is not None}
+        service = app.state.service
+        try:
+            data = await image_bytes(image, service.limits, app.state.fetcher)
+            body = await service.caption(data, options)
+        except CaptionServeError as error:
+            raise ToolError(error.message) from error
+        found = Captioned(caption=body.caption, clauses=body.clauses, degraded=body.degraded, seed=body.seed)
+        return CallToolResult(
+            content=[TextContent(type="text", text=body.caption)], structured_content=found.model_dump()
+        )
+
+    return server

@@ -1,0 +1,10 @@
+"""Paths as the routes know them."""
+
+from __future__ import annotations
+
+from starlette.types import Scope
+
+
+def route_path(scope: Scope) -> str:
+    """The request's path below the application's prefix."""
+    return str(scope["path"]).removeprefix(str(scope.get("root_path", "")))

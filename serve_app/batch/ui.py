@@ -1,0 +1,38 @@
+"""The web page on this machine, without a cluster."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncGenerator, Callable
+from typing import Any
+
+import uvicorn
+
+from serve_app.api import CaptionService
+from serve_app.args import AppArgs, PageArgs
+from serve_app.batch.local import local_service
+from serve_app.ui import page_app
+
+
+class LocalBackend:
+    """`serve_app.ui.Backend` over a service in this process."""
+
+    def __init__(self, service: CaptionService) -> None:
+        self._service = service
+
+    async def events(self, image: bytes, options: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+        events = self._service.events(image, options)
+        try:
+            async for event in events:
+                yield event.model_dump()
+        finally:
+            await events.aclose()
+
+    async def describe(self) -> dict[str, Any]:
+        return (await self._service.describe()).model_dump()
+
+
+def serve_page(args: AppArgs, host: str, port: int, ready: Callable[[str], None]) -> None:
+    """Loads the model and serves the page until Ctrl-C; `ready` is told its address. Raises `ModelError`s."""
+    app = page_app(LocalBackend(local_service(args)), PageArgs(root_path=""))
+    ready(f"http://{host}:{port}")
+    uvicorn.run(app, host=host, port=port, log_level="warning")

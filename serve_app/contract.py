@@ -1,0 +1,142 @@
+"""The HTTP contract's bodies and events, as services send and clients read them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+
+class Stats(BaseModel):
+    characters: int
+    words: int
+
+
+class VariantBody(BaseModel):
+    prompt: str
+    text: str = Field(description="empty when the variant failed; then `degraded` says why")
+    score: float | None = Field(description="match score; null without a matcher")
+
+
+class RoundBody(BaseModel):
+    round: int
+    text: str = Field(description="the caption that the round proposed")
+    accepted: bool
+
+
+class ClauseBody(BaseModel):
+    text: str
+    source: str = Field(description='for example "variant 3", "extension 1", "round 2"')
+    score: float | None = Field(description="match score; null without a matcher")
+
+
+class CaptionBody(BaseModel):
+    """A caption, its parts and how long they took (milliseconds)."""
+
+    id: str
+    model: str
+    caption: str
+    stats: Stats
+    variants: list[VariantBody]
+    rounds: list[RoundBody]
+    clauses: list[ClauseBody]
+    degraded: list[str] = Field(description="what is missing from this answer and why; empty when nothing is")
+    seed: int
+    timings_ms: dict[str, float]
+
+
+class Problem(BaseModel):
+    """RFC 9457 problem details."""
+
+    model_config = ConfigDict(extra="allow")
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    request_id: str
+
+
+class StartEvent(BaseModel):
+    """The request was let in and its image read; this is what will run."""
+
+    event: Literal["start"] = "start"
+    id: str
+    model: str
+    strategy: str
+    prompts: list[str]
+    rounds: int
+    seed: int
+
+
+class VariantEvent(BaseModel):
+    """A variant ended; they come in the order in which they finish."""
+
+    event: Literal["variant"] = "variant"
+    index: int = Field(description="place among the prompts, from 1")
+    prompt: str
+    text: str = Field(description="empty when the variant failed")
+    score: float | None = None
+
+
+class MergeEvent(BaseModel):
+    """The variants were merged."""
+
+    event: Literal["merge"] = "merge"
+    text: str
+
+
+class ExtensionEvent(BaseModel):
+    """A short merge was extended, or could not be."""
+
+    event: Literal["extension"] = "extension"
+    text: str
+    accepted: bool
+
+
+class RoundEvent(BaseModel):
+    """A round ended; the caption stays what it was unless it is accepted."""
+
+    event: Literal["round"] = "round"
+    round: int
+    text: str
+    accepted: bool
+
+
+class ResultEvent(CaptionBody):
+    """The last event of a request that was answered."""
+
+    event: Literal["result"] = "result"
+
+
+class ErrorEvent(Problem):
+    """The last event of a request that failed after it had started."""
+
+    event: Literal["error"] = "error"
+
+
+StepEvent = StartEvent | VariantEvent | MergeEvent | ExtensionEvent | RoundEvent
+Event = Annotated[StepEvent | ResultEvent | ErrorEvent, Field(discriminator="event")]
+EVENT: TypeAdapter[StepEvent | ResultEvent | ErrorEvent] = TypeAdapter(Event)
+
+
+class BatchLine(BaseModel):
+    """One image of a batch: its place in the request, and the answer or what was wrong with it."""
+
+    index: int = Field(description="place among the request's images, from 0")
+    name: str | None = Field(description="file name of the part, where it has one")
+    result: CaptionBody | None = None
+    error: Problem | None = None
+
+
+class Description(BaseModel):
+    """What a running service offers; asked for by the page before it draws itself."""
+
+    model: str
+    strategies: list[str]
+    default_strategy: str
+    default_detail: str
+    default_seed: int
+    max_image_bytes: int
+    max_image_pixels: int
+    max_timeout_s: float

@@ -1,0 +1,178 @@
+"""The OpenAI-compatible door, through the official client."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from serve_app.api import CaptionService, create_app
+from serve_app.errors import GeneratorUnavailable
+from serve_app.pipeline import CaptionPipeline
+from serve_app.types import Limits
+from tests.unit.fakes import RuleGenerator
+from tests.unit.test_api import PNG, echo
+
+URI = "data:image/png;base64," + base64.b64encode(PNG).decode()
+
+
+def message(*urls: str, text: str | None = "look") -> list[Any]:
+    parts: list[Any] = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
+    return [{"role": "user", "content": [*([{"type": "text", "text": text}] if text else []), *parts]}]
+
+
+@asynccontextmanager
+async def client(
+    rule: Callable[[str], str | Exception] = echo, limits: Limits | None = None, rows: float = 1e9
+) -> AsyncIterator[openai.AsyncOpenAI]:
+    service = CaptionService(CaptionPipeline(RuleGenerator(rule)), limits, lambda: rows)
+    transport = httpx.ASGITransport(create_app(service), raise_app_exceptions=False)
+    http = httpx.AsyncClient(transport=transport, base_url="http://test")
+    async with openai.AsyncOpenAI(api_key="x", base_url="http://test/v1", http_client=http, max_retries=0) as found:
+        yield found
+    service.close()
+
+
+async def test_image_is_captioned_and_usage_adds_up() -> None:
+    async with client() as ai:
+        answer = await ai.chat.completions.create(model="fake", messages=message(URI))
+    (choice,) = answer.choices
+    assert choice.finish_reason == "stop"
+    assert "a brown dog" in str(choice.message.content).lower()
+    assert answer.model == "fake"
+    assert answer.usage
+    assert answer.usage.completion_tokens == len(str(choice.message.content).split())
+    assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
+
+
+async def test_text_is_a_further_prompt() -> None:
+    generator = RuleGenerator(echo)
+    service = CaptionService(CaptionPipeline(generator))
+    http = httpx.AsyncClient(transport=httpx.ASGITransport(create_app(service)), base_url="http://test")
+    async with openai.AsyncOpenAI(api_key="x", base_url="http://test/v1", http_client=http) as ai:
+        await ai.chat.completions.create(model="caption-serve", messages=message(URI, text="  the weather\n is "))
+    assert [job.prompt for job in generator.calls[0]][-1] == "the weather is"
+    assert len(generator.calls[0]) == 5
+    service.close()
+
+
+async def test_several_images_are_numbered_lines_and_n_gives_choices() -> None:
+    async with client() as ai:
+        answer = await ai.chat.completions.create(model="fake", messages=message(URI, URI), n=3, seed=7)
+    assert [choice.index for choice in answer.choices] == [0, 1, 2]
+    for choice in answer.choices:
+        lines = str(choice.message.content).splitlines()
+        assert [line[:3] for line in lines] == ["1. ", "2. "]
+
+
+async def test_max_tokens_cuts_and_says_so() -> None:
+    async with client() as ai:
+        answer = await ai.chat.completions.create(model="fake", messages=message(URI), max_tokens=3)
+    assert answer.choices[0].finish_reason == "length"
+    assert len(str(answer.choices[0].message.content).split()) == 3
+
+
+async def test_stream_gives_role_text_reason_and_usage() -> None:
+    async with client() as ai:
+        plain = await ai.chat.completions.create(model="fake", messages=message(URI), n=2)
+        stream = await ai.chat.completions.create(
+            model="fake", messages=message(URI), n=2, stream=True, stream_options={"include_usage": True}
+        )
+        chunks = [chunk async for chunk in stream]
+    for index in range(2):
+        mine = [choice for chunk in chunks for choice in chunk.choices if choice.index == index]
+        assert mine[0].delta.role == "assistant"
+        assert "".join(choice.delta.content or "" for choice in mine) == plain.choices[index].message.content
+        assert mine[-1].finish_reason == "stop"
+    assert chunks[-1].choices == []
+    assert chunks[-1].usage == plain.usage
+
+
+async def test_models_are_listed_and_found() -> None:
+    async with client() as ai:
+        assert [model.id async for model in await ai.models.list()] == ["fake"]
+        assert (await ai.models.retrieve("fake")).id == "fake"
+        with pytest.raises(openai.NotFoundError):
+            await ai.models.retrieve("gpt-4o")
+        with pytest.raises(openai.NotFoundError, match="not served here"):
+            await ai.chat.completions.create(model="gpt-4o", messages=message(URI))
+
+
+@pytest.mark.parametrize(
+    ("messages", "more"),
+    [
+        ([{"role": "user", "content": "hello"}], {}),
+        ([{"role": "assistant", "content": message(URI)[0]["content"]}], {}),
+        ([], {}),
+        (message("http://example.org/a.png"), {}),
+        (message("nonsense!"), {}),
+        (message(URI, text="x" * 500), {}),
+        (message(URI), {"n": 9}),
+        (message(URI), {"n": 0}),
+        (message(URI), {"max_tokens": 0}),
+        (message(URI), {"seed": -1}),
+        (message(URI), {"tools": [{"type": "function", "function": {"name": "f"}}]}),
+        (message(URI), {"response_format": {"type": "json_object"}}),
+    ],
+)
+async def test_what_cannot_be_captioned_is_a_bad_request(messages: Any, more: dict[str, Any]) -> None:
+    async with client() as ai:
+        with pytest.raises(openai.BadRequestError) as caught:
+            await ai.chat.completions.create(model="fake", messages=messages, **more)
+    assert isinstance(caught.value.body, dict)
+    assert caught.value.body["type"] == "invalid_request_error"
+    problem = caught.value.response.json()
+    assert problem["detail"] == problem["error"]["message"]
+
+
+async def test_ordinary_chat_is_told_what_is_missing() -> None:
+    async with client() as ai:
+        with pytest.raises(openai.BadRequestError, match="add an image_url part"):
+            await ai.chat.completions.create(model="fake", messages=[{"role": "user", "content": "hello"}])
+
+
+async def test_harmless_parameters_are_ignored() -> None:
+    async with client() as ai:
+        answer = await ai.chat.completions.create(
+            model="fake", messages=message(URI), temperature=0.5, top_p=0.9, stop=["x"], user="me", tools=[]
+        )
+    assert answer.choices
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_full_service_says_so_before_it_streams(stream: bool) -> None:
+    limits = Limits(overload_status=429)
+    service = CaptionService(CaptionPipeline(RuleGenerator(echo)), limits, lambda: 1)
+    http = httpx.AsyncClient(transport=httpx.ASGITransport(create_app(service)), base_url="http://test")
+    async with openai.AsyncOpenAI(api_key="x", base_url="http://test/v1", http_client=http, max_retries=0) as ai:
+        with service.admission.admit(1), pytest.raises(openai.RateLimitError) as caught:
+            await ai.chat.completions.create(model="fake", messages=message(URI), stream=stream)
+    assert int(caught.value.response.headers["retry-after"]) >= 1
+    service.close()
+
+
+async def test_lost_replicas_are_a_server_error_in_both_forms() -> None:
+    def rule(prompt: str) -> Exception:
+        return GeneratorUnavailable("Nobody is there.")
+
+    async with client(rule) as ai:
+        for stream in (False, True):
+            with pytest.raises(openai.InternalServerError, match="Nobody is there"):
+                await ai.chat.completions.create(model="fake", messages=message(URI), stream=stream)
+
+
+async def test_images_of_a_message_are_bounded() -> None:
+    async with client(limits=Limits(max_batch_images=1)) as ai:
+        with pytest.raises(openai.APIStatusError, match="more than 1 images"):
+            await ai.chat.completions.create(model="fake", messages=message(URI, URI))
+    async with client(limits=Limits(max_batch_bytes=len(PNG))) as ai:
+        with pytest.raises(openai.APIStatusError, match="together") as caught:
+            await ai.chat.completions.create(model="fake", messages=message(URI, URI))
+    assert caught.value.status_code == 413
+    assert json.loads(caught.value.response.content)["error"]["type"] == "invalid_request_error"
