@@ -47,7 +47,7 @@ def create_app(
     app.include_router(router)
     app.include_router(chat.router)
     mount_mcp(app, allowed_origins=cors_origins)
-    description.describe(app, keys_needed=keys is not None and keys.active)
+    description.describe(app, requests=[chat.ChatRequest], keys_needed=keys is not None and keys.active)
     app.add_exception_handler(CaptionServeError, problems.on_error)
     app.add_exception_handler(HTTPException, problems.on_http_exception)
     app.add_exception_handler(Exception, problems.on_bug)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from fastapi import FastAPI
+from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from serve_app.contract import (
@@ -62,21 +64,22 @@ EVENT_EXAMPLE = (
 )
 
 
-def describe(app: FastAPI, *, keys_needed: bool) -> None:
-    """Completes what `app.openapi()` returns: events, batch lines, problems, examples and API keys."""
+def describe(app: FastAPI, *, requests: Sequence[type[BaseModel]], keys_needed: bool) -> None:
+    """Completes what `app.openapi()` returns: `requests`, events, batch lines, problems and API keys."""
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
         if app.openapi_schema is None:
-            _complete(generate(), keys_needed)
+            _complete(generate(), requests, keys_needed)
         assert app.openapi_schema is not None
         return app.openapi_schema
 
     app.openapi = openapi  # type: ignore[method-assign]
 
 
-def _complete(schema: dict[str, Any], keys_needed: bool) -> None:
+def _complete(schema: dict[str, Any], requests: Sequence[type[BaseModel]], keys_needed: bool) -> None:
     models: list[Any] = [(model, "serialization") for model in (*EVENTS, BatchLine, Problem)]
+    models += [(model, "validation") for model in requests]
     _, definitions = models_json_schema(models, ref_template=REFERENCE + "{model}")
     components = schema.setdefault("components", {})
     components["schemas"] = {**definitions["$defs"], **components.get("schemas", {})}

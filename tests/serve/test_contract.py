@@ -12,7 +12,7 @@ import pytest
 
 from tests.serve.conftest import ROOT, Service
 
-EXAMPLES = 420
+EXAMPLES = 150
 """Generated for each operation, besides those that cover its schema."""
 LEAST_CASES = 2000
 

@@ -2,5 +2,6 @@
 
 from serve_app.api.chat.errors import is_chat, refuse
 from serve_app.api.chat.routes import router
+from serve_app.api.chat.schemas import ChatRequest
 
-__all__ = ["is_chat", "refuse", "router"]
+__all__ = ["ChatRequest", "is_chat", "refuse", "router"]

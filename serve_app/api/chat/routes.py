@@ -15,7 +15,7 @@ from serve_app.api import problems
 from serve_app.api.chat.errors import ModelUnknown, refuse
 from serve_app.api.chat.request import Task, read_task
 from serve_app.api.chat.run import run
-from serve_app.api.chat.schemas import ChatRequest, Completion, Model, ModelList
+from serve_app.api.chat.schemas import Completion, Model, ModelList
 from serve_app.api.chat.stream import chunks, start
 from serve_app.api.description import PIXEL, PROBLEM, REFERENCE
 from serve_app.api.disconnect import ClientGone, while_connected
@@ -61,7 +61,7 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
             "required": True,
             "content": {
                 "application/json": {
-                    "schema": ChatRequest.model_json_schema(ref_template=REFERENCE + "{model}"),
+                    "schema": {"$ref": f"{REFERENCE}ChatRequest"},
                     "example": _EXAMPLE,
                 }
             },
@@ -117,10 +117,10 @@ async def models(request: Request) -> Response:
     responses={status: _PROBLEMS[status] for status in (401, 404, 503)},
     summary="One model",
 )
-async def model(request: Request) -> Response:
+async def model(request: Request, model: str) -> Response:
     service: CaptionService = request.app.state.service
     try:
-        name = await _model(service, request.path_params["model"])
+        name = await _model(service, model)
     except CaptionServeError as error:
         return await refuse(request, error)
     return JSONResponse(Model(id=name).model_dump())

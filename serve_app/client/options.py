@@ -1,0 +1,31 @@
+"""What a request may ask for."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, TypedDict
+
+
+class CaptionOptions(TypedDict, total=False):
+    """As in the HTTP API; what is left out is the service's default."""
+
+    detail: Literal["low", "medium", "high"]
+    multi_round: bool
+    rounds: int
+    strategy: Literal["basic", "classic", "grounded"]
+    prompts: Sequence[str]
+    extra_prompts: Sequence[str]
+    seed: int
+    timeout_s: float
+
+
+def form_fields(options: Mapping[str, Any]) -> dict[str, str | list[str]]:
+    """The options as fields of a form."""
+    fields: dict[str, str | list[str]] = {}
+    for name, value in options.items():
+        if isinstance(value, str | bool | int | float):
+            fields[name] = value if isinstance(value, str) else json.dumps(value)
+        elif value is not None:
+            fields[name] = [str(item) for item in value]
+    return fields

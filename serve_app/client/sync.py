@@ -1,0 +1,136 @@
+"""The client for programs without an event loop."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, Self, TypeVar
+
+import httpx
+from typing_extensions import Unpack
+
+from serve_app.client import wire
+from serve_app.client.errors import ServiceUnreachable
+from serve_app.client.options import CaptionOptions
+from serve_app.client.retries import Retries
+from serve_app.contract import BatchLine, CaptionBody, ResultEvent, StepEvent
+from serve_app.errors import CaptionServeError
+
+T = TypeVar("T")
+
+
+class CaptionServe:
+    """A running service.
+
+    An image is a path, bytes, a file, a PIL image, a uint8 array, or a URL for the service to fetch.
+
+    What may pass (full, restarting, connection lost) is tried again, at most `max_retries` times and not after
+    `timeout_s`; `Retry-After` is honoured. Methods raise the classes of `serve_app.errors`, `ServiceUnreachable` and
+    `UnexpectedAnswer`.
+    """
+
+    def __init__(
+        self,
+        base_url: str = "http://127.0.0.1:8000",
+        *,
+        api_key: str | None = None,
+        timeout_s: float = 660.0,
+        max_retries: int = 4,
+        http_client: httpx.Client | None = None,
+        sleep: Callable[[float], None] = time.sleep,
+    ) -> None:
+        """`api_key` is the environment's CAPTION_SERVE_API_KEY when it is not given."""
+        self._root = base_url.rstrip("/")
+        self._headers = wire.headers(api_key or os.environ.get(wire.KEY_VARIABLE))
+        self._timeout_s = timeout_s
+        self._max_retries = max_retries
+        self._http = http_client or httpx.Client(timeout=timeout_s)
+        self._owned = http_client is None
+        self._sleep = sleep
+
+    def caption(self, image: Any, **options: Unpack[CaptionOptions]) -> CaptionBody:
+        """The caption of one image."""
+        request = wire.caption_request(image, options)
+
+        def ask() -> CaptionBody:
+            with _reached():
+                response = self._http.post(self._root + wire.CAPTIONS, headers=self._headers, **request)
+            return wire.body_of(response)
+
+        return self._again(ask)
+
+    def stream(self, image: Any, **options: Unpack[CaptionOptions]) -> Iterator[StepEvent | ResultEvent]:
+        """What happens while the image is captioned; the last event is the result. Leaving the loop ends the work."""
+        headers = {**self._headers, **wire.EVENT_STREAM}
+        with self._opened(wire.CAPTIONS, headers, wire.caption_request(image, options)) as response:
+            reader = wire.EventReader()
+            with _reached():
+                for line in response.iter_lines():
+                    for event in reader.feed(line):
+                        yield event
+                        if isinstance(event, ResultEvent):
+                            return
+        raise ServiceUnreachable("The connection ended before the result was there.")
+
+    def caption_batch(self, images: Iterable[Any], **options: Unpack[CaptionOptions]) -> Iterator[BatchLine]:
+        """A line for each image as it is done; a bad image is a line with its error."""
+        with self._opened(wire.BATCH, self._headers, wire.batch_request(images, options)) as response, _reached():
+            for line in response.iter_lines():
+                yield wire.batch_line(line)
+
+    def ready(self) -> bool:
+        """True when the service has generated a moment ago."""
+        try:
+            return self._http.get(f"{self._root}/readyz").status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    def close(self) -> None:
+        if self._owned:
+            self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    @contextmanager
+    def _opened(self, path: str, headers: dict[str, str], request: dict[str, Any]) -> Iterator[httpx.Response]:
+        """The answer whose body is still to come; tried again as long as there is none."""
+
+        def ask() -> httpx.Response:
+            with _reached():
+                made = self._http.build_request("POST", self._root + path, headers=headers, **request)
+                response = self._http.send(made, stream=True)
+                if response.status_code != 200:
+                    try:
+                        response.read()
+                    finally:
+                        response.close()
+                    raise wire.failure(response)
+            return response
+
+        response = self._again(ask)
+        try:
+            yield response
+        finally:
+            response.close()
+
+    def _again(self, ask: Callable[[], T]) -> T:
+        retries = Retries(self._max_retries, self._timeout_s)
+        while True:
+            try:
+                return ask()
+            except CaptionServeError as error:
+                self._sleep(retries.pause_s(error))
+
+
+@contextmanager
+def _reached() -> Iterator[None]:
+    try:
+        yield
+    except httpx.HTTPError as error:
+        raise ServiceUnreachable(f"The service did not answer: {error or type(error).__name__}.") from error

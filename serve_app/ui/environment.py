@@ -1,0 +1,16 @@
+"""Settings that Gradio reads from the environment; imported before it."""
+
+from __future__ import annotations
+
+import atexit
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+FILES = Path(tempfile.mkdtemp(prefix="caption-serve-page-", dir=os.environ.get("GRADIO_TEMP_DIR")))
+"""What visitors upload and download, for as long as this process lives."""
+
+os.environ["GRADIO_TEMP_DIR"] = str(FILES)
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+atexit.register(shutil.rmtree, FILES, ignore_errors=True)

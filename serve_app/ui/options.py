@@ -1,0 +1,72 @@
+"""The controls for a request's options."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import gradio as gr
+
+from serve_app.contract import Description
+from serve_app.ui.parts import Tab
+from serve_app.ui.texts import DEFAULT, text
+
+DETAILS = ("high", "medium", "low")
+STRATEGIES = ("classic", "basic")
+"""Offered until the service has said what it has."""
+
+
+class OptionControls:
+    """Detail, rounds, strategy and seed; `prefix` begins their ids in the page."""
+
+    def __init__(self, prefix: str) -> None:
+        self.detail = gr.Radio(_details(DEFAULT), value=DETAILS[0], elem_id=f"{prefix}-detail", label="Detail")
+        with gr.Accordion("More options", open=False, elem_id=f"{prefix}-more") as self.more:
+            self.multi_round = gr.Checkbox(True, elem_id=f"{prefix}-multi-round", label="Rounds")
+            self.strategy = gr.Radio(
+                _strategies(DEFAULT, STRATEGIES), value=STRATEGIES[0], elem_id=f"{prefix}-strategy", label="Strategy"
+            )
+            self.seed = gr.Number(0, precision=0, elem_id=f"{prefix}-seed", label="Seed")
+        self.inputs: list[gr.components.Component] = [self.detail, self.multi_round, self.strategy, self.seed]
+        self._offered: tuple[str, ...] = STRATEGIES
+
+    def join(self, tab: Tab) -> None:
+        """Adds the controls to what a tab translates and sets up."""
+        tab.words += [
+            (self.detail, lambda lang: {"label": text(lang, "detail"), "choices": _details(lang)}),
+            (self.more, lambda lang: {"label": text(lang, "more")}),
+            (
+                self.multi_round,
+                lambda lang: {"label": text(lang, "multi_round"), "info": text(lang, "multi_round_info")},
+            ),
+            (
+                self.strategy,
+                lambda lang: {"label": text(lang, "strategy"), "choices": _strategies(lang, self._offered)},
+            ),
+            (self.seed, lambda lang: {"label": text(lang, "seed"), "info": text(lang, "seed_info")}),
+        ]
+        tab.defaults += [
+            (self.detail, lambda _, service: {"value": service.default_detail}),
+            (self.strategy, self._offer),
+            (self.seed, lambda _, service: {"value": service.default_seed}),
+        ]
+
+    def _offer(self, language: str, service: Description) -> dict[str, Any]:
+        self._offered = tuple(service.strategies)
+        return {"value": service.default_strategy, "choices": _strategies(language, self._offered)}
+
+
+def options_of(values: Sequence[Any]) -> dict[str, Any]:
+    """Options of the contract from the controls' values; what was left empty is the service's to choose."""
+    detail, multi_round, strategy, seed = values
+    options = {"detail": detail, "strategy": strategy, "seed": seed, "multi_round": None if multi_round else False}
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def _details(language: str) -> list[tuple[str, str]]:
+    return [(text(language, f"detail_{name}"), name) for name in DETAILS]
+
+
+def _strategies(language: str, offered: Sequence[str]) -> list[tuple[str, str]]:
+    named = {"classic", "basic", "grounded"}
+    return [(text(language, f"strategy_{name}") if name in named else name, name) for name in offered]

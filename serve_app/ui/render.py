@@ -1,0 +1,158 @@
+"""HTML of results. Captions, prompts, names and errors come from outside and are escaped."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from serve_app.errors import CaptionServeError
+from serve_app.ui.texts import error_text, text
+from serve_app.ui.view import View
+
+_TEMPLATE_SIGNS = str.maketrans({"{": "&#123;", "}": "&#125;", "$": "&#36;", "`": "&#96;"})
+_SOURCE = re.compile(r"(variant|extension|round) (\d+)")
+FAIR_SCORE, GOOD_SCORE = 0.4, 0.7
+
+
+def escape(words: str) -> str:
+    """Text that is safe in HTML, in its attributes, and in the templates of Gradio's HTML component."""
+    return html.escape(words, quote=True).translate(_TEMPLATE_SIGNS)
+
+
+def result(view: View, language: str) -> str:
+    """The caption, or what is there instead of it yet."""
+    match view.status:
+        case "empty":
+            return _note(text(language, "empty"), "empty")
+        case "failed":
+            return failure(view.error or "error_page", language)
+        case "running":
+            return _progress(view, language)
+        case "done":
+            return _answer(view, language)
+
+
+def failure(error: CaptionServeError | str, language: str) -> str:
+    """One sentence, as an alert."""
+    return sentence(text(language, error) if isinstance(error, str) else error_text(language, error), language)
+
+
+def sentence(words: str, language: str) -> str:
+    return f'<div class="failure" role="alert"><b>{text(language, "error")}</b><p>{escape(words)}</p></div>'
+
+
+def header(language: str, model: str | None) -> str:
+    served = text(language, "served_by", model=model) if model else text(language, "waiting")
+    return (
+        f'<header class="head"><h1>{text(language, "title")}</h1><p>{text(language, "lead")}</p>'
+        f'<p class="model">{escape(served)}</p></header>'
+    )
+
+
+def _note(words: str, kind: str) -> str:
+    return f'<div class="{kind}">{escape(words)}</div>'
+
+
+def _progress(view: View, language: str) -> str:
+    bar = f'<div class="bar"><i style="width:{round(100 * view.share_done)}%"></i></div>'
+    if view.start is None:
+        return f'<div class="progress" role="status">{bar}<p>{text(language, "starting")}…</p></div>'
+    return f'<div class="progress" role="status">{bar}<ol class="steps">{"".join(_steps(view, language))}</ol></div>'
+
+
+def _steps(view: View, language: str) -> Iterable[str]:
+    assert view.start is not None
+    for index in range(1, len(view.start["prompts"]) + 1):
+        name = text(language, "variant", n=index)
+        event = view.variants.get(index)
+        yield _step(name, None if event is None else event["text"] or text(language, "failed"))
+    if view.start["strategy"] != "basic":
+        yield _step(text(language, "merged" if view.merged else "merge"), "" if view.merged else None)
+    if view.extension is not None:
+        yield _step(text(language, "extension"), _verdict(view.extension, language))
+    for number in range(2, view.start["rounds"] + 1):
+        event = view.rounds.get(number)
+        yield _step(text(language, "round", n=number), None if event is None else _verdict(event, language))
+
+
+def _step(name: str, told: str | None) -> str:
+    state = "pending" if told is None else "finished"
+    return f'<li class="{state}"><b>{escape(name)}</b><span>{escape(told or "")}</span></li>'
+
+
+def _verdict(event: Mapping[str, Any], language: str) -> str:
+    return text(language, "accepted" if event["accepted"] else "kept")
+
+
+def _answer(view: View, language: str) -> str:
+    body = view.result or {}
+    caption = body["caption"] or text(language, "no_caption")
+    stats = body["stats"]
+    seconds = body["timings_ms"].get("total", 0.0) / 1000
+    figures = "".join(
+        f"<div><dt>{text(language, name)}</dt><dd>{value}</dd></div>"
+        for name, value in (
+            ("characters", stats["characters"]),
+            ("words", stats["words"]),
+            ("seconds", f"{seconds:.1f}"),
+        )
+    )
+    return (
+        f'<article class="answer"><h2>{text(language, "caption")}</h2>'
+        f'<p id="caption">{escape(caption)}</p><dl class="figures">{figures}</dl>'
+        f"{_degraded(body['degraded'], language)}</article>"
+    )
+
+
+def _degraded(missing: list[str], language: str) -> str:
+    if not missing:
+        return ""
+    entries = "".join(f"<li>{escape(entry)}</li>" for entry in missing)
+    return f'<div class="degraded"><b>{text(language, "degraded")}</b><ul>{entries}</ul></div>'
+
+
+def details(view: View, language: str) -> str:
+    """How the caption came about, folded; empty before there is one."""
+    body = view.result
+    if view.status != "done" or body is None:
+        return ""
+    variants = "".join(
+        _entry(v["prompt"] or text(language, "no_prompt"), v["text"] or text(language, "failed"), v["score"], language)
+        for v in body["variants"]
+    )
+    rounds = "".join(
+        _entry(f"{text(language, 'round', n=r['round'])} · {_verdict(r, language)}", r["text"], None, language, False)
+        for r in body["rounds"]
+    )
+    parts = "".join(clause(entry, language) for entry in body["clauses"])
+    sections = [
+        (text(language, "clauses"), parts and f'<p class="clauses">{parts}</p>'),
+        (text(language, "variants"), variants and f"<ul>{variants}</ul>"),
+        (text(language, "rounds"), rounds and f"<ul>{rounds}</ul>"),
+    ]
+    shown = "".join(f"<h3>{title}</h3>{content}" for title, content in sections if content)
+    return f'<details class="how"><summary>{text(language, "how")}</summary>{shown}</details>'
+
+
+def _entry(title: str, words: str, score: float | None, language: str, scored: bool = True) -> str:
+    badge = f'<em class="{score_class(score)}">{_score(score, language)}</em>' if scored and score is not None else ""
+    return f"<li><b>{escape(title)}</b>{badge}<span>{escape(words)}</span></li>"
+
+
+def clause(entry: Mapping[str, Any], language: str) -> str:
+    """A piece of the caption, coloured by its score; source and score on hover."""
+    source = _SOURCE.sub(lambda m: f"{text(language, f'source_{m[1]}')} {m[2]}", entry["source"])
+    told = escape(f"{source} · {_score(entry['score'], language)}")
+    return f'<mark class="{score_class(entry["score"])}" title="{told}" tabindex="0">{escape(entry["text"])}</mark> '
+
+
+def score_class(score: float | None) -> str:
+    if score is None:
+        return "score-none"
+    return "score-good" if score >= GOOD_SCORE else "score-fair" if score >= FAIR_SCORE else "score-poor"
+
+
+def _score(score: float | None, language: str) -> str:
+    return text(language, "score_none") if score is None else text(language, "score", score=f"{score:.2f}")

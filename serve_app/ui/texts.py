@@ -1,0 +1,191 @@
+"""The page's words, in the languages that it speaks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from serve_app.errors import CaptionServeError
+
+LANGUAGES: Mapping[str, str] = {"en": "English", "zh": "中文"}
+DEFAULT = "en"
+
+_EN = {
+    "title": "What is in this picture?",
+    "lead": "Give it an image and read a detailed description, made of several captions.",
+    "served_by": "Model: {model}",
+    "waiting": "The service is not ready yet. Try again in a moment.",
+    "language": "Language",
+    "tab_caption": "One image",
+    "tab_batch": "Several images",
+    "image": "Image",
+    "image_drop": "Drop an image here, or click to choose one. You can also paste one.",
+    "samples": "Or try one of these",
+    "detail": "Detail",
+    "detail_high": "High (recommended)",
+    "detail_medium": "Medium",
+    "detail_low": "Low",
+    "multi_round": "Add details in further rounds",
+    "multi_round_info": "Off: one round, whatever the detail.",
+    "more": "More options",
+    "strategy": "Strategy",
+    "strategy_classic": "Classic: variants, merge, rounds",
+    "strategy_basic": "Basic: one short caption",
+    "strategy_grounded": "Grounded: only what the image supports",
+    "seed": "Seed",
+    "seed_info": "The same image, options and seed give the same caption.",
+    "run": "Describe",
+    "stop": "Stop",
+    "copy": "Copy caption",
+    "empty": "The description appears here.",
+    "no_image": "Choose an image first.",
+    "starting": "Sending the image",
+    "variant": "Variant {n}",
+    "merge": "Merging the variants",
+    "merged": "Variants merged",
+    "extension": "Extended",
+    "round": "Round {n}",
+    "failed": "no answer",
+    "accepted": "taken over",
+    "kept": "nothing better found",
+    "stopped": "Stopped.",
+    "caption": "Description",
+    "no_caption": "The model found no words for this image.",
+    "characters": "characters",
+    "words": "words",
+    "seconds": "seconds",
+    "how": "How it came about",
+    "variants": "Variants",
+    "rounds": "Rounds",
+    "clauses": "Where each part comes from",
+    "no_prompt": "without a prompt",
+    "score_none": "not scored",
+    "score": "match {score}",
+    "source_variant": "variant",
+    "source_extension": "extension",
+    "source_round": "round",
+    "degraded": "Left out:",
+    "error": "That did not work",
+    "error_page": "The page lost touch with the service; please try again.",
+    "error_upload": "The file did not arrive; please choose it again.",
+    "files": "Images",
+    "run_batch": "Describe all",
+    "no_files": "Choose images first.",
+    "too_many": "At most {most} images at a time; {given} were chosen.",
+    "batch_empty": "Results appear here as they finish.",
+    "file": "File",
+    "result": "Description",
+    "done_of": "{done} of {all} finished",
+    "in_work": "in work",
+    "queued": "waiting",
+    "csv": "Download CSV",
+    "jsonl": "Download JSONL",
+}
+_ZH = {
+    "title": "这张图片里有什么？",
+    "lead": "选一张图片，即可得到由多条描述合并而成的详细说明。",
+    "served_by": "模型：{model}",
+    "waiting": "服务尚未就绪，请稍后再试。",
+    "language": "语言",
+    "tab_caption": "单张图片",
+    "tab_batch": "多张图片",
+    "image": "图片",
+    "image_drop": "把图片拖到这里，或点击选择，也可以直接粘贴。",
+    "samples": "或者试试这些图片",
+    "detail": "详细程度",
+    "detail_high": "高（推荐）",
+    "detail_medium": "中",
+    "detail_low": "低",
+    "multi_round": "多轮补充细节",
+    "multi_round_info": "关闭后只进行一轮，不受详细程度影响。",
+    "more": "更多选项",
+    "strategy": "策略",
+    "strategy_classic": "经典：多个变体、合并、多轮",
+    "strategy_basic": "基本：一条简短描述",
+    "strategy_grounded": "求证：只写图片支持的内容",
+    "seed": "随机种子",
+    "seed_info": "图片、选项和种子相同，结果就相同。",
+    "run": "生成描述",
+    "stop": "停止",
+    "copy": "复制描述",
+    "empty": "描述会显示在这里。",
+    "no_image": "请先选择一张图片。",
+    "starting": "正在发送图片",
+    "variant": "变体 {n}",
+    "merge": "正在合并变体",
+    "merged": "变体已合并",
+    "extension": "扩展",
+    "round": "第 {n} 轮",
+    "failed": "没有结果",
+    "accepted": "已采用",
+    "kept": "没有更好的内容",
+    "stopped": "已停止。",
+    "caption": "描述",
+    "no_caption": "模型没有给出描述。",
+    "characters": "字符",
+    "words": "词",
+    "seconds": "秒",
+    "how": "生成过程",
+    "variants": "变体",
+    "rounds": "各轮",
+    "clauses": "各部分的来源",
+    "no_prompt": "无提示词",
+    "score_none": "未评分",
+    "score": "匹配度 {score}",
+    "source_variant": "变体",
+    "source_extension": "扩展",
+    "source_round": "轮次",
+    "degraded": "缺少：",
+    "error": "没有成功",
+    "error_page": "页面与服务失去联系，请重试。",
+    "error_upload": "文件没有上传成功，请重新选择。",
+    "files": "图片",
+    "run_batch": "全部生成",
+    "no_files": "请先选择图片。",
+    "too_many": "一次最多 {most} 张图片，您选了 {given} 张。",
+    "batch_empty": "完成后结果会逐行显示在这里。",
+    "file": "文件",
+    "result": "描述",
+    "done_of": "已完成 {done} / {all}",
+    "in_work": "处理中",
+    "queued": "等待中",
+    "csv": "下载 CSV",
+    "jsonl": "下载 JSONL",
+}
+TEXTS: Mapping[str, Mapping[str, str]] = {"en": _EN, "zh": _ZH}
+
+_ERRORS_ZH = {
+    "InvalidImage": "无法读取这张图片，文件可能已损坏。",
+    "UnsupportedImage": "不支持这种文件格式，请使用 JPEG、PNG、WebP、GIF、BMP、TIFF 或 AVIF 图片。",
+    "ImageTooLarge": "图片太大，超出了服务的限制。",
+    "DeadlineExceeded": "在得到描述之前时间已用完，请重试或降低详细程度。",
+    "Overloaded": "服务正忙，请稍后再试。",
+    "GeneratorUnavailable": "模型暂时没有响应，请稍后再试。",
+    "GenerationFailed": "模型在生成时出错，请重试。",
+}
+
+
+def text(language: str, key: str, **values: object) -> str:
+    """The words for `key`; in English where the language is unknown."""
+    return TEXTS.get(language, _EN)[key].format(**values)
+
+
+def error_text(language: str, error: CaptionServeError) -> str:
+    """One sentence about an error; the service's own English one where there is no translation."""
+    if language == "zh":
+        return _ERRORS_ZH.get(type(error).__name__, error.message)
+    return error.message
+
+
+def language_of(accepted: str | None) -> str:
+    """The language of the page for an `Accept-Language` header."""
+    wanted: list[tuple[float, str]] = []
+    for entry in (accepted or "").split(","):
+        tag, _, quality = entry.strip().partition(";q=")
+        language = tag.split("-")[0].lower()
+        try:
+            weight = float(quality) if quality else 1.0
+        except ValueError:
+            continue
+        if language in LANGUAGES and weight > 0:
+            wanted.append((weight, language))
+    return max(wanted, key=lambda pair: pair[0])[1] if wanted else DEFAULT

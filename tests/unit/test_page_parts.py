@@ -1,0 +1,282 @@
+"""The parts of the web page that need no browser."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+import json
+from collections.abc import AsyncGenerator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from serve_app.args import PageArgs
+from serve_app.errors import CaptionServeError, GeneratorUnavailable, InvalidImage, InvalidRequest, Overloaded
+from serve_app.ui import batch, build_page, mount, page_app, render
+from serve_app.ui.environment import FILES
+from serve_app.ui.files import Upload, uploaded
+from serve_app.ui.options import options_of
+from serve_app.ui.page import names_remote_file
+from serve_app.ui.sessions import Sessions
+from serve_app.ui.texts import TEXTS, error_text, language_of, text
+from serve_app.ui.view import View
+
+HOSTILE = '<img src=x onerror=alert(1)> "quoted" {{this}} ${1+1} `x`'
+
+
+def answer(**changes: Any) -> dict[str, Any]:
+    return {
+        "event": "result",
+        "id": "r",
+        "model": "demo",
+        "caption": "a boat",
+        "stats": {"characters": 6, "words": 2},
+        "variants": [{"prompt": "a photo of", "text": "a boat", "score": None}],
+        "rounds": [{"round": 2, "text": "a boat", "accepted": False}],
+        "clauses": [{"text": "a boat", "source": "variant 1", "score": 0.9}],
+        "degraded": [],
+        "seed": 0,
+        "timings_ms": {"total": 1500.0},
+        **changes,
+    }
+
+
+def done(**changes: Any) -> View:
+    view = View()
+    view.add(answer(**changes))
+    return view
+
+
+class Backend:
+    """Answers with the image's own bytes as caption; `errors` come first, one a call."""
+
+    def __init__(self, *errors: Exception, wait: asyncio.Event | None = None) -> None:
+        self.errors = list(errors)
+        self.running = self.most = self.closed = 0
+        self.wait = wait
+
+    async def events(self, image: bytes, options: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
+        self.running += 1
+        self.most = max(self.most, self.running)
+        try:
+            await asyncio.sleep(0.001)
+            if self.errors:
+                raise self.errors.pop(0)
+            yield {"event": "merge", "text": ""}
+            if self.wait is not None:
+                await self.wait.wait()
+            yield answer(caption=image.decode())
+        finally:
+            self.running -= 1
+            self.closed += 1
+
+    async def describe(self) -> dict[str, Any]:
+        raise GeneratorUnavailable("The service is starting.")
+
+
+def uploads(directory: Path, *names: str) -> list[Upload]:
+    for name in names:
+        (directory / name).write_text(name)
+    return [Upload(directory / name, name) for name in names]
+
+
+def test_both_languages_have_every_text() -> None:
+    assert TEXTS["en"].keys() == TEXTS["zh"].keys()
+
+
+@pytest.mark.parametrize(
+    ("accepted", "language"),
+    [("zh-CN,zh;q=0.9,en;q=0.8", "zh"), ("en-GB,zh;q=0.5", "en"), ("en;q=0.4,zh-TW;q=0.6", "zh"), ("fr", "en"),
+     ("fr,zh;q=0.2", "zh"), ("zh;q=0,en", "en"), ("zh;q=x", "en"), ("", "en"), (None, "en")],
+)  # fmt: skip
+def test_the_browser_chooses_the_language(accepted: str | None, language: str) -> None:
+    assert language_of(accepted) == language
+
+
+def test_unknown_errors_keep_their_own_sentence() -> None:
+    assert error_text("zh", CaptionServeError("Something else.")) == "Something else."
+    assert error_text("en", InvalidImage("It is broken.")) == "It is broken."
+    assert error_text("zh", InvalidImage("It is broken.")) != "It is broken."
+
+
+def test_nothing_from_outside_becomes_markup_or_template() -> None:
+    hostile = done(
+        caption=HOSTILE,
+        variants=[{"prompt": HOSTILE, "text": HOSTILE, "score": 0.5}],
+        rounds=[{"round": 2, "text": HOSTILE, "accepted": True}],
+        clauses=[{"text": HOSTILE, "source": HOSTILE, "score": 0.5}],
+        degraded=[HOSTILE],
+    )
+    failed = View()
+    failed.fail(InvalidImage(HOSTILE))
+    running = View(status="running")
+    running.add({"event": "start", "prompts": ["a"], "rounds": 1, "strategy": "classic"})
+    running.add({"event": "variant", "index": 1, "prompt": HOSTILE, "text": HOSTILE})
+    row = batch.Row(HOSTILE, "done", answer(caption=HOSTILE))
+    shown = [
+        render.result(hostile, "en"),
+        render.details(hostile, "en"),
+        render.result(failed, "en"),
+        render.result(running, "en"),
+        render.header("en", HOSTILE),
+        batch.table([row, batch.Row(HOSTILE, "failed", error=InvalidImage(HOSTILE))], "en"),
+    ]
+    for html in shown:
+        assert "onerror" in html
+        assert not any(sign in html for sign in ("<img", '"quoted"', "{{", "${", "`"))
+
+
+@pytest.mark.parametrize(
+    ("score", "kind"),
+    [(None, "score-none"), (0.0, "score-poor"), (0.5, "score-fair"), (0.95, "score-good")],
+)
+def test_a_clause_is_coloured_by_its_score_and_tells_its_source(score: float | None, kind: str) -> None:
+    html = render.clause({"text": "a boat", "source": "variant 3", "score": score}, "zh")
+    assert f'class="{kind}"' in html
+    assert 'title="变体 3 · ' in html
+
+
+def test_progress_shows_what_finished_and_what_is_to_come() -> None:
+    view = View(status="running")
+    assert text("en", "starting") in render.result(view, "en")
+    view.add({"event": "start", "prompts": ["a", "b"], "rounds": 2, "strategy": "classic"})
+    view.add({"event": "variant", "index": 2, "prompt": "b", "text": "a boat"})
+    html = render.result(view, "en")
+    assert '<li class="finished"><b>Variant 2</b><span>a boat</span>' in html
+    assert '<li class="pending"><b>Variant 1</b>' in html
+    assert '<li class="pending"><b>Round 2</b>' in html
+    assert view.share_done == 0.25
+
+
+def test_result_shows_caption_and_figures() -> None:
+    html = render.result(done(degraded=["variant 4: no answer"]), "en")
+    for part in ("a boat", "<dd>6</dd>", "<dd>2</dd>", "<dd>1.5</dd>", "variant 4: no answer"):
+        assert part in html
+
+
+def test_options_leave_defaults_to_the_service() -> None:
+    assert options_of(["high", True, "classic", None]) == {"detail": "high", "strategy": "classic"}
+    assert options_of(["low", False, "basic", 7]) == {
+        "detail": "low", "strategy": "basic", "seed": 7, "multi_round": False,
+    }  # fmt: skip
+
+
+def test_only_uploads_are_read(tmp_path: Path) -> None:
+    sent = FILES / "x" / "a.jpg"
+    named = {"path": str(sent), "orig_name": "../../b.jpg"}
+    assert uploaded(named) == Upload(sent.resolve(), "b.jpg")
+    assert uploaded(None) is None
+    for path in ("/etc/passwd", str(tmp_path / "a"), f"{FILES}/../a", "a.jpg"):
+        with pytest.raises(InvalidRequest):
+            uploaded({"path": path})
+
+
+def test_a_link_out_of_the_uploads_is_refused(tmp_path: Path) -> None:
+    link = FILES / "link.jpg"
+    link.symlink_to(tmp_path)
+    with pytest.raises(InvalidRequest):
+        uploaded({"path": str(link)})
+    link.unlink()
+
+
+@pytest.mark.parametrize(
+    ("payload", "refused"),
+    [([{"path": "http://10.0.0.1/a"}], True), ([[{"x": {"path": "ftp://a/b"}}]], True),
+     ([{"path": "/tmp/a.jpg"}, "http://words", None, 3], False)],
+)  # fmt: skip
+def test_forged_payloads_make_the_server_fetch_nothing(payload: list[Any], refused: bool) -> None:
+    assert names_remote_file(payload) is refused
+
+
+async def test_batch_is_bounded_and_keeps_its_order(tmp_path: Path) -> None:
+    backend = Backend()
+    names = [f"{index}.jpg" for index in range(12)]
+    shown = [[row.status for row in rows] async for rows in batch.run(backend, uploads(tmp_path, *names), {})]
+    rows = [rows async for rows in batch.run(backend, uploads(tmp_path, *names), {})][-1]
+    assert backend.most == batch.AT_ONCE
+    assert any("done" in states and "queued" in states for states in shown)
+    assert [row.result["caption"] for row in rows if row.result] == names
+
+
+async def test_a_bad_file_of_a_batch_is_a_row(tmp_path: Path) -> None:
+    (whole, gone) = (*uploads(tmp_path, "a.jpg"), Upload(tmp_path / "gone.jpg", "gone.jpg"))
+    files = [gone, whole, Upload(whole.path, "b.jpg")]
+    rows = [rows async for rows in batch.run(Backend(InvalidImage("It is broken.")), files, {})][-1]
+    assert [row.error_in("en") for row in rows] == [text("en", "error_upload"), "It is broken.", ""]
+    assert [row.status for row in rows] == ["failed", "failed", "done"]
+    assert '<tr class="failed"><td>a.jpg</td><td>It is broken.</td></tr>' in batch.table(rows, "en")
+
+
+async def test_a_batch_waits_for_a_full_service(tmp_path: Path) -> None:
+    backend = Backend(Overloaded("Full.", 0.001), Overloaded("Full.", 0.001))
+    rows = [rows async for rows in batch.run(backend, uploads(tmp_path, "a.jpg"), {})][-1]
+    assert (rows[0].status, rows[0].error) == ("done", None)
+
+
+async def test_closing_a_batch_ends_its_requests(tmp_path: Path) -> None:
+    backend = Backend(wait=asyncio.Event())
+    work = batch.run(backend, uploads(tmp_path, "a.jpg", "b.jpg"), {})
+    async for _ in work:
+        if backend.running == 2:
+            break
+    await work.aclose()
+    assert (backend.running, backend.closed) == (0, 2)
+
+
+def test_csv_and_jsonl_hold_answers_and_errors() -> None:
+    rows = [
+        batch.Row("=cmd|' /C calc'!A0", "done", answer(caption='一只船, "old"')),
+        batch.Row("b.jpg", "failed", error=InvalidImage("It is broken.")),
+    ]
+    header, first, second = csv.reader(io.StringIO(batch.as_csv(rows)))
+    assert tuple(header) == batch.COLUMNS
+    assert first == ["'=cmd|' /C calc'!A0", '一只船, "old"', "6", "2", "1.5", ""]
+    assert second == ["b.jpg", "", "", "", "", "It is broken."]
+    lines = [json.loads(line) for line in batch.as_jsonl(rows).splitlines()]
+    assert lines[0]["result"]["caption"] == '一只船, "old"'
+    assert "event" not in lines[0]["result"]
+    assert lines[1] == {"file": "b.jpg", "result": None, "error": "It is broken."}
+
+
+async def test_leaving_ends_a_request_that_waits() -> None:
+    backend, sessions = Backend(wait=asyncio.Event()), Sessions()
+    seen = []
+    async with asyncio.timeout(5):
+        async for event in sessions.run("s", backend.events(b"x", {})):
+            seen.append(event["event"])
+            sessions.leave("another")
+            sessions.leave("s")
+    assert seen == ["merge"]
+    assert (backend.running, backend.closed) == (0, 1)
+
+
+async def test_errors_come_through_a_session() -> None:
+    with pytest.raises(InvalidImage):
+        [_ async for _ in Sessions().run("s", Backend(InvalidImage("It is broken.")).events(b"x", {}))]
+
+
+async def test_page_serves_no_file_of_the_machine() -> None:
+    app = mount(build_page(Backend()), "/ui")
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+        assert (await client.get("/")).status_code == 200
+        config = (await client.get("/config")).json()
+        for path in ("/etc/passwd", str(Path(__file__)), str(Path.cwd() / "README.md")):
+            assert (await client.get(f"/gradio_api/file={path}")).status_code == 403
+    assert all(event["api_visibility"] == "private" for event in config["dependencies"])
+    assert "googleapis" not in json.dumps(config["stylesheets"])
+
+
+async def test_page_asks_for_a_key_where_keys_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    from serve_app.api.keys import KEYS_VARIABLE, new_key
+
+    key, line = new_key("me")
+    monkeypatch.setenv(KEYS_VARIABLE, line)
+    app = page_app(Backend(), PageArgs())
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
+        assert (await client.get("/config")).status_code == 401
+        assert (await client.post("/login", data={"username": "x", "password": "wrong"})).status_code == 400
+        assert (await client.post("/login", data={"username": "x", "password": key})).status_code == 200
+        assert (await client.get("/config")).status_code == 200
