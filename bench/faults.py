@@ -56,10 +56,10 @@ def settings() -> dict[str, str]:
 
 
 def config(port: int, delay_s: float = DELAY_S) -> dict[str, Any]:
-    """configs/serve.yaml with the instant engine, a fixed number of replicas and quick health checks."""
+    """configs/serve.yaml without its page, with the instant engine, a fixed number of replicas, quick health checks."""
     whole: dict[str, Any] = yaml.safe_load((ROOT / "configs" / "serve.yaml").read_text(encoding="utf-8"))
     whole["http_options"]["port"] = port
-    (captions,) = whole["applications"]
+    (captions,) = whole["applications"] = [one for one in whole["applications"] if one["name"] == "captions"]
     captions["args"] = {"engine": "instant", "instant_delay_s": delay_s}
     for deployment in captions["deployments"]:
         del deployment["autoscaling_config"]

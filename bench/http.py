@@ -59,11 +59,11 @@ def k6(url: str, **settings: object) -> dict[str, Any]:
 
 
 def config(port: int, args: dict[str, Any], captioners: int) -> dict[str, Any]:
-    """configs/serve.yaml on one node, without autoscaling and GPUs."""
+    """configs/serve.yaml without its page, on one node, without autoscaling and GPUs."""
     whole: dict[str, Any] = yaml.safe_load((ROOT / "configs" / "serve.yaml").read_text(encoding="utf-8"))
     whole["http_options"]["port"] = port
     whole["proxy_location"] = "HeadOnly"
-    (captions,) = whole["applications"]
+    (captions,) = whole["applications"] = [one for one in whole["applications"] if one["name"] == "captions"]
     captions["args"] = args
     for deployment, replicas in zip(captions["deployments"], (1, captioners), strict=True):
         del deployment["autoscaling_config"]

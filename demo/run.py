@@ -165,6 +165,7 @@ def main() -> int:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "serve_app.deployments.proxy:middlewares")
     with tempfile.TemporaryDirectory() as scratch:
         config = Path(scratch) / "serve.yaml"
         host, port = write_config(args.config, config, args.model or None, args.port)

@@ -30,6 +30,13 @@ made, and sent back. Answers are the same for the same image, options and seed.
 EVENTS = (StartEvent, VariantEvent, MergeEvent, ExtensionEvent, RoundEvent, ResultEvent, ErrorEvent)
 REFERENCE = "#/components/schemas/"
 
+
+def event_stream(description: str) -> dict[str, Any]:
+    """Schema of an event stream: that of one of its events, as OpenAPI's tools read it."""
+    properties = {"event": {"type": "string"}, "data": {"type": "string"}}
+    return {"type": "object", "description": description, "properties": properties, "required": ["data"]}
+
+
 PIXEL = (
     "data:image/png;base64,iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAYAAAAfFcSJAAAADUlEQVR42mNk+M9Q"
     "DwADhgGAWjR9awAAAABJRU5ErkJggg=="

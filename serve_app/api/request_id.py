@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 HEADER = "x-request-id"
 _KEY = "caption_serve.request_id"
-_SANE = re.compile(rb"^[\x21-\x7e]{1,128}$")
+SANE = re.compile(rb"^[\x21-\x7e]{1,128}$")
 
 
 def request_id(scope: Scope) -> str:
@@ -31,7 +31,7 @@ class RequestIdMiddleware:
             return
         given = dict(scope["headers"]).get(HEADER.encode(), b"")
         # A server that sends the header itself sends what it was given, so that is the request's id then.
-        taken = bool(given) and (not self._respond or _SANE.match(given) is not None)
+        taken = bool(given) and (not self._respond or SANE.match(given) is not None)
         scope[_KEY] = given.decode("latin-1") if taken else uuid.uuid4().hex
 
         async def send_with_id(message: Message) -> None:

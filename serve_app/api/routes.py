@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from serve_app.api import problems
 from serve_app.api.batch import read_batch_request
 from serve_app.api.body import read_caption_request
-from serve_app.api.description import CAPTION, EVENT_EXAMPLE, EVENTS, PIXEL, PROBLEM, REFERENCE
+from serve_app.api.description import CAPTION, EVENT_EXAMPLE, EVENTS, PIXEL, PROBLEM, REFERENCE, event_stream
 from serve_app.api.disconnect import ClientGone, while_connected
 from serve_app.api.request_id import request_id
 from serve_app.api.schemas import Options
@@ -76,10 +76,7 @@ _ANSWER = {
     "content": {
         "application/json": {"example": CAPTION},
         EVENT_STREAM: {
-            "schema": {
-                "type": "string",
-                "description": "server-sent events: " + ", ".join(event.__name__ for event in EVENTS),
-            },
+            "schema": event_stream("one of " + ", ".join(event.__name__ for event in EVENTS) + " as JSON in `data`"),
             "example": EVENT_EXAMPLE,
         },
     }

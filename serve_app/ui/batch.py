@@ -61,7 +61,7 @@ async def run(backend: Backend, uploads: Sequence[Upload], options: dict[str, An
             changed.set()
 
     work = [asyncio.ensure_future(worker()) for _ in range(AT_ONCE)]
-    everything = asyncio.gather(*work)
+    everything = asyncio.gather(*work, return_exceptions=True)  # they fill rows and raise nothing
     everything.add_done_callback(lambda _: changed.set())
     try:
         yield rows
@@ -69,11 +69,10 @@ async def run(backend: Backend, uploads: Sequence[Upload], options: dict[str, An
             await changed.wait()
             changed.clear()
             yield rows
-        everything.result()
     finally:
         for task in work:
             task.cancel()
-        await asyncio.gather(*work, return_exceptions=True)
+        await everything
 
 
 async def _fill(row: Row, backend: Backend, upload: Upload, options: dict[str, Any]) -> None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import atexit
 import os
 import shutil
 import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 FILES = Path(tempfile.mkdtemp(prefix="caption-serve-page-", dir=os.environ.get("GRADIO_TEMP_DIR")))
@@ -14,3 +17,11 @@ FILES = Path(tempfile.mkdtemp(prefix="caption-serve-page-", dir=os.environ.get("
 os.environ["GRADIO_TEMP_DIR"] = str(FILES)
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 atexit.register(shutil.rmtree, FILES, ignore_errors=True)
+
+
+@asynccontextmanager
+async def lifespan(_: object) -> AsyncIterator[None]:
+    """Clears the files away when the server ends, which a signal does without `atexit`."""
+    await asyncio.to_thread(FILES.mkdir, exist_ok=True)
+    yield
+    await asyncio.to_thread(shutil.rmtree, FILES, ignore_errors=True)

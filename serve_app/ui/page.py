@@ -14,7 +14,7 @@ from serve_app.api import KEYS_VARIABLE, KeyStore
 from serve_app.args import PageArgs
 from serve_app.contract import Description
 from serve_app.types import Limits
-from serve_app.ui import batch_tab, caption_tab, render
+from serve_app.ui import batch_tab, caption_tab, environment, render
 from serve_app.ui.backend import Backend
 from serve_app.ui.parts import CONCURRENCY, Context, Tab, Words, describe
 from serve_app.ui.texts import DEFAULT, LANGUAGES, language_of, text
@@ -146,7 +146,7 @@ def mount(
         block_title_text_color="*neutral_600",
     )
     app: FastAPI = gr.mount_gradio_app(
-        FastAPI(openapi_url=None),
+        FastAPI(openapi_url=None, lifespan=environment.lifespan),
         blocks,
         path="",
         root_path=root_path,

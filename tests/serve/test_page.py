@@ -166,8 +166,11 @@ def test_a_bad_option_and_a_missing_image_get_one_sentence(page: Page) -> None:
     expect(page.locator("#result .failure p")).to_have_text("Choose an image first.")
     choose(page, SCENE)
     page.click("#one-more button")
-    page.fill("#one-seed input", "-1")
-    page.keyboard.press("Tab")
+    seed = page.locator("#one-seed input")
+    expect(seed).to_have_value("0")  # the service's default comes a moment after the control
+    seed.fill("-1")
+    seed.press("Tab")
+    expect(seed).to_have_value("-1")
     page.click("#run")
     expect(page.locator("#result .failure p")).to_contain_text("seed", timeout=WAIT_MS)
 

@@ -17,7 +17,7 @@ from serve_app.api.chat.request import Task, read_task
 from serve_app.api.chat.run import run
 from serve_app.api.chat.schemas import Completion, Model, ModelList
 from serve_app.api.chat.stream import chunks, start
-from serve_app.api.description import PIXEL, PROBLEM, REFERENCE
+from serve_app.api.description import PIXEL, PROBLEM, REFERENCE, event_stream
 from serve_app.api.disconnect import ClientGone, while_connected
 from serve_app.api.request_id import request_id
 from serve_app.api.service import CaptionService
@@ -53,7 +53,7 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
     "/v1/chat/completions",
     response_model=Completion,
     responses={
-        200: {"content": {EVENT_STREAM: {"schema": {"type": "string", "description": "chunks, and [DONE]"}}}},
+        200: {"content": {EVENT_STREAM: {"schema": event_stream("chunks, and [DONE] as the last")}}},
         **_PROBLEMS,
     },
     openapi_extra={

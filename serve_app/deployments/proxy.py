@@ -1,0 +1,27 @@
+"""What Serve's proxies run before anything else; RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH names `middlewares`."""
+
+from __future__ import annotations
+
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from serve_app.api.request_id import HEADER, SANE
+
+
+class RequestIdGuard:
+    """Drops an `x-request-id` that no log can show: Serve decodes it as UTF-8 and answers 500 where that fails."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            name = HEADER.encode()
+            kept = [(key, value) for key, value in scope["headers"] if key != name or SANE.match(value)]
+            scope = {**scope, "headers": kept}
+        await self._app(scope, receive, send)
+
+
+def middlewares() -> list[Middleware]:
+    """Serve calls it when a proxy starts."""
+    return [Middleware(RequestIdGuard)]
