@@ -107,3 +107,8 @@ def hostile() -> dict[str, tuple[bytes, set[int]]]:
         "impossible orientation": (_exif(99), {200}),
         "jpeg with text behind it": (jpeg + svg * 100, {200}),
     }
+
+
+def tiny(number: int) -> bytes:
+    """A PNG of a few pixels that is another one for each number below 1000."""
+    return encoded(Image.new("RGB", (10 + number % 10, 9), (number % 251, number // 251, 7)), "PNG")

@@ -13,6 +13,8 @@ WINDOW_S = 30.0
 """Work that was finished within this time tells how fast the service is now."""
 MIN_BUSY_S = 1.0
 """A busy period shorter than this says little; the rate of the one before is kept."""
+FOREGROUND_SHARE = 0.5
+"""Of the capacity: what background work never takes."""
 MIN_RETRY_AFTER_S = 1.0
 MAX_RETRY_AFTER_S = 60.0
 UNKNOWN_RETRY_AFTER_S = 5.0
@@ -47,10 +49,14 @@ class Admission:
             raise self._refusal(self._usual_work)
 
     @contextmanager
-    def admit(self, work: int) -> Iterator[None]:
-        """Holds `work` for the duration of the block. Raises `Overloaded` when it doesn't fit."""
-        if self.admitted and self.admitted + work > self._capacity():
-            raise self._refusal(work)
+    def admit(self, work: int, background: bool = False) -> Iterator[None]:
+        """Holds `work` for the duration of the block. Raises `Overloaded` when it doesn't fit.
+
+        `background` work leaves `FOREGROUND_SHARE` of the capacity to others, whoever else is there.
+        """
+        room = self._capacity() * (1 - FOREGROUND_SHARE if background else 1)
+        if self.admitted and self.admitted + work > room:
+            raise self._refusal(work, room)
         if not self.admitted:
             self._begin_busy()
         self.admitted += work
@@ -90,13 +96,13 @@ class Admission:
         if not self.admitted:
             self.rate()  # remembered, before idle time counts
 
-    def _refusal(self, work: int) -> Overloaded:
+    def _refusal(self, work: int, room: float | None = None) -> Overloaded:
         self.shed += 1
         now, rate = self._clock(), self.rate()
         if rate is None:
             wait_s = UNKNOWN_RETRY_AFTER_S
         else:
-            room_s = max(0.0, self.admitted + work - self._capacity()) / rate
+            room_s = max(0.0, self.admitted + work - (self._capacity() if room is None else room)) / rate
             slot = min(max(self._next_slot, now + room_s), now + MAX_RETRY_AFTER_S)
             self._next_slot = slot + work / rate
             wait_s = max(MIN_RETRY_AFTER_S, slot - now)

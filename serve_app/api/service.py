@@ -57,9 +57,15 @@ class CaptionService:
             max_timeout_s=limits.max_timeout_s,
         )
 
-    async def caption(self, image: Any, options: Mapping[str, Any], request_id: str | None = None) -> CaptionBody:
-        """Captions bytes, a PIL image or a uint8 array. Raises `RequestError`s and `ServiceError`s."""
-        return await self._run(image, parse_options(dict(options), self.limits), request_id or uuid.uuid4().hex)
+    async def caption(
+        self, image: Any, options: Mapping[str, Any], request_id: str | None = None, *, background: bool = False
+    ) -> CaptionBody:
+        """Captions bytes, a PIL image or a uint8 array. Raises `RequestError`s and `ServiceError`s.
+
+        `background` work is admitted into half of the room only.
+        """
+        resolved = parse_options(dict(options), self.limits)
+        return await self._run(image, resolved, request_id or uuid.uuid4().hex, background=background)
 
     async def events(
         self, image: Any, options: Mapping[str, Any], request_id: str | None = None
@@ -84,11 +90,16 @@ class CaptionService:
                     await work
 
     async def _run(
-        self, image: Any, options: CaptionOptions, request_id: str, on_step: OnStep | None = None
+        self,
+        image: Any,
+        options: CaptionOptions,
+        request_id: str,
+        on_step: OnStep | None = None,
+        background: bool = False,
     ) -> CaptionBody:
         start = time.perf_counter()
         captioner, limits = self._captioner, self.limits  # of one configuration from the first step to the last
-        with self.admission.admit(captioner.work(options)):
+        with self.admission.admit(captioner.work(options), background):
             pixels = await self._intake(image, captioner, limits, options.timeout_s)
             took_s = time.perf_counter() - start
             remaining = replace(options, timeout_s=max(0.0, options.timeout_s - took_s))

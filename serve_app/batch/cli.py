@@ -15,6 +15,7 @@ from pydantic import ValidationError
 import serve_app
 from serve_app.api import CaptionService, parse_options
 from serve_app.args import AppArgs
+from serve_app.batch.batch_cli import batch
 from serve_app.errors import CaptionServeError, InvalidOption, ModelError
 
 SOME_FAILED, USAGE = 1, 2
@@ -112,6 +113,9 @@ def key(
     typer.echo(made)
     if file is None:
         typer.echo(f"For the key file: {line}", err=True)
+
+
+app.command()(batch)
 
 
 def check_port(host: str, port: int) -> None:

@@ -12,9 +12,14 @@ from serve_app.types import Generator
 
 def local_service(args: AppArgs) -> CaptionService:
     """Loads the model here and now. Raises `ModelError`s, and `InvalidOption` for presets that don't fit."""
+    return CaptionService(captioner_of(args), args.limits())
+
+
+def captioner_of(args: AppArgs) -> CaptionPipeline:
+    """As `local_service`, for pixels that are read elsewhere."""
     presets = Presets().override(args.presets)
     presets.check_rows(args.max_rows)
-    return CaptionService(CaptionPipeline(_generator(args), presets), args.limits())
+    return CaptionPipeline(_generator(args), presets)
 
 
 def _generator(args: AppArgs) -> Generator:

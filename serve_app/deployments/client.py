@@ -6,12 +6,14 @@ import asyncio
 import random
 from collections.abc import AsyncIterator, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
+from ray import serve
+from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from serve_app.deployments.handle_errors import our_errors
-from serve_app.errors import CaptionServeError, ServiceError, TryLater
+from serve_app.errors import CaptionServeError, InvalidOption, ServiceError, TryLater
 
 FIRST_PAUSE_S = 0.5
 LONGEST_PAUSE_S = 30.0
@@ -39,13 +41,27 @@ class CaptionClient:
             print(done.index, done.body["caption"] if done.body else done.error)
     """
 
-    def __init__(self, handle: DeploymentHandle[Any], *, concurrency: int = 16, max_retries: int = 20) -> None:
-        """`concurrency` is how many images are in progress at a time; what is above the service's room waits here."""
+    def __init__(
+        self, handle: DeploymentHandle[Any], *, concurrency: int = 16, max_retries: int = 20, background: bool = False
+    ) -> None:
+        """`concurrency` is how many images are in progress at a time; what is above the service's room waits here.
+
+        With `background` the service lets these images in as long as half of its room stays for others.
+        """
         if concurrency < 1 or max_retries < 0:
             raise ValueError("concurrency must be at least 1 and max_retries at least 0")
         self._handle: Any = handle
         self._concurrency = concurrency
         self._max_retries = max_retries
+        self._background = background
+
+    @classmethod
+    def connect(cls, application: str = "captions", **settings: Any) -> Self:
+        """A client of the application of that name. Raises `InvalidOption` when it is not running."""
+        try:
+            return cls(serve.get_app_handle(application), **settings)
+        except (RayServeException, ValueError) as error:
+            raise InvalidOption(f"There is no application {application!r} on this cluster.") from error
 
     async def caption(self, image: Any, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The body of one image's answer. Raises `RequestError`s, and `ServiceError`s when all tries are used up."""
@@ -85,7 +101,7 @@ class CaptionClient:
     async def _ask(self, image: Any, options: Mapping[str, Any] | None) -> dict[str, Any]:
         """One try, with Ray's errors turned into ours."""
         with our_errors("ingress"):
-            body: dict[str, Any] = await self._handle.caption.remote(image, dict(options or {}))
+            body: dict[str, Any] = await self._handle.caption.remote(image, dict(options or {}), self._background)
         return body
 
 

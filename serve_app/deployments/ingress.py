@@ -61,12 +61,16 @@ class IngressReplica:
         app.add_middleware(DisconnectMiddleware)
         return app
 
-    async def caption(self, image: Any, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    async def caption(
+        self, image: Any, options: Mapping[str, Any] | None = None, background: bool = False
+    ) -> dict[str, Any]:
         """The handle contract: image = bytes, PIL image or uint8 array; options and answer as over HTTP.
+
+        `background` work is let in only while half of the room stays for others.
 
         Raises `serve_app.errors.RequestError` and `ServiceError` subclasses.
         """
-        body = await self._service.caption(image, options or {})
+        body = await self._service.caption(image, options or {}, background=background)
         return body.model_dump()
 
     async def events(

@@ -6,11 +6,11 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read once, when the hu
 
 from serve_app.engine.async_engine import AsyncEngine
 from serve_app.engine.counters import Counters
-from serve_app.engine.loading import Loaded, load
+from serve_app.engine.loading import Loaded, image_size, load
 from serve_app.engine.reference import ReferenceGenerator
 from serve_app.types import EngineLimits, EngineName
 
-__all__ = ["AsyncEngine", "Counters", "Loaded", "ReferenceGenerator", "load", "start"]
+__all__ = ["AsyncEngine", "Counters", "Loaded", "ReferenceGenerator", "image_size", "load", "start"]
 
 
 def start(

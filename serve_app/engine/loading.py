@@ -72,6 +72,17 @@ def load(model: str = "demo", *, revision: str | None = None, dtype: str = "auto
     return Loaded(blip, tokenizer, mean, std, info, precision)
 
 
+def image_size(model: str, revision: str | None = None) -> tuple[int, int]:
+    """The (height, width) in pixels that a checkpoint takes, without loading it. Raises `ModelError`s."""
+    config = read_json(resolve(model, revision) / "config.json", model)
+    try:
+        return _image_size(config["vision_config"]["image_size"])
+    except (KeyError, TypeError, IndexError) as error:
+        raise ModelIncomplete(
+            f"The config.json of the checkpoint {model!r} does not say how large its images are."
+        ) from error
+
+
 def _device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")

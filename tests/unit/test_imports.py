@@ -22,7 +22,7 @@ MAY_IMPORT = {
     "engine": EVERYONES,
     "api": EVERYONES,
     "ui": {*EVERYONES, "args", "pipeline", "engine", "api"},
-    "batch": {*EVERYONES, "args", "instant", "pipeline", "engine", "api", "ui"},
+    "batch": {*EVERYONES, "args", "instant", "pipeline", "engine", "api", "ui", "deployments"},
     "deployments": {*EVERYONES, "args", "instant", "pipeline", "engine", "api", "ui"},
     "app": {"args", "deployments"},
 }

@@ -1,0 +1,8 @@
+"""`python -m serve_app.batch SOURCE --out FOLDER`: the batch job, as Ray jobs start it."""
+
+import typer
+
+from serve_app.batch.batch_cli import batch
+
+if __name__ == "__main__":
+    typer.run(batch)

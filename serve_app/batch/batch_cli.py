@@ -1,0 +1,105 @@
+"""`caption-serve batch`, with all its options."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import typer
+
+
+def batch(
+    source: Annotated[
+        str, typer.Argument(help="directory, glob, list, table or tar; local or a URL that fsspec knows")
+    ],
+    out: Annotated[str, typer.Option("--out", help="folder of the output and of the job's state")],
+    to: Annotated[
+        Literal["parquet", "jsonl", "csv", "sidecar", "webdataset"] | None,
+        typer.Option("--to", help="what is written; by the suffix of --out, else parquet"),
+    ] = None,
+    source_kind: Annotated[
+        Literal["images", "list", "table", "webdataset"] | None,
+        typer.Option("--from", help="what SOURCE is; by its suffix: .txt a list, .csv .parquet .arrow tables, .tar"),
+    ] = None,
+    column: Annotated[str | None, typer.Option(help="table column of paths, URLs or bytes")] = None,
+    keep: Annotated[list[str] | None, typer.Option(help="table column to copy to the output; may be repeated")] = None,
+    full: Annotated[bool, typer.Option(help="variants, rounds, clauses, scores and timings too")] = False,
+    template: Annotated[str, typer.Option(help="of {caption}, {stem}, {path}, {clauses}")] = "{caption}",
+    prefix: Annotated[str, typer.Option(help="text before each caption")] = "",
+    suffix: Annotated[str, typer.Option(help="text behind each caption")] = "",
+    max_words: Annotated[int | None, typer.Option(min=1, help="words of a caption, at most")] = None,
+    sidecar_suffix: Annotated[str, typer.Option(help="of --to sidecar, for example .caption")] = ".txt",
+    skip_existing: Annotated[bool, typer.Option(help="leave out images that have a sidecar")] = False,
+    shard_size: Annotated[int, typer.Option(min=1, help="inputs of an output file")] = 1000,
+    model: Annotated[str, typer.Option(help="demo, a local directory, or a hub id")] = "demo",
+    revision: Annotated[str | None, typer.Option(help="branch, tag or commit of a hub id")] = None,
+    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16 or int8")] = "auto",
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    engine: Annotated[str, typer.Option(help="decode, reference, or instant: no model")] = "decode",
+    fetch_host: Annotated[
+        list[str] | None, typer.Option(help="host to fetch http(s) images from; every public one unless given")
+    ] = None,
+    fetch_network: Annotated[list[str] | None, typer.Option(help="network (CIDR) that is no public one")] = None,
+    strategy: Annotated[str | None, typer.Option(help="basic or classic")] = None,
+    detail: Annotated[str | None, typer.Option(help="low, medium or high")] = None,
+    rounds: Annotated[int | None, typer.Option(help="rounds, instead of --detail")] = None,
+    prompt: Annotated[list[str] | None, typer.Option(help="variant prompt; may be repeated")] = None,
+    seed: Annotated[int | None, typer.Option(help="same seed, same captions")] = None,
+    timeout_s: Annotated[float | None, typer.Option(help="seconds for each image")] = None,
+    via_handle: Annotated[str | None, typer.Option(help="ask this running application instead of own engines")] = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="images in progress with --via-handle")] = 16,
+    address: Annotated[
+        str, typer.Option(envvar="RAY_ADDRESS", help="Ray cluster to join; local: one of this machine's own")
+    ] = "local",
+    engines: Annotated[
+        str | None, typer.Option(help="how many, or from-to such as 1-8; else what the cluster has")
+    ] = None,
+    cpus_per_engine: Annotated[int | None, typer.Option(min=1, help="torch threads of an engine without GPU")] = None,
+    batch_size: Annotated[int, typer.Option(min=1, help="images that travel to an engine together")] = 16,
+    duplicates_window: Annotated[
+        int, typer.Option(min=0, help="distinct images remembered to spare duplicates")
+    ] = 50_000,
+    max_errors: Annotated[int | None, typer.Option(min=0, help="stop when more inputs have failed")] = None,
+    restart: Annotated[bool, typer.Option(help="drop the job in --out and its files, and begin anew")] = False,
+    report: Annotated[bool, typer.Option(help="write a page with a sample of the captions")] = True,
+    dry_run: Annotated[
+        bool, typer.Option(help="say what would be done and how long it may take; write nothing")
+    ] = False,
+) -> None:
+    """Caption every image of SOURCE, on this machine or a Ray cluster; the same command goes on after a kill.
+
+    Exits with 0 when all were captioned, 1 when some failed, 2 when the job could not begin, 3 when all failed, 4 when
+    it stopped on the way.
+    """
+    from serve_app.batch.job import command  # brings Ray, which --help can do without
+
+    given = {
+        "strategy": strategy, "detail": detail, "rounds": rounds, "prompts": prompt or None, "seed": seed,
+        "timeout_s": timeout_s,
+    }  # fmt: skip
+    args: dict[str, Any] = {"model": model, "dtype": dtype, "device": device, "engine": engine}
+    args |= {"revision": revision} if revision else {}
+    args |= {"fetch_hosts": tuple(fetch_host or ("*",)), "fetch_networks": tuple(fetch_network or ())}
+    least, most = _engines(engines)
+    settings = {
+        "sink": to, "source_kind": source_kind, "column": column, "keep": tuple(keep or ()), "full": full,
+        "template": template, "prefix": prefix, "suffix": suffix, "max_words": max_words,
+        "sidecar_suffix": sidecar_suffix, "skip_existing": skip_existing, "shard_size": shard_size,
+        "options": {name: value for name, value in given.items() if value is not None}, "args": args,
+        "via_handle": via_handle, "concurrency": concurrency, "address": address, "min_engines": least,
+        "max_engines": most, "cpus_per_engine": cpus_per_engine, "batch_size": batch_size,
+        "duplicates_window": duplicates_window, "max_errors": max_errors, "restart": restart, "report": report,
+    }  # fmt: skip
+    raise typer.Exit(command.main(source, out, settings, dry_run))
+
+
+def _engines(words: str | None) -> tuple[int | None, int | None]:
+    if words is None:
+        return None, None
+    least, _, most = words.partition("-")
+    try:
+        found = int(least), int(most or least)
+    except ValueError:
+        found = 0, 0
+    if not 1 <= found[0] <= found[1]:
+        raise typer.BadParameter("is a number such as 4, or a range such as 1-8", param_hint="--engines")
+    return found

@@ -1,0 +1,1 @@
+"""The batch job: sources → index → Ray Data (read, decode, caption) → committed shards."""

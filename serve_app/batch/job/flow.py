@@ -1,0 +1,202 @@
+"""The job's stages on Ray Data: shard numbers → read and decode on CPUs → caption in actors → rows to this process."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import ray
+import ray.data
+from ray.exceptions import RayActorError, RayError, RayTaskError
+
+from serve_app.batch.job import claims
+from serve_app.batch.job.folder import Folder
+from serve_app.batch.job.intake import Reader
+from serve_app.batch.job.settings import JobSettings, RunSettings
+from serve_app.batch.job.worker import Worker
+from serve_app.errors import CaptionServeError, GenerationFailed, InvalidOption, ModelError
+
+READING_CPUS = 0.5
+"""Of a reading task, which waits for storage about as long as it decodes."""
+BATCHES_AT_ONCE = 3
+"""Batches in each actor: while the last images of one are decoded, those of the next fill the engine's rows."""
+MAX_READING_TASKS = 4096
+"""Ray Data keeps something for every task; beyond as many shards a task reads several."""
+RAW_BATCH_BYTES = 4_000_000
+MAX_INIT_DEATHS = 2
+ASK_S = 1.0
+
+Row = tuple[int, int, dict[str, Any], int]
+"""Shard, place, row, and 1 where the image was a duplicate."""
+
+
+@contextlib.contextmanager
+def connected(address: str) -> Iterator[None]:
+    """A Ray cluster: "local" starts one in this process, "auto" and addresses join one.
+
+    Raises `InvalidOption` when it cannot be reached.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    for name in ("ray", "ray.data"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    local: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False, **local)
+    except (ConnectionError, RuntimeError, ValueError) as error:
+        raise InvalidOption(f"There is no Ray cluster at {address!r}: {str(error).splitlines()[0]}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def image_size(settings: JobSettings) -> tuple[int, int] | None:
+    """The model's (height, width), from its files; None where a service decodes. Raises `ModelError`s."""
+    args = settings.app_args()
+    if settings.via_handle is not None:
+        return None
+    if args.engine == "instant":
+        from serve_app.instant import IMAGE_SIZE
+
+        return IMAGE_SIZE, IMAGE_SIZE
+    size: tuple[int, int] = answer(ray.remote(_size).options(num_cpus=READING_CPUS).remote(args.model, args.revision))
+    return size
+
+
+def _size(model: str, revision: str | None) -> tuple[int, int]:
+    from serve_app.engine import image_size as size_of  # brings torch, which this process can do without
+
+    return size_of(model, revision)
+
+
+class Flow:
+    """Rows of the shards `todo` but those in `have`, as they are done, in no order."""
+
+    def __init__(
+        self,
+        folder: Folder,
+        settings: JobSettings,
+        run: RunSettings,
+        todo: Sequence[int],
+        have: Mapping[int, frozenset[int]],
+    ) -> None:
+        size = image_size(settings)
+        self._registry: Any = (
+            ray.remote(claims.Claims)
+            .options(num_cpus=0, max_restarts=-1, max_concurrency=1000)
+            .remote(run.duplicates_window)
+        )
+        self._asked = 0.0
+        self._in_progress = 0
+        context = ray.data.DataContext.get_current()
+        image_bytes = size[0] * size[1] * 3 if size else RAW_BATCH_BYTES // run.batch_size
+        # A block is one batch: they go on as soon as they are read, and an actor takes them whole.
+        context.target_max_block_size = run.batch_size * (image_bytes + 512)
+        context.target_min_block_size = 1
+        context.enable_progress_bars = False
+        context.print_on_execution_start = False
+        context.enable_auto_log_stats = False
+        context.max_consecutive_actor_init_deaths = MAX_INIT_DEATHS
+        context.raise_original_map_exception = False
+        reader = Reader(folder, settings, size, run.batch_size, dict(have), np.asarray(todo, dtype=np.int64))
+        engines = Engines(settings, run)
+        self._dataset = (
+            ray.data.range(len(todo), override_num_blocks=min(len(todo), MAX_READING_TASKS))
+            .map_batches(reader, batch_size=None, num_cpus=READING_CPUS)
+            .map_batches(
+                Worker,
+                fn_constructor_args=(settings, engines.threads, run.concurrency, self._registry),
+                batch_size=None,
+                batch_format="pyarrow",
+                compute=ray.data.ActorPoolStrategy(
+                    min_size=engines.least,
+                    max_size=engines.most,
+                    max_concurrent_calls_per_actor=BATCHES_AT_ONCE,
+                    enable_true_multi_threading=True,
+                ),
+                num_cpus=engines.cpus,
+                num_gpus=engines.gpus,
+            )
+        )
+
+    def rows(self) -> Iterator[list[Row]]:
+        """Raises `ModelError`s when the model cannot be loaded, and `GenerationFailed` when Ray gives up."""
+        try:
+            tables: Any = self._dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
+            for table in tables:
+                columns = (table.column(name).to_pylist() for name in ("shard", "place", "row", "reused"))
+                yield [
+                    (shard, place, json.loads(row), reused) for shard, place, row, reused in zip(*columns, strict=True)
+                ]
+        except RayError as error:
+            raise _ours(error) from error
+
+    def in_progress(self) -> int:
+        """Images that engines are at, as of the last second."""
+        if time.monotonic() - self._asked > ASK_S:
+            self._asked = time.monotonic()
+            with contextlib.suppress(RayError):
+                self._in_progress = ray.get(self._registry.in_progress.remote(), timeout=ASK_S)
+        return self._in_progress
+
+    def close(self) -> None:
+        with contextlib.suppress(Exception):
+            ray.kill(self._registry)
+
+
+class Engines:
+    """How many actors there may be (`least`, `most`) and what each takes: CPUs, GPUs, torch threads."""
+
+    def __init__(self, settings: JobSettings, run: RunSettings) -> None:
+        resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
+        cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
+        device = settings.app_args().device
+        self.gpus: float = 0
+        self.threads: int | None = None
+        if settings.via_handle is not None:
+            self.cpus: float = 0.1
+            self.least = self.most = 1
+            return
+        if gpus and device != "cpu":
+            self.gpus = 1
+            self.cpus = run.cpus_per_engine or 1
+            fitting = gpus
+        else:
+            self.cpus = run.cpus_per_engine or max(1, min(4, cpus - 1))
+            self.threads = int(self.cpus)
+            fitting = max(1, int((cpus - READING_CPUS) // self.cpus))
+        self.least = run.min_engines or 1
+        self.most = max(self.least, run.max_engines or fitting)
+
+
+def answer(reference: Any) -> Any:
+    """What a task returned. Raises its error of ours."""
+    try:
+        return ray.get(reference)
+    except RayTaskError as error:
+        raise _ours(error) from error
+
+
+def _ours(error: BaseException) -> CaptionServeError:
+    """The error of ours that is somewhere below one of Ray's."""
+    seen: set[int] = set()
+    found: BaseException | None = error
+    while found is not None and id(found) not in seen:
+        seen.add(id(found))
+        if isinstance(found, CaptionServeError):
+            return found
+        found = getattr(found, "cause", None) or found.__cause__
+    if isinstance(error, RayActorError):
+        text = str(error)
+        for kind in ModelError.__subclasses__():
+            if kind.__name__ in text:
+                line = text[text.rindex(kind.__name__) :].partition(": ")[2].splitlines()[0]
+                return kind(line)
+    last = [line for line in str(error).splitlines() if line.strip()]
+    return GenerationFailed(f"Ray gave up: {last[-1].strip() if last else type(error).__name__}")

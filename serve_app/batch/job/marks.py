@@ -1,0 +1,49 @@
+"""What is remembered of a finished shard: its counts, and a sample of its rows for the report."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+SAMPLE = 4
+"""Rows of a shard that the report may show, taken evenly."""
+WORDS_BIN = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Mark:
+    """Counts of one shard."""
+
+    captioned: int
+    reused: int
+    reasons: dict[str, int]
+    words: dict[str, int]
+    """How many captions have so many words, by the first number of each bin of `WORDS_BIN`."""
+    scores: dict[str, int]
+    """How many clauses have such a score, by its first decimal; empty without scores."""
+    sample: list[dict[str, Any]]
+    """Place in the shard, path, caption and error of some rows."""
+
+
+def mark_of(rows: Sequence[Mapping[str, Any]]) -> Mark:
+    captions = [str(row["caption"]) for row in rows if row["caption"] is not None]
+    scores = [clause["score"] for row in rows for clause in row.get("clauses") or () if clause["score"] is not None]
+    step = max(1, len(rows) // SAMPLE)
+    return Mark(
+        captioned=len(captions),
+        reused=sum(row.get("reused", 0) for row in rows),
+        reasons=dict(Counter(row["reason"] for row in rows if row["caption"] is None)),
+        words=dict(Counter(str(len(text.split()) // WORDS_BIN * WORDS_BIN) for text in captions)),
+        scores=dict(Counter(f"{int(min(score, 0.999) * 10) / 10:.1f}" for score in scores)),
+        sample=[
+            {
+                "place": place,
+                "path": rows[place]["path"],
+                "caption": rows[place]["caption"],
+                "error": rows[place]["error"],
+            }
+            for place in range(0, len(rows), step)[:SAMPLE]
+        ],
+    )

@@ -1,0 +1,81 @@
+"""The row of an input: its caption, or what was wrong with it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pyarrow as pa
+
+from serve_app.batch.job.inputs import Input
+from serve_app.batch.job.settings import JobSettings
+from serve_app.errors import CaptionServeError
+
+_TEXT = pa.string()
+_FULL = {
+    "variants": pa.list_(pa.struct([("prompt", _TEXT), ("text", _TEXT), ("score", pa.float64())])),
+    "rounds": pa.list_(pa.struct([("round", pa.int64()), ("text", _TEXT), ("accepted", pa.bool_())])),
+    "clauses": pa.list_(pa.struct([("text", _TEXT), ("source", _TEXT), ("score", pa.float64())])),
+    "degraded": pa.list_(_TEXT),
+    "seed": pa.int64(),
+    "model": _TEXT,
+    "timings_ms": _TEXT,
+}
+"""Columns of `full`; `timings_ms` is JSON, because its keys depend on the strategy."""
+
+
+def schema(settings: JobSettings) -> pa.Schema:
+    """Columns of the output."""
+    fields: list[Any] = [("path", _TEXT), ("caption", _TEXT), ("error", _TEXT), ("reason", _TEXT), ("digest", _TEXT)]
+    if settings.full:
+        fields += list(_FULL.items())
+    return pa.schema(fields + [(name, _TEXT) for name in settings.keep])
+
+
+def captioned(item: Input, body: Mapping[str, Any], digest: str, settings: JobSettings) -> dict[str, Any]:
+    """The row of an image that was captioned; `body` is that of the HTTP contract."""
+    row = {**_base(item, settings), "caption": render(item, body, settings), "digest": digest}
+    if settings.full:
+        row |= {name: body[name] for name in _FULL}
+        row["timings_ms"] = json.dumps(body["timings_ms"])
+    return row
+
+
+def failed(item: Input, reason: str, error: str, settings: JobSettings) -> dict[str, Any]:
+    """The row of an input that has no caption: a word to count by, and a sentence."""
+    row = _base(item, settings)
+    row.update(error=error, reason=reason)
+    return row
+
+
+def reason_of(error: CaptionServeError) -> str:
+    """`invalid_image` for `InvalidImage`."""
+    return re.sub(r"(?<!^)(?=[A-Z])", "_", type(error).__name__).lower()
+
+
+def render(item: Input, body: Mapping[str, Any], settings: JobSettings) -> str:
+    """The caption as the output has it: cut to `max_words`, put into the template, between prefix and suffix."""
+    words = str(body["caption"]).split()
+    if settings.max_words is not None and len(words) > settings.max_words:
+        words = [*words[: settings.max_words - 1], words[settings.max_words - 1].rstrip(",;:")]
+    slots = {
+        "caption": " ".join(words),
+        "stem": item.stem,
+        "path": item.path,
+        "clauses": "; ".join(clause["text"] for clause in body["clauses"]),
+    }
+    return f"{settings.prefix}{settings.template.format(**slots)}{settings.suffix}"
+
+
+def table(rows: Sequence[Mapping[str, Any]], settings: JobSettings) -> pa.Table:
+    return pa.Table.from_pylist([dict(row) for row in rows], schema(settings))
+
+
+def _base(item: Input, settings: JobSettings) -> dict[str, Any]:
+    row: dict[str, Any] = dict.fromkeys(schema(settings).names)
+    row["path"] = item.path
+    for name, value in (json.loads(item.kept) if item.kept else {}).items():
+        row[name] = value if value is None or isinstance(value, str) else json.dumps(value)
+    return row

@@ -1,0 +1,105 @@
+"""Writing a finished shard: one file that appears whole, or a text file for each image."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import tarfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import PurePosixPath
+from typing import IO, Any
+
+import pyarrow.parquet as pq
+
+from serve_app.batch.job import rows as rows_
+from serve_app.batch.job.folder import Folder
+from serve_app.batch.job.inputs import Input
+from serve_app.batch.job.intake import read_all
+from serve_app.batch.job.settings import JobSettings, SinkKind
+
+Row = Mapping[str, Any]
+SUFFIXES: Mapping[SinkKind, str] = {
+    "parquet": ".parquet",
+    "jsonl": ".jsonl",
+    "csv": ".csv",
+    "webdataset": ".tar",
+    "sidecar": "",
+}
+
+
+def part_name(kind: SinkKind, shard: int) -> str:
+    return f"part-{shard:05d}{SUFFIXES[kind]}"
+
+
+def write(folder: Folder, shard: int, inputs: Sequence[Input], found: Sequence[Row], settings: JobSettings) -> None:
+    """Writes a shard's rows, which are in the order of its inputs. What is there already stays as it is."""
+    if settings.sink == "sidecar":
+        for item, row in zip(inputs, found, strict=True):
+            if row["caption"] is not None:
+                folder.write(sidecar_name(item, settings), str(row["caption"]).encode())
+        return
+    name = part_name(settings.sink, shard)
+    if folder.exists(name):
+        return
+    with folder.writer(name) as output:
+        _WRITERS[settings.sink](output, inputs, found, settings)
+
+
+def sidecar_name(item: Input, settings: JobSettings) -> str:
+    path = PurePosixPath(item.name)
+    renamed = path.name.endswith(settings.sidecar_suffix)  # by `with_own_sidecars`
+    return item.name if renamed else str(path.with_name(path.stem + settings.sidecar_suffix))
+
+
+def _parquet(output: IO[bytes], _: Sequence[Input], found: Sequence[Row], settings: JobSettings) -> None:
+    pq.write_table(rows_.table(found, settings), output, compression="zstd")
+
+
+def _jsonl(output: IO[bytes], _: Sequence[Input], found: Sequence[Row], __: JobSettings) -> None:
+    for row in found:
+        output.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
+
+
+def _csv(output: IO[bytes], _: Sequence[Input], found: Sequence[Row], settings: JobSettings) -> None:
+    text = io.TextIOWrapper(output, encoding="utf-8", newline="", write_through=True)
+    writer = csv.writer(text)
+    writer.writerow(rows_.schema(settings).names)
+    for row in found:
+        writer.writerow(
+            json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value for value in row.values()
+        )
+    text.detach()
+
+
+def _webdataset(output: IO[bytes], inputs: Sequence[Input], found: Sequence[Row], settings: JobSettings) -> None:
+    """Captioned images only, with their bytes as they are; every row's JSON lies beside its image."""
+    taken = [place for place, row in enumerate(found) if row["caption"] is not None]
+    with tarfile.open(fileobj=output, mode="w", format=tarfile.PAX_FORMAT) as tar:
+        for place, data in zip(taken, read_all([inputs[place] for place in taken], settings), strict=True):
+            if isinstance(data, bytes):
+                item, row = inputs[place], found[place]
+                key = f"{_safe(item.stem)}-{place:06d}"
+                suffix = PurePosixPath(item.name).suffix.lower().lstrip(".") or "img"
+                _add(tar, f"{key}.{suffix}", data)
+                _add(tar, f"{key}.txt", str(row["caption"]).encode())
+                _add(tar, f"{key}.json", json.dumps(row, ensure_ascii=False).encode())
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(data)
+    tar.addfile(member, io.BytesIO(data))
+
+
+def _safe(stem: str) -> str:
+    """A WebDataset key ends at the first dot and knows no folders."""
+    return "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in stem)[:80]
+
+
+_WRITERS: Mapping[SinkKind, Callable[[IO[bytes], Sequence[Input], Sequence[Row], JobSettings], None]] = {
+    "parquet": _parquet,
+    "jsonl": _jsonl,
+    "csv": _csv,
+    "webdataset": _webdataset,
+}

@@ -1,0 +1,210 @@
+"""What a job has done, on storage, so that it goes on after any kill: settings, lock, journal, finished shards.
+
+    _job/job.json           settings and sizes; written last when the index is whole
+    _job/inputs/…           the index
+    _job/open/….jsonl       rows of shards that are not finished yet
+    _job/done/NNNNN.json    one for each finished shard: its counts and a sample of its rows
+    _job/lock.json          who is at it now
+
+A shard is finished in this order: its rows are in the journal, its output appears, its marker appears, its rows leave
+the journal. A kill between any two of them repeats the next step with the same rows.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import psutil
+
+from serve_app.batch.job import index, sinks
+from serve_app.batch.job.folder import Folder
+from serve_app.batch.job.settings import JobSettings
+from serve_app.errors import InvalidOption
+
+JOB = "_job"
+LOCK_STALE_S = 60.0
+"""A lock whose time is older belongs to nobody."""
+
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """The job as it was stored."""
+
+    settings: JobSettings
+    inputs: int
+    shards: int
+    other: Mapping[str, int]
+    existing: int
+
+    def size_of(self, shard: int) -> int:
+        """Inputs of a shard: all have as many, the last one the rest."""
+        size = self.settings.shard_size
+        return size if shard < self.shards - 1 else self.inputs - size * (self.shards - 1)
+
+
+def load_plan(folder: Folder) -> Plan | None:
+    """None where no index was finished. Raises `InvalidOption` where the file is not ours."""
+    if not folder.exists(f"{JOB}/job.json"):
+        return None
+    try:
+        stored = json.loads(folder.read(f"{JOB}/job.json"))
+        settings = JobSettings.model_validate(stored.pop("settings"))
+        return Plan(settings, **stored)
+    except (ValueError, KeyError, TypeError) as error:
+        raise InvalidOption(f"{folder.url}/{JOB} is of another version of this job; use --restart.") from error
+
+
+def store_plan(folder: Folder, plan: Plan) -> None:
+    stored = {
+        "settings": plan.settings.model_dump(mode="json"),
+        "inputs": plan.inputs,
+        "shards": plan.shards,
+        "other": dict(plan.other),
+        "existing": plan.existing,
+    }
+    folder.write(f"{JOB}/job.json", json.dumps(stored, indent=1).encode())
+
+
+def clear(folder: Folder) -> None:
+    """Removes a job and the output files that jobs write, nothing else."""
+    folder.remove(f"{JOB}/job.json")
+    folder.remove_folder(JOB)
+    for name in parts(folder):
+        folder.remove(name)
+
+
+def parts(folder: Folder) -> list[str]:
+    """Output files of jobs in the folder."""
+    endings = tuple(suffix for suffix in sinks.SUFFIXES.values() if suffix)
+    return [name for name in folder.names() if name.startswith("part-") and name.endswith(endings)]
+
+
+def done_shards(folder: Folder) -> list[int]:
+    return [int(name.partition(".")[0]) for name in folder.names(f"{JOB}/done") if name.endswith(".json")]
+
+
+def done_marks(folder: Folder) -> list[dict[str, Any]]:
+    """What the finished shards' markers say."""
+    return [json.loads(folder.read(f"{JOB}/done/{name}")) for name in folder.names(f"{JOB}/done")]
+
+
+def finish(folder: Folder, shard: int, found: Sequence[Row], settings: JobSettings, mark: Mapping[str, Any]) -> None:
+    """Writes a shard's output and its marker. Doing it twice is doing it once."""
+    sinks.write(folder, shard, index.load(folder, shard), found, settings)
+    folder.write(f"{JOB}/done/{shard:05d}.json", json.dumps(dict(mark), ensure_ascii=False).encode())
+
+
+class Journal:
+    """Rows of unfinished shards, in files that are written once and removed when all their shards are finished."""
+
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+        self._files: dict[str, set[int]] = {}
+        self._pending: list[str] = []
+        self._pending_shards: set[int] = set()
+
+    def read(self, done: set[int]) -> dict[int, dict[int, Row]]:
+        """The rows, by shard and place, that earlier runs left."""
+        found: dict[int, dict[int, Row]] = {}
+        for name in self._folder.names(f"{JOB}/open"):
+            shards = self._files[f"{JOB}/open/{name}"] = set[int]()
+            for line in self._folder.read(f"{JOB}/open/{name}").splitlines():
+                shard, place, row = json.loads(line)
+                if shard not in done:
+                    shards.add(shard)
+                    found.setdefault(shard, {})[place] = row
+        self.forget(-1)
+        return found
+
+    def add(self, shard: int, place: int, row: Row) -> None:
+        self._pending.append(json.dumps([shard, place, row], ensure_ascii=False))
+        self._pending_shards.add(shard)
+
+    def flush(self) -> None:
+        """What was added is on storage after this."""
+        if self._pending:
+            name = f"{JOB}/open/{time.time_ns():020d}-{uuid.uuid4().hex[:8]}.jsonl"
+            self._folder.write(name, "\n".join(self._pending).encode())
+            self._files[name] = self._pending_shards
+            self._pending, self._pending_shards = [], set()
+
+    def forget(self, shard: int) -> None:
+        """The shard is finished: files that hold no other unfinished one go."""
+        for name, shards in list(self._files.items()):
+            shards.discard(shard)
+            if not shards:
+                self._folder.remove(name)
+                del self._files[name]
+
+
+class Lock:
+    """Keeps two runs of one job apart. `beat` renews it and raises `InvalidOption` when another run has taken it."""
+
+    def __init__(self, folder: Folder) -> None:
+        self._folder = folder
+        self._name = f"{JOB}/lock.json"
+        self._token = uuid.uuid4().hex
+        self._beaten = 0.0
+
+    def acquire(self) -> None:
+        """Raises `InvalidOption` while another run is alive; waits for one whose machine is silent."""
+        deadline = time.monotonic() + LOCK_STALE_S + 5
+        while (holder := self._holder()) is not None and not _is_dead(holder):
+            here = holder["host"] == socket.gethostname()
+            if here or time.monotonic() > deadline:
+                where = f"process {holder['pid']}" if here else holder["host"]
+                raise InvalidOption(f"{self._folder.url}: another run of this job is at it ({where}).")
+            time.sleep(2)
+        self._write()
+        if (holder := self._holder()) is None or holder["token"] != self._token:
+            raise InvalidOption(f"{self._folder.url}: another run of this job has just begun.")
+
+    def beat(self) -> None:
+        if time.monotonic() - self._beaten < LOCK_STALE_S / 6:
+            return
+        holder = self._holder()
+        if holder is None or holder["token"] != self._token:
+            raise InvalidOption(f"{self._folder.url}: another run of this job has taken over.")
+        self._write()
+
+    def release(self) -> None:
+        holder = self._holder()
+        if holder is not None and holder["token"] == self._token:
+            self._folder.remove(self._name)
+
+    def _write(self) -> None:
+        process = psutil.Process()
+        stored = {
+            "token": self._token,
+            "host": socket.gethostname(),
+            "pid": os.getpid(),
+            "started": process.create_time(),
+            "time": time.time(),
+        }
+        self._folder.write(self._name, json.dumps(stored).encode())
+        self._beaten = time.monotonic()
+
+    def _holder(self) -> dict[str, Any] | None:
+        try:
+            return dict(json.loads(self._folder.read(self._name)))
+        except (FileNotFoundError, ValueError):
+            return None
+
+
+def _is_dead(holder: Mapping[str, Any]) -> bool:
+    if holder["host"] != socket.gethostname():
+        return time.time() - float(holder["time"]) > LOCK_STALE_S
+    try:
+        process = psutil.Process(holder["pid"])
+        return abs(process.create_time() - holder["started"]) > 1 or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True

@@ -1,0 +1,174 @@
+"""The captioning stage: an actor that holds an engine, or that asks a running service."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import threading
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Protocol
+
+from serve_app.api.schemas import caption_body
+from serve_app.batch.job import claims, rows
+from serve_app.batch.job.intake import unpacked
+from serve_app.batch.job.settings import JobSettings
+from serve_app.errors import CaptionServeError, GenerationFailed, GeneratorUnavailable
+from serve_app.pipeline import CaptionPipeline
+from serve_app.types import Pixels
+
+logger = logging.getLogger(__name__)
+
+ENGINE_LOST = 1
+"""Exit code of an actor whose engine died; Ray starts it anew and repeats its calls."""
+
+
+class Backend(Protocol):
+    """Captions one image."""
+
+    at_once: int
+    """Images to have in progress."""
+    is_engine: bool
+    """Lost for good when it raises `GeneratorUnavailable`."""
+
+    async def caption(self, digest: str, data: bytes) -> dict[str, Any]: ...
+
+
+class EngineBackend:
+    """An engine in this process. Raises `ModelError`s when the model cannot be loaded."""
+
+    is_engine = True
+
+    def __init__(self, settings: JobSettings, threads: int | None) -> None:
+        from serve_app.batch.local import captioner_of
+
+        if threads is not None:
+            _limit_threads(threads)
+        args = settings.app_args()
+        self._pipeline: CaptionPipeline = captioner_of(args)
+        self._options = settings.caption_options()
+        info = asyncio.run(self._pipeline.info())
+        self._size = (info.image_height, info.image_width)
+        # A full batch and two images more: the engine never waits, and no image's time runs out in a queue.
+        self.at_once = 2 + max(1, args.max_rows // max(1, self._pipeline.work(replace(self._options, rounds=1))))
+
+    async def caption(self, digest: str, data: bytes) -> dict[str, Any]:
+        result = await self._pipeline.caption(Pixels(digest, *self._size, data), self._options)
+        return caption_body(result, digest, 0.0).model_dump()
+
+
+class HandleBackend:
+    """A running service, asked as background work: it keeps half of its room for others."""
+
+    is_engine = False
+
+    def __init__(self, settings: JobSettings, concurrency: int) -> None:
+        from serve_app.deployments.client import CaptionClient
+
+        assert settings.via_handle is not None
+        self.at_once = concurrency
+        self._client = CaptionClient.connect(settings.via_handle, concurrency=concurrency, background=True)
+        self._options = dict(settings.options)
+
+    async def caption(self, digest: str, data: bytes) -> dict[str, Any]:  # noqa: ARG002
+        return await self._client.caption(data, self._options)
+
+
+class Worker:
+    """Called by Ray Data from several threads, each with the columns of `intake.Reader`."""
+
+    def __init__(self, settings: JobSettings, threads: int | None, concurrency: int, registry: Any) -> None:
+        self._settings = settings
+        self._registry = registry
+        self._loop = asyncio.new_event_loop()
+        threading.Thread(target=self._loop.run_forever, name="worker", daemon=True).start()
+        self._backend: Backend = asyncio.run_coroutine_threadsafe(
+            _make(settings, threads, concurrency), self._loop
+        ).result()
+        self._room = asyncio.Semaphore(self._backend.at_once)
+
+    def __call__(self, batch: Any) -> dict[str, list[Any]]:
+        """The columns `shard`, `place`, `row` (JSON) and `reused` (1 for a duplicate)."""
+        work = asyncio.run_coroutine_threadsafe(self._rows(batch.to_pylist()), self._loop)
+        try:
+            answered = work.result()
+        except GeneratorUnavailable:
+            logger.exception("the engine is lost")
+            os._exit(ENGINE_LOST)
+        shards, places = batch.column("shard").to_pylist(), batch.column("place").to_pylist()
+        return {
+            "shard": shards,
+            "place": places,
+            "row": [json.dumps(row, ensure_ascii=False) for row, _ in answered],
+            "reused": [int(reused) for _, reused in answered],
+        }
+
+    async def _rows(self, images: list[dict[str, Any]]) -> list[tuple[dict[str, Any], bool]]:
+        digests = [image["digest"] for image in images]
+        told = iter(await self._ask("claim", [digest for digest in digests if digest]))
+        states = [next(told) if digest else b"" for digest in digests]
+        tasks = [asyncio.ensure_future(self._row(image, state)) for image, state in zip(images, states, strict=True)]
+        try:
+            return list(await asyncio.gather(*tasks))
+        except BaseException:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            raise
+
+    async def _row(self, image: Mapping[str, Any], state: bytes | str) -> tuple[dict[str, Any], bool]:
+        item, digest = unpacked(image["input"]), image["digest"]
+        if image["reason"]:
+            return rows.failed(item, image["reason"], image["error"], self._settings), False
+        answer = state if isinstance(state, bytes) else None
+        if state == claims.ELSEWHERE:
+            answer = await self._waited(digest)
+        if answer is not None:
+            return rows.captioned(item, json.loads(answer), digest, self._settings), True
+        body = None
+        try:
+            body = await self._caption(digest, image["image"])
+            return rows.captioned(item, body, digest, self._settings), False
+        except CaptionServeError as error:
+            if self._backend.is_engine and isinstance(error, GeneratorUnavailable):
+                raise
+            return rows.failed(item, rows.reason_of(error), error.message, self._settings), False
+        finally:
+            await self._ask("publish", {digest: claims.packed(body) if body is not None else None})
+
+    async def _caption(self, digest: str, data: bytes) -> dict[str, Any]:
+        async with self._room:
+            try:
+                return await self._backend.caption(digest, data)
+            except GenerationFailed:  # memory that ran out for one moment, for example
+                return await self._backend.caption(digest, data)
+
+    async def _waited(self, digest: str) -> bytes | None:
+        with contextlib.suppress(Exception):
+            answer: bytes | None = await self._registry.wait.remote(digest)
+            return answer
+        return None
+
+    async def _ask(self, method: str, argument: Any) -> Any:
+        """Asks the registry; when that is lost, duplicates are captioned again and nothing else is wrong."""
+        try:
+            return await getattr(self._registry, method).remote(argument)
+        except Exception:
+            logger.warning("the registry of images could not be asked", exc_info=True)
+            return [claims.MINE] * len(argument)
+
+
+async def _make(settings: JobSettings, threads: int | None, concurrency: int) -> Backend:
+    """On the loop that will use it; loading blocks nobody else there."""
+    if settings.via_handle is not None:
+        return HandleBackend(settings, concurrency)
+    return await asyncio.to_thread(EngineBackend, settings, threads)
+
+
+def _limit_threads(threads: int) -> None:
+    import torch
+
+    torch.set_num_threads(threads)
