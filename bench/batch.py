@@ -100,10 +100,8 @@ def rate(scratch: Path, count: int) -> dict[str, Any]:
 
         before = bare()
         start = time.perf_counter()
-        seen: list[tuple[float, int]] = []
         flow = Flow(folder, job, run, range(shards), {})
-        for rows in flow.rows():
-            seen.append((time.perf_counter(), len(rows)))
+        seen = [(time.perf_counter(), len(rows)) for rows in flow.rows()]
         flow.close()
         middle = seen[len(seen) // 10 : -len(seen) // 10]  # the first batches begin together, the last run dry
         steady = sum(number for _, number in middle[1:]) / (middle[-1][0] - middle[0][0])

@@ -159,3 +159,14 @@ async def test_steady_load_is_forgotten_after_the_window() -> None:
                 clock.now += 1
         assert len(admission._finished) <= 20
         assert admission.rate() == pytest.approx(5, rel=0.1)
+
+
+def test_background_work_leaves_half_of_the_room_to_others() -> None:
+    admission = Admission(lambda: 100)
+    with admission.admit(40, background=True):
+        with pytest.raises(Overloaded), admission.admit(20, background=True):
+            pass
+        with admission.admit(60):
+            assert admission.admitted == 100
+    with admission.admit(80, background=True):  # alone it is let in, however large
+        pass

@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -48,7 +48,7 @@ def settings_of(source: str, out: str, given: Mapping[str, Any]) -> tuple[JobSet
 
 def main(source: str, out: str, given: Mapping[str, Any], dry_run: bool) -> int:
     """Runs the job or its rehearsal and returns the exit code."""
-    signal.signal(signal.SIGTERM, _interrupt)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         settings, run = settings_of(source, out, given)
         settings.app_args()
@@ -117,10 +117,6 @@ def _tell_plan(plan: Rehearsal, settings: JobSettings, run: RunSettings) -> int:
     if plan.failed:
         print(f"{plan.failed} images of the sample failed.")
     return ALL
-
-
-def _interrupt(*_: object) -> NoReturn:
-    raise KeyboardInterrupt
 
 
 def _say(sentence: str) -> None:

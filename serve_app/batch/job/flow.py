@@ -6,6 +6,8 @@ import contextlib
 import json
 import logging
 import os
+import signal
+import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -16,7 +18,7 @@ import ray.data
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
 from serve_app.batch.job import claims
-from serve_app.batch.job.folder import Folder
+from serve_app.batch.job.folder import Folder, reason_of
 from serve_app.batch.job.intake import Reader
 from serve_app.batch.job.settings import JobSettings, RunSettings
 from serve_app.batch.job.worker import Worker
@@ -24,6 +26,8 @@ from serve_app.errors import CaptionServeError, GenerationFailed, InvalidOption,
 
 READING_CPUS = 0.5
 """Of a reading task, which waits for storage about as long as it decodes."""
+WAITING_CPUS = 0.1
+"""Of what only reads or asks; it must find room beside a running service."""
 BATCHES_AT_ONCE = 3
 """Batches in each actor: while the last images of one are decoded, those of the next fill the engine's rows."""
 MAX_READING_TASKS = 4096
@@ -31,6 +35,7 @@ MAX_READING_TASKS = 4096
 RAW_BATCH_BYTES = 4_000_000
 MAX_INIT_DEATHS = 2
 ASK_S = 1.0
+CONNECT_S = 10.0
 
 Row = tuple[int, int, dict[str, Any], int]
 """Shard, place, row, and 1 where the image was a duplicate."""
@@ -45,15 +50,27 @@ def connected(address: str) -> Iterator[None]:
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     for name in ("ray", "ray.data"):
         logging.getLogger(name).setLevel(logging.ERROR)
+    _check_listens(address)
     local: dict[str, Any] = {"include_dashboard": False} if address == "local" else {}
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, configure_logging=False, **local)
     except (ConnectionError, RuntimeError, ValueError) as error:
         raise InvalidOption(f"There is no Ray cluster at {address!r}: {str(error).splitlines()[0]}") from error
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # Ray's own, set by `init`, exits without cleaning up
     try:
         yield
     finally:
         ray.shutdown()
+
+
+def _check_listens(address: str) -> None:
+    """Ray itself tries for minutes where nobody listens. Raises `InvalidOption`."""
+    host, _, port = address.rpartition(":")
+    if host and "/" not in host and port.isdecimal():
+        try:
+            socket.create_connection((host.strip("[]"), int(port)), CONNECT_S).close()
+        except OSError as error:
+            raise InvalidOption(f"There is no Ray cluster at {address!r}: {reason_of(error)}.") from error
 
 
 def image_size(settings: JobSettings) -> tuple[int, int] | None:
@@ -108,7 +125,7 @@ class Flow:
         engines = Engines(settings, run)
         self._dataset = (
             ray.data.range(len(todo), override_num_blocks=min(len(todo), MAX_READING_TASKS))
-            .map_batches(reader, batch_size=None, num_cpus=READING_CPUS)
+            .map_batches(reader, batch_size=None, num_cpus=READING_CPUS if size else WAITING_CPUS)
             .map_batches(
                 Worker,
                 fn_constructor_args=(settings, engines.threads, run.concurrency, self._registry),
@@ -160,7 +177,7 @@ class Engines:
         self.gpus: float = 0
         self.threads: int | None = None
         if settings.via_handle is not None:
-            self.cpus: float = 0.1
+            self.cpus: float = WAITING_CPUS
             self.least = self.most = 1
             return
         if gpus and device != "cpu":

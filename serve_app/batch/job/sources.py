@@ -149,8 +149,13 @@ def _remote_images(source: str, found: Found) -> Iterator[Input]:
         if suffix not in IMAGE_SUFFIXES:
             found.other[suffix or "no suffix"] += 1
             continue
-        url = file if "://" in file else f"{scheme}://{file}"
-        yield Input(url, file.removeprefix(root) if file.startswith(root) else PurePosixPath(file).name, url.encode())
+        if file.startswith(root):
+            name = file.removeprefix(root)
+            url = f"{source.rstrip('/')}/{name}"
+        else:  # of a glob
+            name = file.lstrip("/")
+            url = file if "://" in file else f"{scheme}://{name}"
+        yield Input(url, name, url.encode())
 
 
 def _remote_walk(storage: object, path: str) -> Iterator[str]:
