@@ -20,9 +20,17 @@ class Claims:
     def __init__(self, window: int) -> None:
         self._window = window
         self._answers: OrderedDict[str, bytes] = OrderedDict()
-        self._claimed: dict[str, asyncio.Event] = {}
+        self._claimed: dict[str, tuple[str, asyncio.Event]] = {}
+        self._lives: dict[str, str] = {}
 
-    async def claim(self, digests: Sequence[str]) -> list[bytes | str]:
+    async def begin(self, actor: str, life: str) -> None:
+        """An actor has started, perhaps again: what its earlier life had claimed is nobody's now."""
+        ended = self._lives.get(actor)
+        self._lives[actor] = life
+        for digest in [digest for digest, (owner, _) in self._claimed.items() if owner == ended]:
+            self._claimed.pop(digest)[1].set()
+
+    async def claim(self, life: str, digests: Sequence[str]) -> list[bytes | str]:
         """For each image its answer, `MINE` for the caller to caption, or `ELSEWHERE` when another call is at it."""
         told: list[bytes | str] = []
         for digest in digests:
@@ -32,7 +40,7 @@ class Claims:
             elif digest in self._claimed:
                 told.append(ELSEWHERE)
             else:
-                self._claimed[digest] = asyncio.Event()
+                self._claimed[digest] = (life, asyncio.Event())
                 told.append(MINE)
         return told
 
@@ -43,15 +51,15 @@ class Claims:
                 self._answers[digest] = answer
                 while len(self._answers) > self._window:
                     self._answers.popitem(last=False)
-            if (event := self._claimed.pop(digest, None)) is not None:
-                event.set()
+            if (claimed := self._claimed.pop(digest, None)) is not None:
+                claimed[1].set()
 
     async def wait(self, digest: str) -> bytes | None:
         """The answer of an image that another call is at; None when there will be none."""
-        if (event := self._claimed.get(digest)) is not None:
+        if (claimed := self._claimed.get(digest)) is not None:
             try:
                 async with asyncio.timeout(WAIT_S):
-                    await event.wait()
+                    await claimed[1].wait()
             except TimeoutError:
                 self._claimed.pop(digest, None)
         return self._answers.get(digest)

@@ -53,7 +53,9 @@ def _page(folder: Folder, plan: Plan, marks: Sequence[tuple[int, Mapping[str, An
         "of these duplicates": sum(mark["reused"] for _, mark in marks),
         **{f"failed: {reason}": count for reason, count in reasons.most_common()},
     }
-    lengths = {f"{start}–{int(start) + WORDS_BIN - 1}": words[start] for start in sorted(words, key=int)}
+    starts = sorted(map(int, words)) or [0]
+    bins = range(starts[0], starts[-1] + 1, WORDS_BIN)
+    lengths = {f"{start}–{start + WORDS_BIN - 1}": words[str(start)] for start in bins}
     return (
         f"<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
         f"<title>Captions</title><style>{_STYLE}</style><h1>Captions of {html.escape(plan.settings.source)}</h1>"

@@ -8,9 +8,12 @@ import json
 import logging
 import os
 import threading
+import uuid
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Protocol
+
+import ray
 
 from serve_app.api.schemas import caption_body
 from serve_app.batch.job import claims, rows
@@ -89,6 +92,9 @@ class Worker:
             _make(settings, threads, concurrency), self._loop
         ).result()
         self._room = asyncio.Semaphore(self._backend.at_once)
+        self._life = uuid.uuid4().hex
+        actor = ray.get_runtime_context().get_actor_id() or self._life
+        asyncio.run_coroutine_threadsafe(self._ask("begin", actor, self._life), self._loop).result()
 
     def __call__(self, batch: Any) -> dict[str, list[Any]]:
         """The columns `shard`, `place`, `row` (JSON) and `reused` (1 for a duplicate)."""
@@ -108,7 +114,7 @@ class Worker:
 
     async def _rows(self, images: list[dict[str, Any]]) -> list[tuple[dict[str, Any], bool]]:
         digests = [image["digest"] for image in images]
-        told = iter(await self._ask("claim", [digest for digest in digests if digest]))
+        told = iter(await self._ask("claim", self._life, [digest for digest in digests if digest]))
         states = [next(told) if digest else b"" for digest in digests]
         tasks = [asyncio.ensure_future(self._row(image, state)) for image, state in zip(images, states, strict=True)]
         try:
@@ -152,13 +158,13 @@ class Worker:
             return answer
         return None
 
-    async def _ask(self, method: str, argument: Any) -> Any:
+    async def _ask(self, method: str, *arguments: Any) -> Any:
         """Asks the registry; when that is lost, duplicates are captioned again and nothing else is wrong."""
         try:
-            return await getattr(self._registry, method).remote(argument)
+            return await getattr(self._registry, method).remote(*arguments)
         except Exception:
             logger.warning("the registry of images could not be asked", exc_info=True)
-            return [claims.MINE] * len(argument)
+            return [claims.MINE] * len(arguments[-1])
 
 
 async def _make(settings: JobSettings, threads: int | None, concurrency: int) -> Backend:
