@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import json
+import os
 import random
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import httpx
 import psutil
 
 from bench import faults
-from bench.cluster import LocalCluster, wait_for
+from bench.cluster import ROOT, LocalCluster, wait_for
 from tests.cluster.conftest import base_config, changed
 
 RATE = 8.0
@@ -190,6 +195,18 @@ def test_version_that_cannot_load_its_model_leaves_the_old_one_serving(cluster: 
     assert_all_answered(under_load(cluster, blunder))
     cluster.deploy(base_config(cluster))
     wait_for(settled(cluster, 3), "The healthy state", 240)
+
+
+def test_a_job_captions_through_the_handle_from_another_node(cluster: LocalCluster, tmp_path: Path) -> None:
+    """examples/caption_many.py as a Ray job: its process is on the head, the replicas are on the workers."""
+    output = tmp_path / "captions.jsonl"
+    command = [str(Path(sys.executable).parent / "ray"), "job", "submit", "--address", cluster.dashboard, "--"]
+    command += [sys.executable, str(ROOT / "examples" / "caption_many.py"), str(ROOT / "demo/held_out"), str(output)]
+    environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    rows = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
+    assert len({row["file"] for row in rows}) == len({row["caption"] for row in rows}) == 200
 
 
 def test_nothing_is_left_behind(cluster: LocalCluster) -> None:

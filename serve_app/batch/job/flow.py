@@ -32,6 +32,9 @@ BATCHES_AT_ONCE = 3
 """Batches in each actor: while the last images of one are decoded, those of the next fill the engine's rows."""
 MAX_READING_TASKS = 4096
 """Ray Data keeps something for every task; beyond as many shards a task reads several."""
+WINDOW_INPUTS = 250_000
+"""Inputs of one Ray Data execution, which keeps statistics of every block until it ends; the engines of the next one
+load their model again."""
 RAW_BATCH_BYTES = 4_000_000
 MAX_INIT_DEATHS = 2
 ASK_S = 1.0
@@ -121,10 +124,34 @@ class Flow:
         context.enable_auto_log_stats = False
         context.max_consecutive_actor_init_deaths = MAX_INIT_DEATHS
         context.raise_original_map_exception = False
-        reader = Reader(folder, settings, size, run.batch_size, dict(have), np.asarray(todo, dtype=np.int64))
-        engines = Engines(settings, run)
-        self._dataset = (
-            ray.data.range(len(todo), override_num_blocks=min(len(todo), MAX_READING_TASKS))
+        self._todo = list(todo)
+        self._window = max(1, WINDOW_INPUTS // settings.shard_size)
+        self._stage = (folder, settings, run, dict(have), size)
+        self._engines = Engines(settings, run)
+
+    def rows(self) -> Iterator[list[Row]]:
+        """Raises `ModelError`s when the model cannot be loaded, and `GenerationFailed` when Ray gives up."""
+        for start in range(0, len(self._todo), self._window):
+            yield from self._rows(self._todo[start : start + self._window])
+
+    def _rows(self, shards: Sequence[int]) -> Iterator[list[Row]]:
+        try:
+            dataset = self._dataset(shards)
+            tables: Any = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
+            for table in tables:
+                columns = (table.column(name).to_pylist() for name in ("shard", "place", "row", "reused"))
+                yield [
+                    (shard, place, json.loads(row), reused) for shard, place, row, reused in zip(*columns, strict=True)
+                ]
+        except RayError as error:
+            raise _ours(error) from error
+
+    def _dataset(self, shards: Sequence[int]) -> ray.data.Dataset:
+        folder, settings, run, have, size = self._stage
+        reader = Reader(folder, settings, size, run.batch_size, have, np.asarray(shards, dtype=np.int64))
+        engines = self._engines
+        return (
+            ray.data.range(len(shards), override_num_blocks=min(len(shards), MAX_READING_TASKS))
             .map_batches(reader, batch_size=None, num_cpus=READING_CPUS if size else WAITING_CPUS)
             .map_batches(
                 Worker,
@@ -141,18 +168,6 @@ class Flow:
                 num_gpus=engines.gpus,
             )
         )
-
-    def rows(self) -> Iterator[list[Row]]:
-        """Raises `ModelError`s when the model cannot be loaded, and `GenerationFailed` when Ray gives up."""
-        try:
-            tables: Any = self._dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
-            for table in tables:
-                columns = (table.column(name).to_pylist() for name in ("shard", "place", "row", "reused"))
-                yield [
-                    (shard, place, json.loads(row), reused) for shard, place, row, reused in zip(*columns, strict=True)
-                ]
-        except RayError as error:
-            raise _ours(error) from error
 
     def in_progress(self) -> int:
         """Images that engines are at, as of the last second."""
@@ -180,10 +195,10 @@ class Engines:
             self.cpus: float = WAITING_CPUS
             self.least = self.most = 1
             return
-        if gpus and device != "cpu":
+        if device.startswith("cuda") or (gpus and device != "cpu"):  # nodes with GPUs may be yet to come
             self.gpus = 1
             self.cpus = run.cpus_per_engine or 1
-            fitting = gpus
+            fitting = max(1, gpus)
         else:
             self.cpus = run.cpus_per_engine or max(1, min(4, cpus - 1))
             self.threads = int(self.cpus)

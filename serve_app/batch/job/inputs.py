@@ -60,6 +60,16 @@ def local_input(file: bytes, root: bytes, shown_root: str) -> Input:
     return Input(path=str(Path(shown_root) / relative) if shown_root else relative, name=relative, file=file)
 
 
+def named(name: str, base: str, scheme: str = "") -> Input:
+    """The input that a list or table names; relative names start at `base`."""
+    if "://" in name:
+        return Input(name, name.partition("://")[2].partition("?")[0], name.encode())
+    full = name if name.startswith("/") else f"{base}/{name}"
+    file = (scheme + full).encode() if scheme else os.fsencode(full)
+    clean = shown(os.fsencode(name))
+    return Input(clean, clean.lstrip("/").replace("../", ""), file)
+
+
 def shown(name: bytes) -> str:
     return name.decode("utf-8", "backslashreplace")
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from serve_app.batch.job import index, marks, sources, state
+from serve_app.batch.job import index, marks, sinks, sources, state
 from serve_app.batch.job.flow import Flow, connected, image_size
 from serve_app.batch.job.folder import Folder, reason_of
+from serve_app.batch.job.inputs import Input
 from serve_app.batch.job.progress import Display, Tally
 from serve_app.batch.job.settings import JobSettings, RunSettings
 from serve_app.batch.job.state import Plan
@@ -17,6 +20,9 @@ from serve_app.errors import InvalidOption
 
 FLUSH_S = 5.0
 """A kill loses the rows of at most this long, and what the engines were at."""
+
+QUIET_S = 60.0
+NO_ROWS_YET = "There are no rows yet: the engines load their model, or wait for room on the cluster (`ray status`)."
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +61,8 @@ def planned(folder: Folder, settings: JobSettings, restart: bool, tell: Callable
     return plan
 
 
-def _inputs(folder: Folder, settings: JobSettings, found: sources.Found):  # type: ignore[no-untyped-def]
-    from serve_app.batch.job import sinks
-
+def _inputs(folder: Folder, settings: JobSettings, found: sources.Found) -> Iterator[Input]:
+    """The source's inputs; those of sidecars with names of their own, and without those that are there already."""
     listed = sources.inputs(settings, found)
     if settings.sink != "sidecar":
         yield from listed
@@ -111,8 +116,11 @@ class Job:
     def _follow(self, flow: Flow, display: Display) -> bool:
         """Takes rows in as they come; False when there were too many errors."""
         flushed = time.monotonic()
+        patience = threading.Timer(QUIET_S, display.say, [NO_ROWS_YET])
+        patience.start()
         try:
             for rows in flow.rows():
+                patience.cancel()
                 for shard, place, row, reused in rows:
                     self._take(shard, place, row, reused)
                 if self._too_many():
@@ -124,6 +132,7 @@ class Job:
                     flushed = time.monotonic()
                 display.show(flow.in_progress())
         finally:
+            patience.cancel()
             self._journal.flush()
             flow.close()
         return True
@@ -188,6 +197,4 @@ def run_job(settings: JobSettings, run: RunSettings) -> Summary:
 
 
 def _say(sentence: str) -> None:
-    import sys
-
     print(sentence, file=sys.stderr, flush=True)

@@ -13,7 +13,7 @@ from fsspec.implementations.local import LocalFileSystem
 
 from serve_app.batch.job import tables, tars
 from serve_app.batch.job.folder import filesystem, reason_of
-from serve_app.batch.job.inputs import Input, local_input, shown
+from serve_app.batch.job.inputs import Input, local_input, named, shown
 from serve_app.batch.job.settings import JobSettings, SourceKind
 from serve_app.errors import InvalidOption
 
@@ -180,16 +180,6 @@ def _listed(source: str) -> Iterator[Input]:
         for line in lines:
             if name := line.strip("\r\n"):
                 yield named(name, base, scheme)
-
-
-def named(name: str, base: str, scheme: str = "") -> Input:
-    """The input that a list or table names; relative names start at `base`."""
-    if "://" in name:
-        return Input(name, name.partition("://")[2].partition("?")[0], name.encode())
-    full = name if name.startswith("/") else f"{base}/{name}"
-    file = (scheme + full).encode() if scheme else os.fsencode(full)
-    clean = shown(os.fsencode(name))
-    return Input(clean, clean.lstrip("/").replace("../", ""), file)
 
 
 def _files(source: str) -> list[str]:

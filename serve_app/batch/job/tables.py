@@ -13,7 +13,7 @@ import pyarrow.ipc
 import pyarrow.parquet as pq
 
 from serve_app.batch.job.folder import filesystem
-from serve_app.batch.job.inputs import Input
+from serve_app.batch.job.inputs import Input, named
 from serve_app.errors import InvalidOption
 
 SUFFIXES = (".csv", ".tsv", ".parquet", ".arrow", ".feather")
@@ -53,8 +53,6 @@ def read_cells(file: str, column: str | None, rows: Sequence[int]) -> Iterator[b
 
 
 def _input(file: str, value: str | None, row: int, base: str, scheme: str, kept: str) -> Input:
-    from serve_app.batch.job.sources import named
-
     if value:
         item = named(value, base, scheme)
         return Input(item.path, item.name, item.file, kept=kept)

@@ -14,6 +14,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 import ray
+from ray.util.metrics import Counter
 
 from serve_app.api.schemas import caption_body
 from serve_app.batch.job import claims, rows
@@ -92,6 +93,7 @@ class Worker:
             _make(settings, threads, concurrency), self._loop
         ).result()
         self._room = asyncio.Semaphore(self._backend.at_once)
+        self._images = Counter("caption_serve_batch_images", "images that are done", ("outcome",))
         self._life = uuid.uuid4().hex
         actor = ray.get_runtime_context().get_actor_id() or self._life
         asyncio.run_coroutine_threadsafe(self._ask("begin", actor, self._life), self._loop).result()
@@ -104,6 +106,8 @@ class Worker:
         except GeneratorUnavailable:
             logger.exception("the engine is lost")
             os._exit(ENGINE_LOST)
+        for row, _ in answered:
+            self._images.inc(tags={"outcome": row["reason"] or "captioned"})
         shards, places = batch.column("shard").to_pylist(), batch.column("place").to_pylist()
         return {
             "shard": shards,
