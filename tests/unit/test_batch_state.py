@@ -147,6 +147,16 @@ def test_a_changed_setting_is_refused_and_restart_drops_the_job(images: Path, tm
     assert sorted(file.name for file in out.iterdir()) == ["_job", "mine.txt"]
 
 
+def test_restart_keeps_the_lock_of_its_own_run(images: Path, tmp_path: Path) -> None:
+    """It was removed with the job, and ten seconds later the run believed that another one had taken over."""
+    plan(images, tmp_path / "out")
+    lock = state.Lock(Folder(str(tmp_path / "out")))
+    lock.acquire()
+    plan(images, tmp_path / "out", restart=True)
+    lock._beaten = -1e9
+    lock.beat()
+
+
 def test_a_plan_that_was_cut_off_is_made_again(images: Path, tmp_path: Path) -> None:
     plan(images, tmp_path / "out")
     (tmp_path / "out" / "_job" / "job.json").unlink()
@@ -255,4 +265,5 @@ def test_a_bucket_serves_as_well_as_a_directory(images: Path) -> None:
     assert [line["path"] for line in lines] == [f"memory://in/{number}.png" for number in range(3)]
     assert state.done_shards(folder) == [0, 1]
     state.clear(folder)
-    assert folder.names() == []
+    assert state.load_plan(folder) is None
+    assert state.parts(folder) == state.done_shards(folder) == []

@@ -75,9 +75,11 @@ def store_plan(folder: Folder, plan: Plan) -> None:
 
 
 def clear(folder: Folder) -> None:
-    """Removes a job and the output files that jobs write, nothing else."""
-    folder.remove(f"{JOB}/job.json")
-    folder.remove_folder(JOB)
+    """Removes a job and the output files that jobs write; the lock stays, and whatever else is there."""
+    for name in ("job.json", "summary.json", "report.html"):
+        folder.remove(f"{JOB}/{name}")
+    for name in ("inputs", "open", "done"):
+        folder.remove_folder(f"{JOB}/{name}")
     for name in parts(folder):
         folder.remove(name)
 
