@@ -101,7 +101,8 @@ class CaptionClient:
     async def _ask(self, image: Any, options: Mapping[str, Any] | None) -> dict[str, Any]:
         """One try, with Ray's errors turned into ours."""
         with our_errors("ingress"):
-            body: dict[str, Any] = await self._handle.caption.remote(image, dict(options or {}), self._background)
+            background = {"background": True} if self._background else {}
+            body: dict[str, Any] = await self._handle.caption.remote(image, dict(options or {}), **background)
         return body
 
 

@@ -22,9 +22,11 @@ class RuleHandle:
         self.caption = self
         self.tries: dict[Any, int] = {}
         self.running = self.most = 0
+        self.background = False
         self._rule = rule
 
-    async def remote(self, image: Any, options: dict[str, Any]) -> dict[str, Any]:
+    async def remote(self, image: Any, options: dict[str, Any], background: bool = False) -> dict[str, Any]:
+        self.background = background
         self.tries[image] = self.tries.get(image, 0) + 1
         self.running += 1
         self.most = max(self.most, self.running)
@@ -84,3 +86,10 @@ async def test_leaving_the_loop_cancels_what_runs() -> None:
         break
     await stream.aclose()  # type: ignore[attr-defined]
     assert len(handle.tries) <= 5
+
+
+@pytest.mark.parametrize("background", [False, True])
+async def test_background_work_says_so(background: bool) -> None:
+    handle = RuleHandle(lambda *_: {"caption": "a cat"})
+    await CaptionClient(handle, background=background).caption(0)  # type: ignore[arg-type]
+    assert handle.background is background
