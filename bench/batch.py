@@ -88,7 +88,7 @@ def rate(scratch: Path, count: int) -> dict[str, Any]:
     total, shards = index.store(folder, sources.inputs(job, sources.Found()), job.shard_size)
     with connected("local"):
         engines = Engines(job, run)
-        reader = Reader(folder, job, image_size(job), run.batch_size, {}, None)
+        reader = Reader(folder, job, image_size(job), run.batch_size, {})
         read = [reader.columns(shard, list(enumerate(index.load(folder, shard)))) for shard in range(shards)]
         images = [image for columns in read for image in zip(columns["digest"], columns["image"], strict=True)]
 

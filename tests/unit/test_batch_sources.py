@@ -187,8 +187,8 @@ def test_the_reader_skips_what_has_its_row_and_tells_what_is_broken(folder: Path
     settings = job(folder)
     out = Folder(str(folder / "out"))
     index.store(out, listed(settings), 100)
-    reader = Reader(out, settings, (8, 8), 2, {0: frozenset({0})}, [0])
-    batches = list(reader({"id": [0]}))
+    reader = Reader(out, settings, (8, 8), 2, {0: frozenset({0})})
+    batches = list(reader({"shard": [0]}))
     assert [place for batch in batches for place in batch["place"]] == [1, 2, 3]
     assert [reason for batch in batches for reason in batch["reason"]] == ["", "unsupported_image", ""]
     assert len(batches[0]["image"][0]) == 8 * 8 * 3

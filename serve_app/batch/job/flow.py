@@ -12,7 +12,6 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-import numpy as np
 import ray
 import ray.data
 from ray.exceptions import RayActorError, RayError, RayTaskError
@@ -26,8 +25,9 @@ from serve_app.errors import CaptionServeError, GenerationFailed, InvalidOption,
 
 READING_CPUS = 0.5
 """Of a reading task, which waits for storage about as long as it decodes."""
-WAITING_CPUS = 0.1
-"""Of what only reads or asks; it must find room beside a running service."""
+FILES_CPUS, ASKING_CPUS = 0.05, 0.1
+"""Of the two stages of a job by handle, which must find room beside a running service. They differ, because Ray Data
+fuses stages of equal needs, and then reads and asks in turn."""
 BATCHES_AT_ONCE = 3
 """Batches in each actor: while the last images of one are decoded, those of the next fill the engine's rows."""
 MAX_READING_TASKS = 4096
@@ -148,11 +148,12 @@ class Flow:
 
     def _dataset(self, shards: Sequence[int]) -> ray.data.Dataset:
         folder, settings, run, have, size = self._stage
-        reader = Reader(folder, settings, size, run.batch_size, have, np.asarray(shards, dtype=np.int64))
+        reader = Reader(folder, settings, size, run.batch_size, have)
         engines = self._engines
+        numbers = [{"shard": shard} for shard in shards]
         return (
-            ray.data.range(len(shards), override_num_blocks=min(len(shards), MAX_READING_TASKS))
-            .map_batches(reader, batch_size=None, num_cpus=READING_CPUS if size else WAITING_CPUS)
+            ray.data.from_items(numbers, override_num_blocks=min(len(shards), MAX_READING_TASKS))
+            .map_batches(reader, batch_size=None, num_cpus=READING_CPUS if size else FILES_CPUS)
             .map_batches(
                 Worker,
                 fn_constructor_args=(settings, engines.threads, run.concurrency, self._registry),
@@ -192,7 +193,7 @@ class Engines:
         self.gpus: float = 0
         self.threads: int | None = None
         if settings.via_handle is not None:
-            self.cpus: float = WAITING_CPUS
+            self.cpus: float = ASKING_CPUS
             self.least = self.most = 1
             return
         if device.startswith("cuda") or (gpus and device != "cpu"):  # nodes with GPUs may be yet to come

@@ -96,12 +96,10 @@ class Reader:
     batch_size: int
     done: dict[int, frozenset[int]]
     """Places of each begun shard that have their rows."""
-    todo: Any
-    """Numbers of the shards to do, as an array."""
 
     def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        for number in batch["id"]:
-            yield from self._shard(int(self.todo[int(number)]))
+        for shard in batch["shard"]:
+            yield from self._shard(int(shard))
 
     def _shard(self, shard: int) -> Iterator[dict[str, Any]]:
         have = self.done.get(shard, frozenset())

@@ -72,7 +72,7 @@ def _try(
 ) -> tuple[float, list[dict[str, Any]]]:
     """Captions the sample in this process: seconds and rows."""
     registry = ray.remote(claims.Claims).options(num_cpus=0).remote(0)
-    reader = Reader(Folder(run.out), settings, size, SAMPLE, {}, None)
+    reader = Reader(Folder(run.out), settings, size, SAMPLE, {})
     images = pa.table(reader.columns(0, list(enumerate(sample))))
     worker = Worker(settings, threads, run.concurrency, registry)
     worker(images.slice(0, 1))  # the first image also pays for what is made once
