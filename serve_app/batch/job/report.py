@@ -53,8 +53,8 @@ def _page(folder: Folder, plan: Plan, marks: Sequence[tuple[int, Mapping[str, An
         "of these duplicates": sum(mark["reused"] for _, mark in marks),
         **{f"failed: {reason}": count for reason, count in reasons.most_common()},
     }
-    starts = sorted(map(int, words)) or [0]
-    bins = range(starts[0], starts[-1] + 1, WORDS_BIN)
+    starts = sorted(map(int, words))
+    bins = range(starts[0], starts[-1] + 1, WORDS_BIN) if starts else ()
     lengths = {f"{start}–{start + WORDS_BIN - 1}": words[str(start)] for start in bins}
     return (
         f"<!doctype html><html lang=en><meta charset=utf-8><meta name=viewport content='width=device-width'>"
