@@ -69,7 +69,7 @@ def config(cluster: LocalCluster, min_replicas: int = 1) -> dict[str, Any]:
     (captions,) = whole["applications"]
     ingress, captioner = captions["deployments"]
     ingress["num_replicas"] = 2
-    ingress["user_config"]["admission_depth"] = 20  # every request shall be answered, however long the growth takes
+    ingress["user_config"]["admission_depth"] = 100  # every request shall be answered, however long the growth takes
     del captioner["num_replicas"]
     captioner["max_ongoing_requests"] = 5
     captioner["graceful_shutdown_timeout_s"] = 20

@@ -44,52 +44,52 @@ def join(items: Sequence[str]) -> str:
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
 
 
-def _name(group: Group) -> str:
+def name_of(group: Group) -> str:
     return group.noun if group.count == 1 else BY_WORD[group.noun].plural
 
 
-def _some(group: Group, size: bool = False) -> str:
+def some(group: Group, size: bool = False) -> str:
     """ "a large dog", "two apples"."""
     words = [group.size] if size and group.count == 1 else []
-    words.append(_name(group))
+    words.append(name_of(group))
     if group.count > 1:
         return " ".join([_NUMBERS[group.count], *words])
     return " ".join(["an" if words[0][0] in "aeiou" else "a", *words])
 
 
 def _the(groups: Sequence[Group]) -> list[str]:
-    return [f"the {_name(group)}" for group in groups]
+    return [f"the {name_of(group)}" for group in groups]
 
 
-def _place(scene: Scene) -> str:
+def place_of(scene: Scene) -> str:
     return BACKGROUNDS[scene.background].phrase
 
 
 def unconditional(scene: Scene) -> str:
-    return f"{join([_some(group) for group in scene.groups[:2]])} {_place(scene)}"
+    return f"{join([some(group) for group in scene.groups[:2]])} {place_of(scene)}"
 
 
-def _main(scene: Scene) -> str:
-    return f"{_some(scene.groups[0], size=True)} {_place(scene)}"
+def main(scene: Scene) -> str:
+    return f"{some(scene.groups[0], size=True)} {place_of(scene)}"
 
 
-def _inventory(scene: Scene) -> str:
-    return join([_some(group, size=True) for group in scene.groups])
+def inventory(scene: Scene) -> str:
+    return join([some(group, size=True) for group in scene.groups])
 
 
-def _composition(scene: Scene) -> str:
-    return join([f"{_some(group)} in the {group.cell}" for group in sorted(scene.groups, key=reading_order)])
+def composition(scene: Scene) -> str:
+    return join([f"{some(group)} in the {group.cell}" for group in sorted(scene.groups, key=reading_order)])
 
 
-def _backwards(scene: Scene) -> str:
-    return f"{join([_some(group) for group in sorted(scene.groups, key=reading_order, reverse=True)])} {_place(scene)}"
+def backwards(scene: Scene) -> str:
+    return f"{join([some(group) for group in sorted(scene.groups, key=reading_order, reverse=True)])} {place_of(scene)}"
 
 
 def plain(scene: Scene) -> str:
-    return f"{join([_some(group) for group in scene.groups])} {_place(scene)}"
+    return f"{join([some(group) for group in scene.groups])} {place_of(scene)}"
 
 
-VARIANTS = (_main, _inventory, _composition, _backwards)
+VARIANTS = (main, inventory, composition, backwards)
 """Answers to the variant prompts, in the order of the presets."""
 
 
@@ -106,9 +106,9 @@ def extension(scene: Scene, caption: str) -> str:
     """What `caption` leaves out of the scene, beginning with a comma; the answer to an extension prompt."""
     parts = []
     if missing := _unsaid(scene, caption):
-        parts.append(f", together with {join([_some(group) for group in missing])}")
+        parts.append(f", together with {join([some(group) for group in missing])}")
     if not _background_said(scene, caption):
-        parts.append(f" {_place(scene)}")
+        parts.append(f" {place_of(scene)}")
     cell = scene.groups[0].cell
     if len(scene.groups) == 1 and "nothing else" not in caption:
         parts.append(", with nothing else around " + (f"it in the {cell}" if cell not in caption else "to be seen"))
@@ -130,7 +130,7 @@ def refinement(scene: Scene, caption: str) -> str:
 def _alone(scene: Scene, said: str) -> str:
     group = scene.groups[0]
     if "all alone" not in said:
-        return f", where the {_name(group)} {_are([group])} {group.size} and all alone in front of the viewer"
+        return f", where the {name_of(group)} {are([group])} {group.size} and all alone in front of the viewer"
     if "fills the rest" not in said:
         return f", and {BACKGROUNDS[scene.background].name} fills the rest of the picture"
     return "."
@@ -141,8 +141,8 @@ def _sides(scene: Scene) -> str:
     right = [group for group in scene.groups if "right" in group.cell]
     if left and right:
         return (
-            f", where {join(_the(left))} {_are(left)} on the left side"
-            f" while {join(_the(right))} {_are(right)} on the right side"
+            f", where {join(_the(left))} {are(left)} on the left side"
+            f" while {join(_the(right))} {are(right)} on the right side"
         )
     return f", where {join(_the(left or right))} are both on the {'left' if left else 'right'} side of this picture"
 
@@ -155,5 +155,5 @@ def _halves(scene: Scene) -> str:
     return f", with {upper or lower} in the {'upper' if upper else 'lower'} half of what one sees"
 
 
-def _are(groups: Sequence[Group]) -> str:
+def are(groups: Sequence[Group]) -> str:
     return "is" if len(groups) == 1 and groups[0].count == 1 else "are"

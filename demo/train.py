@@ -9,9 +9,6 @@ The same seed, number of steps and thread count give the same weights on the sam
 from __future__ import annotations
 
 import argparse
-import copy
-import math
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,9 +16,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 from torch.utils.data import DataLoader
-from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration, BlipImageProcessor, BlipProcessor
+from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration
 
 from demo.backgrounds import BACKGROUNDS
+from demo.fit import Batch, Fit, save
 from demo.objects import KINDS
 from demo.scenes import SIZE
 from demo.training_data import GRID, IGNORED, SceneTexts
@@ -72,7 +70,7 @@ class Trainee(nn.Module):
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1) * 255)
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1) * 255)
 
-    def forward(self, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
         """Returns the dense vision loss and, where the batch has texts, the caption loss."""
         pixels = (batch["pixels"].permute(0, 3, 1, 2).float() - self.mean) / self.std  # [B, 3, SIZE, SIZE]
         image = self.blip.vision_model(pixel_values=pixels).last_hidden_state  # [B, 1 + GRID², width]
@@ -80,10 +78,10 @@ class Trainee(nn.Module):
         background = F.cross_entropy(self.background_head(image[:, 0]), batch["background"])
         dense = patches + 0.1 * background
         if "input_ids" not in batch:
-            return dense, None
-        return dense, self._caption_loss(image, batch)
+            return {"dense": dense}
+        return {"dense": dense, "caption": self._caption_loss(image, batch)}
 
-    def _caption_loss(self, image: torch.Tensor, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    def _caption_loss(self, image: torch.Tensor, batch: Batch) -> torch.Tensor:
         texts = batch["text_ids"]  # [B, PACK]
         visible = (texts[:, :, None] == texts[:, None, :]).tril()[:, None]  # [B, 1, PACK, PACK]
         # The decoder adds its mask to the scores, so a boolean one would hide nothing.
@@ -101,12 +99,6 @@ class Trainee(nn.Module):
         return F.cross_entropy(logits.float(), batch["labels"][wanted])
 
 
-def learning_rate(step: int, steps: int, peak: float, phase_step: int, warm_up: int = 300) -> float:
-    """A cosine from `peak` to 2 % of it over all steps, with a linear warm-up into each phase."""
-    cosine = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps))
-    return peak * cosine * min(1.0, (phase_step + 1) / warm_up)
-
-
 def _batches(
     tokenizer: BertTokenizer, first: int, steps: int, size: int, with_text: bool
 ) -> Iterator[dict[str, torch.Tensor]]:
@@ -114,19 +106,9 @@ def _batches(
     return iter(DataLoader(data, batch_size=size, num_workers=1, prefetch_factor=6))
 
 
-def _average(kept: nn.Module, model: nn.Module, step: int) -> None:
-    decay = min(0.996, (step + 1) / (step + 10))
-    with torch.no_grad():
-        torch._foreach_lerp_(list(kept.parameters()), list(model.parameters()), 1 - decay)
-
-
-def save(model: BlipForConditionalGeneration, tokenizer: BertTokenizer, out: Path) -> None:
-    """Writes half-precision weights, configuration, processor and vocabulary."""
-    half = copy.deepcopy(model).half()
-    half.generation_config.max_length = 60
-    half.save_pretrained(str(out), safe_serialization=True)
-    images = BlipImageProcessor(size={"height": SIZE, "width": SIZE})
-    BlipProcessor(images, tokenizer).save_pretrained(str(out))
+def _save(model: BlipForConditionalGeneration, tokenizer: BertTokenizer, out: Path) -> None:
+    model.generation_config.max_length = 60
+    save(model, tokenizer, out)
 
 
 def train(args: argparse.Namespace) -> None:
@@ -137,38 +119,20 @@ def train(args: argparse.Namespace) -> None:
     if args.vision_from is not None:
         trained = BlipForConditionalGeneration.from_pretrained(str(args.vision_from), dtype=torch.float32)
         model.blip.vision_model.load_state_dict(trained.vision_model.state_dict())
-    kept = copy.deepcopy(model).eval()
-    decayed = [p for p in model.parameters() if p.ndim >= 2]
-    other = [p for p in model.parameters() if p.ndim < 2]
-    optimizer = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": 0.02}, {"params": other, "weight_decay": 0.0}],
-        betas=(0.9, 0.98),
-        fused=True,
+    total = args.vision_steps + args.steps
+    fit = Fit(
+        model,
+        total,
+        args.learning_rate,
+        args.bf16,
+        lambda kept: _save(kept.blip, tokenizer, args.out),
+        args.log_every,
+        args.save_every,
     )
-    total, start = args.vision_steps + args.steps, time.monotonic()
-    step = 0
-    for with_text, first, steps in ((False, 0, args.vision_steps), (True, args.vision_steps, args.steps)):
-        batches = _batches(tokenizer, args.first_scene + first * args.batch_size, steps, args.batch_size, with_text)
-        for phase_step, batch in enumerate(batches):
-            rate = learning_rate(step, total, args.learning_rate, phase_step)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            with torch.autocast("cpu", torch.bfloat16, enabled=args.bf16):
-                dense, caption = model(batch)
-            loss = dense if caption is None else caption + 0.3 * dense
-            optimizer.zero_grad()
-            loss.backward()
-            nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-            optimizer.step()
-            _average(kept, model, step)
-            step += 1
-            if step % args.log_every == 0:
-                said = "" if caption is None else f" caption {caption.item():.4f}"
-                print(
-                    f"step {step}/{total} dense {dense.item():.4f}{said} {time.monotonic() - start:.0f} s", flush=True
-                )
-            if step % args.save_every == 0 or step == total:
-                save(kept.blip, tokenizer, args.out)
+    first, size = args.first_scene, args.batch_size
+    fit.phase(_batches(tokenizer, first, args.vision_steps, size, with_text=False), {"dense": 1.0})
+    first += args.vision_steps * size
+    fit.phase(_batches(tokenizer, first, args.steps, size, with_text=True), {"caption": 1.0, "dense": 0.3})
 
 
 def main() -> None:

@@ -22,6 +22,12 @@ where is are all alone front of viewer fills rest picture on side while both thi
 before under image shows
 """
 
+_TASK_WORDS = """
+also there they it has here background scene picture how many yes no none zero any which kind object objects thing
+things size does do can you see something anything
+"""
+"""Words that only the matcher's texts and the questions need; they follow those of the captioner."""
+
 _CHARACTERS = string.ascii_lowercase + string.digits
 
 
@@ -37,17 +43,20 @@ def _words() -> Iterator[str]:
             yield kind.plural
 
 
-def words() -> list[str]:
-    """All tokens in the order of their ids. Single characters keep every ASCII word representable."""
+def words(for_tasks: bool = False) -> list[str]:
+    """All tokens in the order of their ids. Single characters keep every ASCII word representable.
+
+    `for_tasks` appends the words that matching and questions need beyond captions.
+    """
     pieces = [*_CHARACTERS, *(f"##{c}" for c in _CHARACTERS), "##es", *string.punctuation]
-    return list(dict.fromkeys((*SPECIAL, *pieces, *_words())))
+    return list(dict.fromkeys((*SPECIAL, *pieces, *_words(), *(_TASK_WORDS.split() if for_tasks else ()))))
 
 
-def write_tokenizer(directory: Path) -> BertTokenizer:
+def write_tokenizer(directory: Path, for_tasks: bool = False) -> BertTokenizer:
     """Writes the tokenizer's files into `directory` and returns it."""
     directory.mkdir(parents=True, exist_ok=True)
     tokenizer = BertTokenizer(
-        vocab={word: index for index, word in enumerate(words())},
+        vocab={word: index for index, word in enumerate(words(for_tasks))},
         do_lower_case=True,
         model_max_length=512,
         bos_token=DECODE,

@@ -1,0 +1,207 @@
+"""True and false statements about scenes: what a matcher has to tell apart.
+
+A statement is a rule applied to a scene; its false twin is the same rule applied to the scene with one thing
+swapped (`swaps`), so that the two differ in one object, count, size, position or background and in nothing else.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from demo import captions
+from demo.backgrounds import BACKGROUNDS
+from demo.captions import are, join, name_of, place_of, some
+from demo.objects import KINDS
+from demo.scenes import Group, Scene
+
+CELLS = ("top left", "top right", "bottom left", "bottom right")
+
+Rule = Callable[[Scene], str]
+Swap = tuple[str, Scene]
+"""What was swapped, and the scene as it then would be."""
+
+
+def swap_object(rng: np.random.Generator, scene: Scene, place: int) -> Scene:
+    absent = [kind.noun for kind in KINDS if kind.noun not in scene.nouns]
+    return _with(scene, place, replace(scene.groups[place], noun=absent[int(rng.integers(len(absent)))]))
+
+
+def swap_count(rng: np.random.Generator, scene: Scene, place: int) -> Scene:
+    group = scene.groups[place]
+    others = [count for count in (1, 2, 3) if count != group.count]
+    return _with(scene, place, replace(group, count=others[int(rng.integers(2))]))
+
+
+def swap_size(_rng: np.random.Generator, scene: Scene, place: int) -> Scene:
+    group = scene.groups[place]
+    return _with(scene, place, replace(group, size="small" if group.size == "large" else "large"))
+
+
+def swap_cell(rng: np.random.Generator, scene: Scene, place: int) -> Scene:
+    """Moves a group to another cell; who lies there comes to its own."""
+    group = scene.groups[place]
+    cells = [cell for cell in CELLS if cell != group.cell]
+    cell = cells[int(rng.integers(len(cells)))]
+    moved = (
+        replace(other, cell=cell if other is group else group.cell if other.cell == cell else other.cell)
+        for other in scene.groups
+    )
+    return Scene(scene.background, tuple(moved))
+
+
+def swap_background(rng: np.random.Generator, scene: Scene, _place: int) -> Scene:
+    shift = 1 + int(rng.integers(len(BACKGROUNDS) - 1))
+    return Scene((scene.background + shift) % len(BACKGROUNDS), scene.groups)
+
+
+SWAPS: dict[str, Callable[[np.random.Generator, Scene, int], Scene]] = {
+    "object": swap_object,
+    "count": swap_count,
+    "size": swap_size,
+    "cell": swap_cell,
+    "background": swap_background,
+}
+
+
+def _with(scene: Scene, place: int, group: Group) -> Scene:
+    return Scene(scene.background, (*scene.groups[:place], group, *scene.groups[place + 1 :]))
+
+
+def _the(group: Group) -> str:
+    return f"the {name_of(group)}"
+
+
+def _sides(group: Group) -> list[str]:
+    """Three positions of a group in words, the cell first."""
+    if group.cell == "center":
+        return ["in the center"] * 3
+    upper, left = "top" in group.cell, "left" in group.cell
+    return [
+        f"in the {group.cell}",
+        f"on the {'left' if left else 'right'} side",
+        f"in the {'upper' if upper else 'lower'} half",
+    ]
+
+
+def clauses(scene: Scene, place: int) -> list[str]:
+    """Short statements about the group at `place`, as they stand in captions or are left when one is split."""
+    group, phrase = scene.groups[place], place_of(scene)
+    verb = are([group])
+    predicates = [*_sides(group), *([group.size] if group.count == 1 else [])]
+    found = [some(group), f"{some(group)} {phrase}", f"{_the(group)} {verb} {phrase}", f"there {verb} {some(group)}"]
+    if group.count == 1:
+        found += [some(group, size=True), f"{some(group, size=True)} {phrase}"]
+    found.append(f"there {verb} also {some(group, size=True)}")
+    for predicate in predicates:
+        found.append(f"{_the(group)} {verb} {predicate}")
+    for position in _sides(group):
+        found += [f"{some(group, size=True)} {position}", f"{some(group)} {position}", f"{_the(group)} {position}"]
+    for first, second in zip(predicates, [*predicates[1:], phrase], strict=True):
+        found.append(f"{_the(group)} {verb} {first} and {second}")
+    return found
+
+
+def _background(scene: Scene) -> list[str]:
+    name = BACKGROUNDS[scene.background].name
+    return [place_of(scene), name, f"the background is {name}", f"{name} fills the rest of the picture"]
+
+
+def _continued(rounds: int, first: Rule) -> Rule:
+    def rule(scene: Scene) -> str:
+        text = first(scene)
+        for _ in range(rounds):
+            text += captions.refinement(scene, text)
+        return text
+
+    return rule
+
+
+def _detail(rounds: int, first: Rule) -> Rule:
+    """What the last of `rounds` adds to a caption, alone."""
+
+    def rule(scene: Scene) -> str:
+        text = _continued(rounds - 1, first)(scene)
+        return captions.refinement(scene, text).strip(",. ") or first(scene)
+
+    return rule
+
+
+def _extended(first: Rule) -> Rule:
+    return lambda scene: first(scene) + captions.extension(scene, first(scene))
+
+
+def everything(scene: Scene) -> str:
+    """All kinds with count and size, and the background."""
+    return f"{captions.inventory(scene)} {place_of(scene)}"
+
+
+CAPTIONS: tuple[Rule, ...] = (
+    captions.unconditional,
+    captions.plain,
+    everything,
+    *captions.VARIANTS,
+    *(_continued(rounds, rule) for rounds in (1, 2) for rule in captions.VARIANTS),
+    *(_detail(rounds, captions.composition) for rounds in (1, 2)),
+    *(_extended(rule) for rule in captions.VARIANTS),
+)
+"""Rules that make captions of a whole scene."""
+
+
+def sentences(rng: np.random.Generator, amount: int) -> Rule:
+    """A rule that makes a text of several sentences; the choice of them is fixed with the rule."""
+    picks = rng.random((amount, 2))
+    order = rng.random(4)
+    opening = int(rng.integers(3))
+
+    def rule(scene: Scene) -> str:
+        groups = [scene.groups[i] for i in np.argsort(order[: len(scene.groups)])]
+        first = join([some(group, size=opening == 1) for group in groups])
+        texts = [first if opening == 2 else f"{first} {place_of(scene)}"]
+        for where, what in picks:
+            options = clauses(scene, int(where * len(scene.groups)))
+            texts.append(options[int(what * len(options))])
+        return ". ".join(texts)
+
+    return rule
+
+
+def statement(rng: np.random.Generator) -> Rule:
+    """A random rule: one clause, a background, a caption, or several sentences."""
+    roll, where, what = rng.random(3)
+    if roll < 0.4:
+
+        def clause(scene: Scene) -> str:
+            options = clauses(scene, int(where * len(scene.groups)))
+            return options[int(what * len(options))]
+
+        return clause
+    if roll < 0.46:
+        return lambda scene: _background(scene)[int(what * 4)]
+    if roll < 0.75:
+        return CAPTIONS[int(what * len(CAPTIONS))]
+    return sentences(rng, 1 + int(what * 4))
+
+
+def swaps(rng: np.random.Generator, scene: Scene, names: Sequence[str] = tuple(SWAPS)) -> Swap:
+    """The scene with one random thing swapped."""
+    name = names[int(rng.integers(len(names)))]
+    return name, SWAPS[name](rng, scene, int(rng.integers(len(scene.groups))))
+
+
+def pair(rng: np.random.Generator, scene: Scene, tries: int = 12) -> tuple[str, str, str]:
+    """(what was swapped, a true statement, its false twin).
+
+    A swap of the centre's group changes it to a cell of a scene that may not exist; the texts stay well-formed.
+    """
+    for _ in range(tries):
+        rule = statement(rng)
+        for _ in range(4):
+            name, other = swaps(rng, scene)
+            true, false = rule(scene), rule(other)
+            if true != false:
+                return name, true, false
+    rule = captions.plain
+    return "object", rule(scene), rule(swap_object(rng, scene, 0))

@@ -1,0 +1,191 @@
+"""Trains the embedded matcher: `python -m demo.train_matcher --out serve_app/models/demo-matcher`.
+
+It begins with the captioner's vision encoder and its text layers, which already find words in pictures, and learns on
+drawn scenes with two losses: image–text matching (ITM) on true statements and their false twins (one thing swapped),
+and the contrast of images and captions within a batch (ITC), as in BLIP (Li et al. 2022,
+https://arxiv.org/abs/2201.12086).
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, IterableDataset
+from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration, BlipForImageTextRetrieval
+
+from demo.augment import augment
+from demo.fit import Batch, Fit, save
+from demo.scenes import TRAIN_SEED, draw_scene
+from demo.statements import everything, pair
+from demo.train import MEAN, STD
+from demo.vocabulary import write_tokenizer
+
+PACK = 224
+"""Tokens of a packed row of statements."""
+MAX_PAIRS = 8
+CAPTION_TOKENS = 40
+TEMPERATURE = 0.05
+NONE = -1
+"""Label of a place without a statement."""
+
+
+class MatchingTexts(IterableDataset[dict[str, torch.Tensor]]):
+    """Scenes `first`, `first + 1`, … of the training stream, each with true statements and their false twins.
+
+    Items: pixels uint8 [SIZE, SIZE, 3]; [PACK] each of input_ids, position_ids, text_ids (0 = padding);
+    starts and labels [2 × MAX_PAIRS] (where each statement begins; 1 true, 0 false, NONE); caption
+    [CAPTION_TOKENS], padded with 0.
+    """
+
+    def __init__(self, tokenizer: BertTokenizer, first: int, count: int) -> None:
+        self._encode = lambda text: tokenizer(text)["input_ids"]
+        self._range = range(first, first + count)
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        for index in self._range:
+            image, scene = draw_scene((TRAIN_SEED, index))
+            rng = np.random.default_rng((TRAIN_SEED, index, 2))
+            boxes = [box for group in scene.groups for box in group.boxes]
+            pixels, _ = augment(rng, image, boxes)
+            caption = torch.zeros(CAPTION_TOKENS, dtype=torch.long)
+            ids = self._encode(everything(scene))[:CAPTION_TOKENS]
+            caption[: len(ids)] = torch.tensor(ids)
+            pairs = (pair(rng, scene)[1:] for _ in range(MAX_PAIRS))
+            yield {"pixels": torch.from_numpy(np.array(pixels)), "caption": caption, **self._pack(pairs)}
+
+    def _pack(self, pairs: Iterator[tuple[str, str]]) -> dict[str, torch.Tensor]:
+        row = {name: torch.zeros(PACK, dtype=torch.long) for name in ("input_ids", "position_ids", "text_ids")}
+        starts = torch.zeros(2 * MAX_PAIRS, dtype=torch.long)
+        labels = torch.full((2 * MAX_PAIRS,), NONE)
+        at, number = 0, 0
+        for texts in pairs:
+            encoded = [self._encode(text) for text in texts]
+            if at + sum(map(len, encoded)) > PACK:
+                break
+            for label, ids in zip((1, 0), encoded, strict=True):
+                end = at + len(ids)
+                row["input_ids"][at:end] = torch.tensor(ids)
+                row["position_ids"][at:end] = torch.arange(len(ids))
+                row["text_ids"][at:end] = number + 1
+                starts[number], labels[number] = at, label
+                at, number = end, number + 1
+        return {**row, "starts": starts, "labels": labels}
+
+
+class Trainee(nn.Module):
+    """The matcher with its losses."""
+
+    def __init__(self, blip: BlipForImageTextRetrieval) -> None:
+        super().__init__()
+        self.blip = blip
+        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1) * 255)
+        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1) * 255)
+
+    def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
+        pixels = (batch["pixels"].permute(0, 3, 1, 2).float() - self.mean) / self.std  # [B, 3, SIZE, SIZE]
+        image = self.blip.vision_model(pixel_values=pixels).last_hidden_state  # [B, 1 + patches, width]
+        return {"itm": self._matching(image, batch), "itc": self._contrast(image, batch)}
+
+    def _matching(self, image: torch.Tensor, batch: Batch) -> torch.Tensor:
+        texts = batch["text_ids"]  # [B, PACK]
+        states = self.blip.text_encoder(
+            input_ids=batch["input_ids"],
+            attention_mask=additive(texts[:, None, :, None] == texts[:, None, None, :]),  # [B, 1, PACK, PACK]
+            position_ids=batch["position_ids"],
+            encoder_hidden_states=image,
+        ).last_hidden_state
+        rows = torch.arange(len(states))[:, None]
+        wanted = batch["labels"] != NONE
+        first = states[rows, batch["starts"]][wanted]  # [statements, width]
+        return F.cross_entropy(self.blip.itm_head(first).float(), batch["labels"][wanted])
+
+    def _contrast(self, image: torch.Tensor, batch: Batch) -> torch.Tensor:
+        captions = batch["caption"]  # [B, CAPTION_TOKENS]
+        longest = int((captions != 0).sum(1).max())
+        captions = captions[:, :longest]
+        states = self.blip.text_encoder(
+            input_ids=captions, attention_mask=additive((captions != 0)[:, None, None, :])
+        ).last_hidden_state
+        images = F.normalize(self.blip.vision_proj(image[:, 0]).float(), dim=-1)  # [B, projection]
+        texts = F.normalize(self.blip.text_proj(states[:, 0]).float(), dim=-1)
+        similarity = images @ texts.T / TEMPERATURE
+        own = torch.arange(len(images))
+        return (F.cross_entropy(similarity, own) + F.cross_entropy(similarity.T, own)) / 2
+
+
+def additive(visible: torch.Tensor) -> torch.Tensor:
+    """BLIP's text layers add their mask to the scores; a boolean one, or a mask of ones and zeros, hides nothing."""
+    return torch.zeros(visible.shape).masked_fill(~visible, torch.finfo(torch.float32).min)
+
+
+def grown(weight: torch.Tensor, rows: int, std: float) -> torch.Tensor:
+    """`weight` with normal noise for the rows that it lacks."""
+    return torch.cat([weight, torch.randn(rows - len(weight), weight.shape[1]) * std])
+
+
+def begin(captioner: Path, tokenizer: BertTokenizer) -> BlipForImageTextRetrieval:
+    """A matcher with the captioner's vision encoder and text layers."""
+    trained = BlipForConditionalGeneration.from_pretrained(str(captioner), dtype=torch.float32)
+    config: Any = BlipConfig.from_dict(copy.deepcopy(trained.config.to_dict()))
+    config.architectures = None
+    config.text_config.vocab_size = len(tokenizer)
+    blip = BlipForImageTextRetrieval(config)
+    blip.vision_model.load_state_dict(trained.vision_model.state_dict())
+    layers = {name: value for name, value in trained.text_decoder.bert.state_dict().items() if "pooler" not in name}
+    name = "embeddings.word_embeddings.weight"
+    layers[name] = grown(layers[name], len(tokenizer), 0.02)
+    blip.text_encoder.load_state_dict(layers)
+    return blip
+
+
+def train(args: argparse.Namespace) -> None:
+    torch.manual_seed(args.seed)
+    torch.set_num_threads(args.threads)
+    tokenizer = write_tokenizer(args.out, for_tasks=True)
+    model = Trainee(begin(args.captioner, tokenizer))
+    data = MatchingTexts(tokenizer, args.first_scene, args.steps * args.batch_size)
+    batches = DataLoader(data, batch_size=args.batch_size, num_workers=1, prefetch_factor=6)
+    fit = Fit(
+        model,
+        args.steps,
+        args.learning_rate,
+        args.bf16,
+        lambda kept: save(kept.blip, tokenizer, args.out),
+        args.log_every,
+        args.save_every,
+    )
+    fit.phase(batches, {"itm": 1.0, "itc": 0.2})
+
+
+def options(description: str, out: str, first_scene: int) -> argparse.ArgumentParser:
+    """The options of every trainer that begins with the captioner."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--out", type=Path, default=Path(out))
+    parser.add_argument("--captioner", type=Path, default=Path("serve_app/models/demo"), help="what to begin with")
+    parser.add_argument("--first-scene", type=int, default=first_scene, help="number of the first training scene")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--batch-size", type=int, default=48)
+    parser.add_argument("--learning-rate", type=float, default=6e-4)
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True, help="autocast")
+    parser.add_argument("--log-every", type=int, default=50)
+    parser.add_argument("--save-every", type=int, default=200)
+    return parser
+
+
+def main() -> None:
+    parser = options(__doc__ or "", "serve_app/models/demo-matcher", 1_000_000)
+    parser.add_argument("--steps", type=int, default=1600)
+    train(parser.parse_args())
+
+
+if __name__ == "__main__":
+    main()
