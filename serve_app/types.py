@@ -157,12 +157,36 @@ class Generator(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Match:
+    """How well a text describes an image."""
+
+    probability: float
+    """Image–text matching (ITM): the probability that it does, 0…1."""
+    similarity: float | None = None
+    """Image–text contrast (ITC): cosine of both vectors, -1…1; None where it was not asked for."""
+
+
 class Matcher(Protocol):
     """Scores texts against an image."""
 
-    async def match(self, pixels: Pixels, texts: Sequence[str], timeout_s: float | None = None) -> list[float]:
-        """Returns for each text the probability that it describes the image."""
+    async def match(
+        self, pixels: Pixels, texts: Sequence[str], timeout_s: float | None = None, *, similarity: bool = False
+    ) -> list[Match]:
+        """Each text's match in order. `similarity` asks for the vectors' cosine too.
+
+        Raises `DeadlineExceeded` after `timeout_s` seconds, and other `ServiceError`s where none was scored.
+        """
         ...
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What is answered to a question about an image."""
+
+    text: str
+    probability: float
+    """Product of the probabilities of the answer's tokens, its end included."""
 
 
 @dataclass(frozen=True, slots=True)

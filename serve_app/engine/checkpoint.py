@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import struct
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,19 @@ from serve_app.errors import ModelIncomplete, ModelNotFound, ModelUnreachable, M
 DEMO_MODEL = "demo"
 DEMO_DIRECTORY = Path(__file__).parent.parent / "models" / "demo"
 
-ARCHITECTURE = "BlipForConditionalGeneration"
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What a checkpoint is for. `demo` is the directory of the embedded model, `name` completes "a BLIP … model"."""
+
+    name: str
+    architecture: str
+    demo: Path
+
+
+CAPTIONING = Task("captioning", "BlipForConditionalGeneration", DEMO_DIRECTORY)
+MATCHING = Task("matching", "BlipForImageTextRetrieval", DEMO_DIRECTORY.with_name("demo-matcher"))
+ANSWERING = Task("question answering", "BlipForQuestionAnswering", DEMO_DIRECTORY.with_name("demo-answerer"))
 
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 _WANTED_FILES = ("*.json", "*.txt", "*.safetensors")
@@ -29,21 +42,21 @@ _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")
 _UNSAFE_WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5", "flax_model.msgpack")
 
 
-def resolve(model: str, revision: str | None = None) -> Path:
-    """Returns the directory of a checked checkpoint.
+def resolve(model: str, revision: str | None = None, task: Task = CAPTIONING) -> Path:
+    """Returns the directory of a checked checkpoint for the task.
 
     `model` is "demo", a local directory, or a hub id, which is downloaded when it is not cached.
     Raises `ModelNotFound`, `ModelUnreachable`, `ModelIncomplete` or `ModelUnsupported`.
     """
     if model == DEMO_MODEL:
-        directory = DEMO_DIRECTORY
+        directory = task.demo
     elif (local := _local(model)) is not None:
         directory = local
     elif _HUB_ID.match(model) and not model.startswith(("./", "../", "~")):
         directory = _download(model, revision)
     else:
         raise ModelNotFound(f"There is no directory {model!r}, and it is not the id of a model on the hub.")
-    check(directory, model)
+    check(directory, model, task)
     return directory
 
 
@@ -77,14 +90,14 @@ def _download(model: str, revision: str | None) -> Path:
         ) from error
 
 
-def check(directory: Path, model: str) -> None:
-    """Raises unless `directory` holds a whole BLIP captioning checkpoint in safetensors."""
+def check(directory: Path, model: str, task: Task = CAPTIONING) -> None:
+    """Raises unless `directory` holds a whole BLIP checkpoint for the task in safetensors."""
     config = read_json(directory / "config.json", model)
-    architectures = config.get("architectures") or [ARCHITECTURE]
-    if config.get("model_type") != "blip" or ARCHITECTURE not in architectures:
+    architectures = config.get("architectures") or [task.architecture]
+    if config.get("model_type") != "blip" or task.architecture not in architectures:
         found = architectures[0] if config.get("architectures") else f"model type {config.get('model_type')!r}"
         raise ModelUnsupported(
-            f"The checkpoint {model!r} is {found}; a BLIP captioning model ({ARCHITECTURE}) is needed."
+            f"The checkpoint {model!r} is {found}; a BLIP {task.name} model ({task.architecture}) is needed."
         )
     if not any((directory / name).is_file() for name in _TOKENIZER_FILES):
         raise ModelIncomplete(f"The checkpoint {model!r} has no tokenizer (tokenizer.json or vocab.txt).")

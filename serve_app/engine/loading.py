@@ -5,16 +5,23 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import psutil
 import torch
-from transformers import AutoTokenizer, BlipForConditionalGeneration, PreTrainedTokenizerBase
+from transformers import (
+    AutoTokenizer,
+    BlipForConditionalGeneration,
+    BlipForImageTextRetrieval,
+    BlipForQuestionAnswering,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 from transformers.utils import logging as transformers_logging
 
-from serve_app.engine.checkpoint import read_json, resolve
+from serve_app.engine.checkpoint import ANSWERING, CAPTIONING, MATCHING, Task, read_json, resolve
 from serve_app.engine.precision import Precision
-from serve_app.errors import DeviceUnavailable, ModelError, ModelIncomplete
+from serve_app.errors import DeviceUnavailable, ModelError, ModelIncomplete, ModelUnsupported
 from serve_app.types import ModelInfo
 
 logger = logging.getLogger(__name__)
@@ -26,11 +33,14 @@ _HEADROOM = 1.5
 """Free memory asked for, as a multiple of the weights: they are read next to the model's own copy."""
 
 
-@dataclass(frozen=True, slots=True)
-class Loaded:
-    """A captioner ready to run. `mean` and `std` per channel, for pixels scaled to 0…1."""
+Blip = TypeVar("Blip", bound=PreTrainedModel)
 
-    model: BlipForConditionalGeneration
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel(Generic[Blip]):
+    """A model ready to run. `mean` and `std` per channel, for pixels scaled to 0…1."""
+
+    model: Blip
     tokenizer: PreTrainedTokenizerBase
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -38,18 +48,45 @@ class Loaded:
     precision: Precision
 
 
+Loaded = LoadedModel[BlipForConditionalGeneration]
+
+
 def load(model: str = "demo", *, revision: str | None = None, dtype: str = "auto", device: str = "auto") -> Loaded:
-    """Loads a checkpoint from safetensors, never with remote code.
+    """Loads a captioner from safetensors, never with remote code.
 
     `dtype`: see `Precision.of`; "int8" loads float32, which the decode engine then quantizes.
     `device`: "auto" (a GPU when there is one), "cpu", "cuda" or "cuda:N".
     Raises `ModelError`s, each with one sentence.
     """
+    return _load(BlipForConditionalGeneration, CAPTIONING, model, revision, dtype, device)
+
+
+def load_matcher(
+    model: str = "demo", *, revision: str | None = None, dtype: str = "auto", device: str = "auto"
+) -> LoadedModel[BlipForImageTextRetrieval]:
+    """Loads a matcher as `load` loads a captioner; there is no int8."""
+    return _load(BlipForImageTextRetrieval, MATCHING, model, revision, _without_int8(dtype), device)
+
+
+def load_answerer(
+    model: str = "demo", *, revision: str | None = None, dtype: str = "auto", device: str = "auto"
+) -> LoadedModel[BlipForQuestionAnswering]:
+    """Loads a question answering model as `load` loads a captioner; there is no int8."""
+    return _load(BlipForQuestionAnswering, ANSWERING, model, revision, _without_int8(dtype), device)
+
+
+def _without_int8(dtype: str) -> str:
+    if dtype == "int8":
+        raise ModelUnsupported("int8 is for captioning models; matching and answering take float32 or bfloat16.")
+    return dtype
+
+
+def _load(kind: type[Blip], task: Task, model: str, revision: str | None, dtype: str, device: str) -> LoadedModel[Blip]:
     target = _device(device)
     precision = Precision.of(dtype, target)
-    directory = resolve(model, revision)
+    directory = resolve(model, revision, task)
     _check_memory(directory, model, precision.dtype, target)
-    blip = _weights(directory, model, precision.dtype)
+    blip = _weights(kind, directory, model, precision.dtype)
     try:
         torch.nn.Module.to(blip, target)
     except torch.OutOfMemoryError as error:
@@ -69,7 +106,7 @@ def load(model: str = "demo", *, revision: str | None = None, dtype: str = "auto
     )
     mean, std = tuple(image.get("image_mean", CLIP_MEAN)), tuple(image.get("image_std", CLIP_STD))
     logger.info("Loaded %s: %s on %s, images of %d×%d pixels.", model, info.dtype, info.device, height, width)
-    return Loaded(blip, tokenizer, mean, std, info, precision)
+    return LoadedModel(blip, tokenizer, mean, std, info, precision)
 
 
 def image_size(model: str, revision: str | None = None) -> tuple[int, int]:
@@ -109,10 +146,10 @@ def _check_memory(directory: Path, model: str, dtype: torch.dtype, device: torch
         )
 
 
-def _weights(directory: Path, model: str, dtype: torch.dtype) -> BlipForConditionalGeneration:
+def _weights(kind: type[Blip], directory: Path, model: str, dtype: torch.dtype) -> Blip:
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
-        loaded: Any = BlipForConditionalGeneration.from_pretrained(
+        loaded: Any = kind.from_pretrained(
             str(directory),
             dtype=dtype,
             use_safetensors=True,
@@ -123,7 +160,7 @@ def _weights(directory: Path, model: str, dtype: torch.dtype) -> BlipForConditio
         raise ModelIncomplete(
             f"The checkpoint {model!r} does not fit its configuration: {_first_line(error)}"
         ) from error
-    blip: BlipForConditionalGeneration
+    blip: Blip
     blip, report = loaded
     if missing := sorted(report["missing_keys"]):
         raise ModelIncomplete(f"The checkpoint {model!r} lacks {len(missing)} tensors, {missing[0]} for one.")

@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from serve_app.pipeline import presets
 from serve_app.pipeline.context import Context
+from serve_app.pipeline.draft import Draft, variant_prompts
 from serve_app.pipeline.merge import merge
 from serve_app.pipeline.refine import accepts_round, added, choose_extension, fill, needs_extension
-from serve_app.types import CaptionOptions, Clause, Extended, Merged, Round, Variant
-
-
-@dataclass(frozen=True, slots=True)
-class Draft:
-    """A caption with what it was made of."""
-
-    caption: str
-    variants: tuple[Variant, ...]
-    clauses: tuple[Clause, ...]
-    rounds: tuple[Round, ...] = ()
+from serve_app.types import Clause, Extended, Merged, Round, Variant
 
 
 async def basic(context: Context) -> Draft:
@@ -57,11 +46,6 @@ async def classic(context: Context) -> Draft:
                 caption = text
     variants = tuple(Variant(prompt, text) for prompt, text in zip(prompts, texts, strict=True))
     return Draft(caption, variants, clauses, tuple(rounds))
-
-
-def variant_prompts(options: CaptionOptions) -> tuple[str, ...]:
-    """The prompts of the classic strategy's variants."""
-    return (*(options.prompts or presets.VARIANT_PROMPTS), *options.extra_prompts)
 
 
 async def _extend(context: Context, caption: str, clauses: tuple[Clause, ...]) -> tuple[str, tuple[Clause, ...]]:

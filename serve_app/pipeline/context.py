@@ -6,16 +6,19 @@ import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from serve_app.errors import CaptionServeError, DeadlineExceeded, ServiceError
 from serve_app.pipeline.clean import clean
 from serve_app.pipeline.presets import Presets
+from serve_app.pipeline.scores import Floors, Scores
 from serve_app.types import (
     CaptionOptions,
     Generated,
     GenerateJob,
     GenerationParameters,
     Generator,
+    Matcher,
     OnOutcome,
     OnStep,
     Outcome,
@@ -36,6 +39,14 @@ def stream_seed(seed: int, digest: str, step: str, index: int) -> int:
     return int.from_bytes(hashlib.sha256(key).digest()[:8], "big") >> 1
 
 
+@dataclass(frozen=True, slots=True)
+class Text:
+    """A cleaned text with the log-probability of its sequence."""
+
+    text: str
+    log_probability: float | None
+
+
 class Context:
     """One request on its way through the pipeline."""
 
@@ -46,6 +57,8 @@ class Context:
         pixels: Pixels,
         options: CaptionOptions,
         on_step: OnStep | None = None,
+        matcher: Matcher | None = None,
+        floors: Floors | None = None,
     ) -> None:
         self.presets = presets
         self.options = options
@@ -54,6 +67,8 @@ class Context:
         self._generator = generator
         self._pixels = pixels
         self._on_step = on_step
+        self._matcher = matcher
+        self._floors = floors or Floors()
         self._deadline = time.monotonic() + options.timeout_s
 
     @contextmanager
@@ -70,11 +85,20 @@ class Context:
         if self._on_step is not None:
             self._on_step(step)
 
+    def scores(self) -> Scores:
+        """The request's scores, by the matcher where there is one."""
+        return Scores(self._matcher, self._pixels, self._deadline, self._floors)
+
     async def variants(self, step: str, prompts: Sequence[str], parameters: GenerationParameters) -> list[str]:
         """Cleaned texts of all prompts, empty where one failed; raises the cause when every one did.
 
         Tells of each variant as it ends.
         """
+        found = await self.sequences(step, prompts, parameters)
+        return [sequences[0].text if sequences else "" for sequences in found]
+
+    async def sequences(self, step: str, prompts: Sequence[str], parameters: GenerationParameters) -> list[list[Text]]:
+        """Like `variants`, with all sequences that each prompt returned, best first; none where one failed."""
 
         def ended(index: int, outcome: Outcome) -> None:
             text = self._cleaned(step, outcome) if isinstance(outcome, Generated) else ""
@@ -85,7 +109,13 @@ class Context:
         failures = [outcome for outcome in outcomes if isinstance(outcome, CaptionServeError)]
         if len(failures) == len(outcomes):
             raise failures[0]
-        return self._texts(step, prompts, outcomes)
+        self._note_losses(step, outcomes)
+        return [
+            [self._sequence(step, one) for one in (outcome, *outcome.alternatives)]
+            if isinstance(outcome, Generated)
+            else []
+            for outcome in outcomes
+        ]
 
     async def may_generate(self, step: str, prompts: Sequence[str], parameters: GenerationParameters) -> list[str]:
         """Like `variants`, for steps that a caption can do without: losses are only noted."""
@@ -94,7 +124,8 @@ class Context:
         except ServiceError as error:
             self.degraded.append(f"{step}: {error.message}")
             return []
-        return self._texts(step, prompts, outcomes)
+        self._note_losses(step, outcomes)
+        return [self._cleaned(step, outcome) if isinstance(outcome, Generated) else "" for outcome in outcomes]
 
     def _cleaned(self, step: str, outcome: Generated) -> str:
         return clean(outcome.text, self._echoes(step, outcome))
@@ -120,13 +151,11 @@ class Context:
         ]
         return await self._generator.generate(self._pixels, jobs, remaining, on_outcome)
 
-    def _texts(self, step: str, prompts: Sequence[str], outcomes: Sequence[Outcome]) -> list[str]:
-        texts = []
+    def _sequence(self, step: str, outcome: Generated) -> Text:
+        return Text(self._cleaned(step, outcome), outcome.log_probability)
+
+    def _note_losses(self, step: str, outcomes: Sequence[Outcome]) -> None:
         for number, outcome in enumerate(outcomes, start=1):
-            if isinstance(outcome, Generated):
-                texts.append(self._cleaned(step, outcome))
-            else:
-                name = step if len(prompts) == 1 else f"{step} {number}"
+            if not isinstance(outcome, Generated):
+                name = step if len(outcomes) == 1 else f"{step} {number}"
                 self.degraded.append(f"{name}: {outcome.message}")
-                texts.append("")
-        return texts

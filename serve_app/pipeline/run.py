@@ -5,10 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Awaitable, Callable, Mapping
 
-from serve_app.errors import GenerationFailed, InvalidOption
-from serve_app.pipeline.classic import Draft, basic, classic, variant_prompts
+from serve_app.errors import GenerationFailed
+from serve_app.pipeline.classic import basic, classic
 from serve_app.pipeline.context import Context
+from serve_app.pipeline.draft import Draft, variant_prompts
+from serve_app.pipeline.grounded import grounded
 from serve_app.pipeline.presets import Presets
+from serve_app.pipeline.scores import Floors
 from serve_app.pipeline.work import work_of
 from serve_app.types import (
     CaptionOptions,
@@ -16,6 +19,7 @@ from serve_app.types import (
     GenerateJob,
     GenerationParameters,
     Generator,
+    Matcher,
     ModelInfo,
     OnStep,
     Pixels,
@@ -25,15 +29,27 @@ from serve_app.types import (
 
 PROBE_TIMEOUT_S = 60.0
 
-_STRATEGIES: Mapping[Strategy, Callable[[Context], Awaitable[Draft]]] = {"basic": basic, "classic": classic}
+_STRATEGIES: Mapping[Strategy, Callable[[Context], Awaitable[Draft]]] = {
+    "basic": basic,
+    "classic": classic,
+    "grounded": grounded,
+}
 
 
 class CaptionPipeline:
-    """Captions images with a Generator; holds no state of a request."""
+    """Captions images with a Generator and, where there is one, a Matcher; holds no state of a request."""
 
-    def __init__(self, generator: Generator, presets: Presets | None = None) -> None:
+    def __init__(
+        self,
+        generator: Generator,
+        presets: Presets | None = None,
+        matcher: Matcher | None = None,
+        floors: Floors | None = None,
+    ) -> None:
         self._generator = generator
         self._presets = presets or Presets()
+        self._matcher = matcher
+        self._floors = floors or Floors()
 
     async def info(self) -> ModelInfo:
         return await self._generator.info()
@@ -41,15 +57,13 @@ class CaptionPipeline:
     async def caption(self, pixels: Pixels, options: CaptionOptions, on_step: OnStep | None = None) -> CaptionResult:
         """Runs the strategy that `options` names, and tells `on_step` of each step as it is done.
 
-        Raises `InvalidOption` for a strategy that does not exist yet, `PromptTooLong` when no prompt
-        fits, `DeadlineExceeded` and other `ServiceError`s when there is no text at all.
+        Raises `PromptTooLong` when no prompt fits, `DeadlineExceeded` and other `ServiceError`s when there is no text
+        at all.
         """
-        strategy = _STRATEGIES.get(options.strategy)
-        if strategy is None:
-            raise InvalidOption(f"The strategy {options.strategy!r} is not available yet; use 'classic' or 'basic'.")
+        strategy = _STRATEGIES[options.strategy]
         start = time.perf_counter()
         model = await self._generator.info()
-        context = Context(self._generator, self._presets, pixels, options, on_step)
+        context = Context(self._generator, self._presets, pixels, options, on_step, self._matcher, self._floors)
         context.tell(_started(model, options))
         draft = await strategy(context)
         return CaptionResult(

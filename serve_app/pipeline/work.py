@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from serve_app.pipeline.classic import variant_prompts
+from serve_app.pipeline.draft import variant_prompts
 from serve_app.pipeline.presets import Presets
 from serve_app.types import CaptionOptions, GenerationParameters
 

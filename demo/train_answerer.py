@@ -1,0 +1,168 @@
+"""Trains the embedded question answering model: `python -m demo.train_answerer --out serve_app/models/demo-answerer`.
+
+Its vision encoder is another embedded model's, and stays as it is; the question's encoder and the answer's decoder
+begin with the captioner's text layers and learn from questions about drawn scenes.
+"""
+
+from __future__ import annotations
+
+import copy
+from argparse import Namespace
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, IterableDataset
+from transformers import (
+    BertTokenizer,
+    BlipConfig,
+    BlipForConditionalGeneration,
+    BlipForImageTextRetrieval,
+    BlipForQuestionAnswering,
+)
+
+from demo.augment import augment
+from demo.fit import Batch, Fit, save
+from demo.questions import ask
+from demo.scenes import TRAIN_SEED, draw_scene
+from demo.train import MEAN, STD
+from demo.train_matcher import additive, grown, options
+from demo.training_data import IGNORED
+from demo.vocabulary import DECODE, END, write_tokenizer
+
+QUESTION_PACK, ANSWER_PACK = 160, 112
+"""Tokens of the packed rows of questions and of answers."""
+MAX_QUESTIONS = 14
+
+
+class AskedScenes(IterableDataset[dict[str, torch.Tensor]]):
+    """Scenes `first`, `first + 1`, … of the training stream, each with questions and answers.
+
+    Items: pixels uint8 [SIZE, SIZE, 3]; [QUESTION_PACK] each of input_ids, position_ids, text_ids (0 = padding);
+    [ANSWER_PACK] each of answer_ids, answer_positions, answer_of (the question's number) and labels.
+    """
+
+    def __init__(self, tokenizer: BertTokenizer, first: int, count: int) -> None:
+        self._question = lambda text: tokenizer(text)["input_ids"]
+        self._answer = lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]
+        self._start, self._end = tokenizer.convert_tokens_to_ids([DECODE, END])
+        self._range = range(first, first + count)
+
+    def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
+        for index in self._range:
+            image, scene = draw_scene((TRAIN_SEED, index))
+            rng = np.random.default_rng((TRAIN_SEED, index, 3))
+            pixels, _ = augment(rng, image, [box for group in scene.groups for box in group.boxes])
+            pairs = (ask(rng, scene)[1:] for _ in range(MAX_QUESTIONS))
+            yield {"pixels": torch.from_numpy(np.array(pixels)), **self._pack(pairs)}
+
+    def _pack(self, pairs: Iterator[tuple[str, str]]) -> dict[str, torch.Tensor]:
+        names = ("input_ids", "position_ids", "text_ids"), ("answer_ids", "answer_positions", "answer_of")
+        row = {name: torch.zeros(QUESTION_PACK, dtype=torch.long) for name in names[0]}
+        row |= {name: torch.zeros(ANSWER_PACK, dtype=torch.long) for name in names[1]}
+        row["labels"] = torch.full((ANSWER_PACK,), IGNORED)
+        at, answer_at = 0, 0
+        for number, (question, answer) in enumerate(pairs, start=1):
+            asked, said = self._question(question), self._answer(answer)
+            end, answer_end = at + len(asked), answer_at + len(said) + 1
+            if end > QUESTION_PACK or answer_end > ANSWER_PACK:
+                break
+            row["input_ids"][at:end] = torch.tensor(asked)
+            row["position_ids"][at:end] = torch.arange(len(asked))
+            row["text_ids"][at:end] = number
+            row["answer_ids"][answer_at:answer_end] = torch.tensor([self._start, *said])
+            row["answer_positions"][answer_at:answer_end] = torch.arange(len(said) + 1)
+            row["answer_of"][answer_at:answer_end] = number
+            row["labels"][answer_at:answer_end] = torch.tensor([*said, self._end])
+            at, answer_at = end, answer_end
+        return row
+
+
+class Trainee(nn.Module):
+    """The answerer with its loss."""
+
+    def __init__(self, blip: BlipForQuestionAnswering) -> None:
+        super().__init__()
+        self.blip = blip
+        blip.vision_model.requires_grad_(False)
+        self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1) * 255)
+        self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1) * 255)
+
+    def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
+        pixels = (batch["pixels"].permute(0, 3, 1, 2).float() - self.mean) / self.std  # [B, 3, SIZE, SIZE]
+        with torch.no_grad():
+            image = self.blip.vision_model(pixel_values=pixels).last_hidden_state  # [B, 1 + patches, width]
+        asked, answered = batch["text_ids"], batch["answer_of"]  # [B, QUESTION_PACK], [B, ANSWER_PACK]
+        questions = self.blip.text_encoder(
+            input_ids=batch["input_ids"],
+            attention_mask=additive(asked[:, None, :, None] == asked[:, None, None, :]),
+            position_ids=batch["position_ids"],
+            encoder_hidden_states=image,
+        ).last_hidden_state
+        states = self.blip.text_decoder.bert(
+            input_ids=batch["answer_ids"],
+            attention_mask=additive((answered[:, None, :, None] == answered[:, None, None, :]).tril()),
+            position_ids=batch["answer_positions"],
+            encoder_hidden_states=questions,
+            encoder_attention_mask=additive(answered[:, None, :, None] == asked[:, None, None, :]),
+            is_decoder=True,
+            use_cache=False,
+        ).last_hidden_state
+        wanted = batch["labels"] != IGNORED
+        logits = self.blip.text_decoder.cls(states[wanted])  # [answer tokens, vocabulary]
+        return {"answer": F.cross_entropy(logits.float(), batch["labels"][wanted])}
+
+
+def begin(captioner: Path, vision: Path, tokenizer: BertTokenizer) -> BlipForQuestionAnswering:
+    """An answerer with the captioner's text layers twice and the vision encoder of a captioner or matcher."""
+    trained = BlipForConditionalGeneration.from_pretrained(str(captioner), dtype=torch.float32)
+    config: Any = BlipConfig.from_dict(copy.deepcopy(trained.config.to_dict()))
+    config.architectures = None
+    config.text_config.vocab_size = len(tokenizer)
+    blip = BlipForQuestionAnswering(config)
+    seeing: Any = trained
+    if vision != captioner:
+        seeing = BlipForImageTextRetrieval.from_pretrained(str(vision), dtype=torch.float32)
+    blip.vision_model.load_state_dict(seeing.vision_model.state_dict())
+    layers = trained.text_decoder.state_dict()
+    for name in [name for name in layers if layers[name].shape[:1] == (trained.config.text_config.vocab_size,)]:
+        table = layers[name] if layers[name].ndim == 2 else layers[name][:, None]
+        layers[name] = grown(table, len(tokenizer), 0.02).reshape(-1, *layers[name].shape[1:])
+    blip.text_decoder.load_state_dict(layers)
+    encoder = {name.removeprefix("bert."): value for name, value in layers.items() if name.startswith("bert.")}
+    blip.text_encoder.load_state_dict(encoder)
+    return blip
+
+
+def train(args: Namespace) -> None:
+    torch.manual_seed(args.seed)
+    torch.set_num_threads(args.threads)
+    tokenizer = write_tokenizer(args.out, for_tasks=True)
+    model = Trainee(begin(args.captioner, args.vision or args.captioner, tokenizer))
+    data = AskedScenes(tokenizer, args.first_scene, args.steps * args.batch_size)
+    batches = DataLoader(data, batch_size=args.batch_size, num_workers=1, prefetch_factor=6)
+    fit = Fit(
+        model,
+        args.steps,
+        args.learning_rate,
+        args.bf16,
+        lambda kept: save(kept.blip, tokenizer, args.out),
+        args.log_every,
+        args.save_every,
+    )
+    fit.phase(batches, {"answer": 1.0})
+
+
+def main() -> None:
+    parser = options(__doc__ or "", "serve_app/models/demo-answerer", 2_000_000)
+    parser.add_argument("--vision", type=Path, help="whose vision encoder; the captioner's when it is not given")
+    parser.add_argument("--steps", type=int, default=1800)
+    train(parser.parse_args())
+
+
+if __name__ == "__main__":
+    main()

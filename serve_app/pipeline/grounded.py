@@ -1,0 +1,226 @@
+"""The strategy `grounded`: a clause enters the caption only when the image supports it.
+
+Every clause of every candidate is scored against the image; the best candidate begins the caption, and a clause of
+another joins it when it says something new, its own score passes the floor, and the caption's score does not fall.
+Extension and rounds pass the same gate. A request makes a handful of matcher calls: one for all candidates and their
+clauses, one or two for the merge, one for the extension and for each round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from serve_app.pipeline import presets
+from serve_app.pipeline.clauses import Phrase, split
+from serve_app.pipeline.compose import Addition, Composition, additions, continuation
+from serve_app.pipeline.context import Context
+from serve_app.pipeline.draft import Draft, variant_prompts
+from serve_app.pipeline.noise import denoise
+from serve_app.pipeline.refine import added, fill, needs_extension
+from serve_app.pipeline.scores import Candidate, Scores
+from serve_app.pipeline.words import content, joined
+from serve_app.types import Clause, Extended, Merged, Round, Variant
+
+SEQUENCES = 3
+"""Sequences that each variant returns: the best of its beams, which it has decoded anyway."""
+MAX_ADDITIONS = 24
+"""Most clauses that one step weighs."""
+TIE = 0.02
+"""Candidates whose scores differ by less are equally right; the one that says more begins the caption."""
+
+
+async def grounded(context: Context) -> Draft:
+    """Variants, merge, extension of a short merge, rounds, each behind the gate."""
+    prompts = variant_prompts(context.options)
+    scores = context.scores()
+    with context.timed("variants"):
+        parameters = context.presets.variant
+        several = min(SEQUENCES, parameters.num_beams or 1)
+        found = await context.sequences("variant", prompts, replace(parameters, num_return_sequences=several))
+    candidates = [
+        Candidate(text, number, sequence.log_probability)
+        for number, sequences in enumerate(found, start=1)
+        for sequence in sequences
+        if (text := denoise(sequence.text))
+    ]
+    scores.observe(candidates)
+    with context.timed("merge"):
+        state = await _merge(candidates, scores)
+    context.tell(Merged(state.composition.text))
+    if needs_extension(state.composition.text) and state.composition.first:
+        with context.timed("extension"):
+            state = await _extend(context, state, scores)
+    rounds: list[Round] = []
+    with context.timed("rounds"):
+        for number in range(2, context.options.rounds + 1):
+            before = state
+            state = await _round(context, number, state, scores)
+            rounds.append(Round(number, state.composition.text, state is not before))
+            context.tell(rounds[-1])
+            if state is before:
+                break
+    if scores.loss:
+        context.degraded.append(f"matcher: {scores.loss.rstrip('.')}; clauses were weighed by the variants' agreement.")
+    best = _best_of_variants(candidates, scores)
+    variants = tuple(Variant(prompt, *best.get(number, ("", None))) for number, prompt in enumerate(prompts, start=1))
+    return Draft(state.composition.text, variants, state.clauses(scores), tuple(rounds))
+
+
+@dataclass(frozen=True, slots=True)
+class _State:
+    """The caption so far, and the clauses of its first sentence with the candidate that they came from."""
+
+    composition: Composition
+    source: str
+
+    def clauses(self, scores: Scores) -> tuple[Clause, ...]:
+        first = tuple(Clause(text, self.source, scores.of(text)) for text in _clause_texts(self.composition.first))
+        return first + tuple(
+            Clause(addition.text.strip(" ,"), addition.source, _score(addition, scores))
+            for addition in self.composition.additions
+        )
+
+
+def _clause_texts(text: str) -> list[str]:
+    phrases = [phrase.text for phrase in split(text)]
+    return phrases or ([text] if text else [])
+
+
+def _score(addition: Addition, scores: Scores) -> float:
+    return min((scores.of(part) for part in addition.parts or (addition.text,)), default=0.0)
+
+
+def _best_of_variants(candidates: Sequence[Candidate], scores: Scores) -> dict[int, tuple[str, float]]:
+    """Each variant's likeliest text with its score; sequences come best first."""
+    best: dict[int, tuple[str, float]] = {}
+    for candidate in candidates:
+        best.setdefault(candidate.variant, (candidate.text, scores.of(candidate.text)))
+    return best
+
+
+async def _merge(candidates: Sequence[Candidate], scores: Scores) -> _State:
+    distinct = _distinct(candidates)
+    phrases = {candidate.text: split(candidate.text) for candidate in distinct}
+    await scores.learn(
+        [*(candidate.text for candidate in distinct), *(phrase.text for found in phrases.values() for phrase in found)]
+    )
+    if not distinct:
+        return _State(Composition(""), "variant")
+    ranked = sorted(distinct, key=lambda candidate: -scores.of(candidate.text))
+    base, first = _first_sentence(ranked, phrases, scores)
+    state = _State(Composition(first), f"variant {base.variant}")
+    proposals = [
+        addition
+        for candidate in ranked
+        for addition in additions(phrases[candidate.text], f"variant {candidate.variant}", state.composition)
+    ]
+    return replace(state, composition=await _gate(state.composition, proposals, scores))
+
+
+def _distinct(candidates: Sequence[Candidate]) -> list[Candidate]:
+    """One candidate of those that say the same in the same words, whatever their order."""
+    by_words: dict[tuple[str, ...], Candidate] = {}
+    for candidate in candidates:
+        by_words.setdefault(tuple(sorted(candidate.text.lower().replace(",", "").split())), candidate)
+    return list(by_words.values())
+
+
+def _first_sentence(
+    ranked: Sequence[Candidate], phrases: dict[str, list[Phrase]], scores: Scores
+) -> tuple[Candidate, str]:
+    """The candidate that begins the caption, with the clauses that fail taken out of it.
+
+    Of the candidates whose clauses all pass and whose scores are no worse than the best one's, the one that says most.
+    """
+
+    def sound(candidate: Candidate) -> bool:
+        return all(scores.passes(phrase.text) for phrase in phrases[candidate.text] if not phrase.leans)
+
+    whole = [candidate for candidate in ranked if sound(candidate)]
+    if whole:
+        enough = scores.of(whole[0].text) - TIE
+        best = max(
+            (candidate for candidate in whole if scores.of(candidate.text) >= enough),
+            key=lambda candidate: (len(content(candidate.text)), scores.of(candidate.text)),
+        )
+        return best, best.text
+    for candidate in ranked:
+        kept = [phrase for phrase in phrases[candidate.text] if scores.passes(phrase.text)]
+        if kept:
+            return candidate, joined([phrase.text for phrase in kept])
+    return ranked[0], ranked[0].text
+
+
+async def _gate(composition: Composition, proposals: Sequence[Addition], scores: Scores) -> Composition:
+    """The composition with those proposals that are new, pass the floor, and leave the caption's score standing."""
+    await scores.learn([part for addition in proposals for part in (addition.parts or (addition.text,))])
+    passing = [addition for addition in proposals if _score(addition, scores) >= scores.floor]
+    passing.sort(key=lambda addition: -_score(addition, scores))
+    passing = passing[:MAX_ADDITIONS]
+    if scores.judges_wholes:
+        grown = {addition: composition.plus(addition).text for addition in passing}
+        await scores.learn([composition.text, *grown.values()])
+        least = scores.of(composition.text) - scores.fall
+        passing = [addition for addition in passing if scores.of(grown[addition]) >= least]
+    return await _standing(composition, _together(composition, passing), scores)
+
+
+def _together(composition: Composition, passing: Sequence[Addition]) -> Composition:
+    """All that still say something new when those before them have joined."""
+    for addition in passing:
+        if addition.kind == "continuation":
+            again = continuation(addition.text, addition.source, composition)
+            composition = composition.plus(addition) if again else composition
+        else:
+            known = additions([addition.phrase], addition.source, composition)
+            if any(other.kind == addition.kind for other in known):
+                composition = composition.plus(addition)
+    return composition
+
+
+async def _standing(before: Composition, after: Composition, scores: Scores) -> Composition:
+    """`after`, or what is left of it when its weakest additions are dropped until its score is not below `before`'s."""
+    if not scores.judges_wholes or after == before:
+        return after
+    fewer = [after]
+    joined_now = [addition for addition in after.additions if addition not in before.additions]
+    for addition in sorted(joined_now, key=lambda addition: _score(addition, scores)):
+        fewer.append(fewer[-1].without(addition))
+    await scores.learn([composition.text for composition in fewer])
+    least = scores.of(before.text) - scores.fall
+    return next((composition for composition in fewer if scores.of(composition.text) >= least), before)
+
+
+async def _extend(context: Context, state: _State, scores: Scores) -> _State:
+    prompts = [fill(prompt, state.composition.prompt) for prompt in presets.EXTENSION_PROMPTS]
+    texts = await context.may_generate("extension", prompts, context.presets.extension)
+    sources = [f"extension {number}" for number in range(1, len(texts) + 1)]
+    grown = await _grow(state, texts, sources, scores)
+    context.tell(Extended(grown.composition.text, grown is not state))
+    return grown
+
+
+async def _round(context: Context, number: int, state: _State, scores: Scores) -> _State:
+    name = f"round {number}"
+    prompt = fill(presets.ROUND_PROMPT, state.composition.prompt)
+    texts = await context.may_generate(name, [prompt], context.presets.round)
+    return await _grow(state, texts, [name], scores)
+
+
+async def _grow(state: _State, texts: Sequence[str], sources: Sequence[str], scores: Scores) -> _State:
+    """The state with what passes of each text's continuation: whole where all of it passes, else clause by clause."""
+    shown = state.composition.prompt
+    wholes: list[Addition] = []
+    pieces: list[Addition] = []
+    for text, source in zip(texts, sources, strict=False):
+        rest = denoise(added(shown, text)) if text else ""
+        if not rest:
+            continue
+        if rest != text and (whole := continuation(rest, source, state.composition)) is not None:
+            wholes.append(whole)
+        pieces += additions(split(rest), source, state.composition)
+    grown = await _gate(state.composition, wholes[:1], scores)
+    if grown == state.composition:
+        grown = await _gate(state.composition, pieces, scores)
+    return state if grown == state.composition else replace(state, composition=grown)
