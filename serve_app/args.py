@@ -15,12 +15,21 @@ LIVE = frozenset(
     {
         *Limits.__dataclass_fields__,
         "admission_depth",
+        "clause_floor",
         "max_retries",
         "presets",
         "spread",
     }
 )
 """Settings that the ingress takes from its `user_config` too, and changes while it serves."""
+
+
+def matcher_for(model: str, matcher: str | None) -> str | None:
+    """The matcher of commands that load models themselves: what was given ("none" for none), else the embedded one
+    beside the embedded captioner."""
+    if matcher is None:
+        return "demo" if model == "demo" else None
+    return None if matcher == "none" else matcher
 
 
 class AppArgs(BaseModel):
@@ -49,7 +58,23 @@ class AppArgs(BaseModel):
     )
     max_image_cache_bytes: int = Field(1_000_000_000, gt=0, description="bytes of encoded images that are kept")
 
-    default_strategy: Strategy = Field("classic", description="strategy of requests that name none")
+    matcher: str | None = Field(
+        None,
+        description="model for image–text matching: demo, a directory, or a hub id such as "
+        "Salesforce/blip-itm-base-coco; None: no Matcher deployment, and grounded captions go by agreement",
+    )
+    matcher_revision: str | None = Field(None, description="as revision, of the matcher")
+    answerer: str | None = Field(
+        None,
+        description="model for questions: demo, a directory, or a hub id such as Salesforce/blip-vqa-base; "
+        "None: no Answerer deployment",
+    )
+    answerer_revision: str | None = Field(None, description="as revision, of the answerer")
+    clause_floor: float | None = Field(
+        None, ge=0, le=1, description="match score that a clause needs; None: as calibrated on the embedded models"
+    )
+
+    default_strategy: Strategy = Field("grounded", description="strategy of requests that name none")
     default_detail: Detail = Field("high", description="detail of requests that name none")
     default_seed: int = Field(0, ge=0, description="seed of requests that name none")
     default_timeout_s: float = Field(300.0, gt=0, description="seconds a request may take when it doesn't say")
@@ -59,6 +84,8 @@ class AppArgs(BaseModel):
     max_prompts: int = Field(8, ge=1, description="most variant prompts of a request")
     max_prompt_characters: int = Field(400, ge=1, description="longest prompt of a request, characters")
 
+    max_texts: int = Field(64, ge=1, description="most texts of a request for matching, filtering or embedding")
+    max_text_characters: int = Field(2000, ge=1, description="longest such text, and longest question, characters")
     max_batch_images: int = Field(64, ge=1, description="most images of a batch or chat request")
     max_batch_bytes: int = Field(60_000_000, gt=0, description="all images of a batch or chat request together, bytes")
     fetch_hosts: tuple[str, ...] = Field(
@@ -114,6 +141,11 @@ class AppArgs(BaseModel):
         if fixed := sorted(set(user_config) - LIVE):
             raise InvalidOption(f"{fixed[0]}: not a live setting; user_config takes {', '.join(sorted(LIVE))}.")
         return type(self).model_validate({**self.model_dump(exclude_unset=True), **user_config})
+
+    @property
+    def task_dtype(self) -> str:
+        """`dtype` for the matcher and the answerer, which have no int8."""
+        return "auto" if self.dtype == "int8" else self.dtype
 
     def limits(self) -> Limits:
         return Limits(**{name: getattr(self, name) for name in Limits.__dataclass_fields__})

@@ -129,11 +129,75 @@ class BatchLine(BaseModel):
     error: Problem | None = None
 
 
+class AnswerBody(BaseModel):
+    """The answer to a question about an image."""
+
+    id: str
+    model: str
+    question: str
+    answer: str
+    probability: float = Field(description="the model's own, 0 to 1: the product over the answer's tokens")
+
+
+class MatchedText(BaseModel):
+    text: str
+    probability: float = Field(description="that the text describes the image (ITM), 0 to 1")
+    similarity: float = Field(description="cosine of the image's and the text's vectors (ITC), -1 to 1")
+
+
+class MatchBody(BaseModel):
+    """How well each text describes an image, in the order in which they came."""
+
+    id: str
+    model: str
+    matches: list[MatchedText]
+
+
+class FilteredText(BaseModel):
+    text: str
+    score: float = Field(description="match score (ITM probability), 0 to 1")
+    keep: bool
+
+
+class FilterBody(BaseModel):
+    """Which of an image's texts to keep, and a better one where none passes."""
+
+    id: str
+    model: str
+    floor: float = Field(description="the score that a text needs")
+    texts: list[FilteredText]
+    caption: str | None = Field(description="a new caption, where no text passes and `improve` was not false")
+    caption_score: float | None = None
+    degraded: list[str] = Field(description="what the new caption lacks and why")
+
+
+class Embedding(BaseModel):
+    object: Literal["embedding"] = "embedding"
+    index: int = Field(description="place in the request: the texts of `input`, then `images`")
+    embedding: list[float] | str = Field(description="of length 1; base64 of little-endian float32 where asked for")
+
+
+class EmbeddingUsage(BaseModel):
+    prompt_tokens: int = Field(description="words of the texts")
+    total_tokens: int
+
+
+class EmbeddingsBody(BaseModel):
+    """Vectors in OpenAI's shape; the cosine of two is their dot product."""
+
+    object: Literal["list"] = "list"
+    model: str
+    dimension: int
+    data: list[Embedding]
+    usage: EmbeddingUsage
+
+
 class Description(BaseModel):
     """What a running service offers; asked for by the page before it draws itself."""
 
     model: str
     strategies: list[str]
+    tasks: list[str] = Field(default_factory=list, description="deployed besides captions: answers, matches")
     default_strategy: str
     default_detail: str
     default_seed: int

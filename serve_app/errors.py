@@ -46,6 +46,10 @@ class FetchFailed(RequestError):
     """The URL may be fetched, and its server gave no image: unreachable, too slow, an error, too many bytes."""
 
 
+class NotDeployed(RequestError):
+    """The service runs without the model that this request needs."""
+
+
 class Unauthorized(RequestError):
     """No API key, or one that the service does not know."""
 

@@ -24,11 +24,15 @@ class Limits:
     max_image_pixels: int = 50_000_000
     max_prompts: int = 8
     max_prompt_characters: int = 400
-    default_strategy: Strategy = "classic"
+    default_strategy: Strategy = "grounded"
     default_detail: Detail = "high"
     default_seed: int = 0
     default_timeout_s: float = 300.0
     max_timeout_s: float = 600.0
+    max_texts: int = 64
+    """Texts of one request for matching, filtering or embedding."""
+    max_text_characters: int = 2000
+    """Longest of those texts, and longest question."""
     overload_status: Literal[503, 429] = 503
     """HTTP status that tells a caller to come back later."""
     max_batch_images: int = 64
@@ -187,6 +191,26 @@ class Answer:
     text: str
     probability: float
     """Product of the probabilities of the answer's tokens, its end included."""
+
+
+class MatchModel(Matcher, Protocol):
+    """A Matcher that also gives the vectors that it compares, each of length 1."""
+
+    async def info(self) -> ModelInfo: ...
+
+    async def embed_image(self, pixels: Pixels, timeout_s: float | None = None) -> list[float]: ...
+
+    async def embed_texts(self, texts: Sequence[str], timeout_s: float | None = None) -> list[list[float]]: ...
+
+
+class Answerer(Protocol):
+    """Answers questions about images."""
+
+    async def info(self) -> ModelInfo: ...
+
+    async def answer(self, pixels: Pixels, question: str, timeout_s: float | None = None) -> Answer:
+        """Raises `PromptTooLong`, `DeadlineExceeded` and other `ServiceError`s."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 import serve_app
-from serve_app.api import chat, description, problems
+from serve_app.api import chat, description, problems, task_routes
 from serve_app.api.fetch import Fetcher
 from serve_app.api.gate import GateMiddleware
 from serve_app.api.guard import GuardMiddleware
@@ -22,6 +22,7 @@ from serve_app.api.request_id import RequestIdMiddleware
 from serve_app.api.routes import router
 from serve_app.api.security_headers import SecurityHeadersMiddleware
 from serve_app.api.service import CaptionService
+from serve_app.api.tasks import TaskService
 from serve_app.errors import CaptionServeError
 
 EXPOSED = ("x-request-id", "retry-after")
@@ -30,6 +31,7 @@ EXPOSED = ("x-request-id", "retry-after")
 
 def create_app(
     service: CaptionService,
+    tasks: TaskService | None = None,
     *,
     keys: KeyStore | None = None,
     share: Callable[[], float] = lambda: 1,
@@ -43,8 +45,10 @@ def create_app(
     """
     app = FastAPI(title="caption-serve", version=serve_app.__version__, description=description.TEXT, redoc_url=None)
     app.state.service = service
+    app.state.tasks = tasks or TaskService(service)
     app.state.fetcher = Fetcher()
     app.include_router(router)
+    app.include_router(task_routes.router)
     app.include_router(chat.router)
     mount_mcp(app, allowed_origins=cors_origins)
     description.describe(app, requests=[chat.ChatRequest], keys_needed=keys is not None and keys.active)

@@ -22,7 +22,7 @@ OVERHEAD_BYTES = 256 * 1024
 """Room for option fields and multipart borders besides the image."""
 MAX_FIELDS = 64
 IMAGE = "image"
-_LISTS = ("prompts", "extra_prompts")
+_LISTS = ("prompts", "extra_prompts", "texts")
 
 
 async def read_caption_request(request: Request, limits: Limits, fetcher: Fetcher) -> tuple[bytes, dict[str, Any]]:
@@ -83,14 +83,31 @@ async def _json(request: Request, limits: Limits, fetcher: Fetcher) -> tuple[byt
     return image_data, {**query, **body}
 
 
-def _parse_json(data: bytes) -> tuple[str, dict[str, Any]]:
+async def read_json_object(request: Request, most_image_bytes: int) -> dict[str, Any]:
+    """A JSON body that may hold images of so many bytes together.
+
+    Raises `InvalidRequest`, `ImageTooLarge`, and `UnsupportedImage` for a body of another type.
+    """
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise UnsupportedImage(f"The content type {kind[:80]!r} is not accepted; send application/json.")
+    data = await read_bounded(request, most_image_bytes * 4 // 3 + OVERHEAD_BYTES, most_image_bytes, "images together")
+    return await asyncio.to_thread(_json_object, data)
+
+
+def _json_object(data: bytes) -> dict[str, Any]:
     check_json_size(data)
     try:
         body = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise InvalidRequest("The body is not valid JSON.") from error
     if not isinstance(body, dict):
-        raise InvalidRequest("The JSON body must be an object with the key 'image'.")
+        raise InvalidRequest("The JSON body must be an object.")
+    return body
+
+
+def _parse_json(data: bytes) -> tuple[str, dict[str, Any]]:
+    body = _json_object(data)
     image = body.pop(IMAGE, None)
     if not isinstance(image, str):
         raise InvalidRequest("The JSON body needs 'image': a data URI, base64 text or a URL.")

@@ -11,6 +11,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve_app.api.body import discard
+from serve_app.api.paths import route_path
 from serve_app.api.service import CaptionService
 from serve_app.errors import CaptionServeError, ImageTooLarge, Overloaded
 
@@ -20,8 +21,12 @@ DISCARD_S = 5.0
 """How long a full service takes in the body of a request that it refuses."""
 
 
+TASKS = frozenset(("/v1/answers", "/v1/matches", "/v1/embeddings", "/v1/filters"))
+"""Routes whose work other deployments do, with queues of their own."""
+
+
 class GateMiddleware:
-    """Refuses POSTs while there is no room for any work: at ten times the load, nine of ten requests end here."""
+    """Refuses POSTs while there is no room for any caption: at ten times the load, nine of ten requests end here."""
 
     def __init__(self, app: ASGIApp, service: CaptionService, refuse: Refuse) -> None:
         self._app = app
@@ -29,7 +34,7 @@ class GateMiddleware:
         self._refuse = refuse
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] == "POST":
+        if scope["type"] == "http" and scope["method"] == "POST" and route_path(scope) not in TASKS:
             try:
                 self._service.admission.check()
             except Overloaded as error:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Sequence
-from typing import Annotated, Literal
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Annotated, Literal, TypeVar
 
 from fastapi import FastAPI
 from mcp.server.mcpserver import MCPServer
@@ -24,11 +24,16 @@ from serve_app.api.body import OVERHEAD_BYTES, read_bounded
 from serve_app.api.disconnect import ClientGone, while_connected
 from serve_app.api.json_size import check_json_size
 from serve_app.api.sources import image_bytes
-from serve_app.contract import ClauseBody
+from serve_app.api.tasks import TaskService
+from serve_app.contract import AnswerBody, ClauseBody, MatchBody
 from serve_app.errors import CaptionServeError
 
 PATH = "/mcp"
 INSTRUCTIONS = "Tools that look at an image for you and say in words what is in it."
+
+IMAGE = "data URI or base64 of the file; or an http(s) URL, if the service fetches those"
+
+Body = TypeVar("Body", bound=BaseModel)
 
 
 class Captioned(BaseModel):
@@ -109,14 +114,13 @@ def _server(app: FastAPI) -> MCPServer:
 
     @server.tool(title="Describe an image", annotations=reads)
     async def caption_image(
-        image: Annotated[
-            str, Field(description="data URI or base64 of the file; or an http(s) URL, if the service fetches those")
-        ],
+        image: Annotated[str, Field(description=IMAGE)],
         detail: Annotated[
             Literal["low", "medium", "high"] | None, Field(description="low is fastest; high, the default, says most")
         ] = None,
         strategy: Annotated[
-            Literal["basic", "classic"] | None, Field(description="basic is one short sentence; classic the long text")
+            Literal["grounded", "classic", "basic"] | None,
+            Field(description="grounded says what the image supports; classic says most; basic is one short sentence"),
         ] = None,
         seed: Annotated[int | None, Field(description="same image and seed, same caption", ge=0)] = None,
         prompt: Annotated[
@@ -142,4 +146,40 @@ def _server(app: FastAPI) -> MCPServer:
             content=[TextContent(type="text", text=body.caption)], structured_content=found.model_dump()
         )
 
+    tasks: TaskService = app.state.tasks
+    if "answers" in tasks.names:
+
+        @server.tool(title="Ask about an image", annotations=reads)
+        async def answer_question(
+            image: Annotated[str, Field(description=IMAGE)],
+            question: Annotated[str, Field(description='for example "how many dogs are there?"')],
+        ) -> Annotated[CallToolResult, AnswerBody]:
+            """Get a short answer to a question about an image: what, how many, where, is there."""
+            body = await _asked(app, image, lambda data: tasks.answer(data, {"question": question}))
+            return CallToolResult(
+                content=[TextContent(type="text", text=body.answer)], structured_content=body.model_dump()
+            )
+
+    if "matches" in tasks.names:
+
+        @server.tool(title="Compare texts with an image", annotations=reads)
+        async def match_texts(
+            image: Annotated[str, Field(description=IMAGE)],
+            texts: Annotated[list[str], Field(description="statements about the image", min_length=1)],
+        ) -> Annotated[CallToolResult, MatchBody]:
+            """Get for each text the probability that it describes the image, to check what is claimed of it."""
+            body = await _asked(app, image, lambda data: tasks.match(data, {"texts": texts}))
+            lines = [f"{match.probability:.3f} {match.text}" for match in body.matches]
+            return CallToolResult(
+                content=[TextContent(type="text", text="\n".join(lines))], structured_content=body.model_dump()
+            )
+
     return server
+
+
+async def _asked(app: FastAPI, image: str, task: Callable[[bytes], Awaitable[Body]]) -> Body:
+    """What `task` makes of the image. Raises `ToolError`."""
+    try:
+        return await task(await image_bytes(image, app.state.service.limits, app.state.fetcher))
+    except CaptionServeError as error:
+        raise ToolError(error.message) from error

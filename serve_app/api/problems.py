@@ -27,6 +27,7 @@ _STATUS: dict[type[errors.CaptionServeError], int] = {
     errors.PromptTooLong: 422,
     errors.UrlNotAllowed: 422,
     errors.FetchFailed: 400,
+    errors.NotDeployed: 404,
     errors.Unauthorized: 401,
     errors.Overloaded: 503,
     errors.QuotaExceeded: 429,

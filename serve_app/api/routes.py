@@ -23,16 +23,17 @@ from serve_app.contract import BatchLine, CaptionBody, Problem
 router = APIRouter()
 
 
-def _properties(image: dict[str, Any]) -> dict[str, Any]:
-    schema = Options.model_json_schema()
+def properties_of(options: type[BaseModel], image: dict[str, Any]) -> dict[str, Any]:
+    """Schema of a JSON body with the image and its options."""
+    schema = options.model_json_schema()
     schema["properties"] = {"image": image, **schema["properties"]}
-    schema["required"] = ["image"]
+    schema["required"] = ["image", *schema.get("required", ())]
     return schema
 
 
-def _fields(image: dict[str, Any]) -> dict[str, Any]:
+def fields_of(options: type[BaseModel], image: dict[str, Any]) -> dict[str, Any]:
     """The same as fields of a form, where nothing can be null."""
-    schema = _properties(image)
+    schema = properties_of(options, image)
     for name, given in schema["properties"].items():
         if kinds := [kind for kind in given.get("anyOf", ()) if kind != {"type": "null"}]:
             rest = {key: value for key, value in given.items() if key not in ("anyOf", "default")}
@@ -48,19 +49,21 @@ _BINARY = {"type": "string", "format": "binary"}
 _REQUEST_BODY = {
     "required": True,
     "content": {
-        "multipart/form-data": {"schema": _fields(_BINARY)},
+        "multipart/form-data": {"schema": fields_of(Options, _BINARY)},
         "image/*": {"schema": _BINARY},
         "application/json": {
-            "schema": _properties({"type": "string", "description": "data URI, base64 or URL"}),
+            "schema": properties_of(Options, {"type": "string", "description": "data URI, base64 or URL"}),
             "example": {"image": PIXEL, "detail": "low"},
         },
     },
 }
 _BATCH_BODY = {
     "required": True,
-    "content": {"multipart/form-data": {"schema": _fields({"type": "array", "items": _BINARY, "minItems": 1})}},
+    "content": {
+        "multipart/form-data": {"schema": fields_of(Options, {"type": "array", "items": _BINARY, "minItems": 1})}
+    },
 }
-_PROBLEMS: dict[int | str, dict[str, Any]] = {
+PROBLEMS: dict[int | str, dict[str, Any]] = {
     status: {
         "description": problems.TITLES[status],
         "content": {
@@ -70,7 +73,7 @@ _PROBLEMS: dict[int | str, dict[str, Any]] = {
             }
         },
     }
-    for status in (400, 401, 413, 415, 422, 429, 500, 503, 504)
+    for status in (400, 401, 404, 413, 415, 422, 429, 500, 503, 504)
 }
 _ANSWER = {
     "content": {
@@ -88,7 +91,7 @@ _ANSWER = {
     response_model=CaptionBody,
     responses={
         200: _ANSWER,
-        **_PROBLEMS,
+        **PROBLEMS,
     },
     openapi_extra={"requestBody": _REQUEST_BODY},
     summary="Caption an image",
@@ -118,7 +121,7 @@ async def captions(request: Request) -> Response:
             "description": "One line of JSON for each image, in the order in which they finish",
             "content": {NDJSON: {"schema": _shape(BatchLine)}},
         },
-        **_PROBLEMS,
+        **PROBLEMS,
     },
     openapi_extra={"requestBody": _BATCH_BODY},
     summary="Caption several images",
@@ -141,7 +144,7 @@ async def healthz() -> str:
 @router.get(
     "/readyz",
     response_class=PlainTextResponse,
-    responses={503: _PROBLEMS[503]},
+    responses={503: PROBLEMS[503]},
     summary="A generate has worked a moment ago",
 )
 async def readyz(request: Request) -> Response:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Mapping
+from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
@@ -38,6 +39,8 @@ from serve_app.types import (
 
 MAX_SEED = 2**63 - 1
 
+M = TypeVar("M", bound=BaseModel)
+
 Prompt = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 
@@ -49,7 +52,9 @@ class Options(BaseModel):
     detail: Detail | None = Field(None, description="low = 1 round, medium = 2, high = 3 (default)")
     multi_round: bool | None = Field(None, description="false = 1 round")
     rounds: int | None = Field(None, ge=1, le=MAX_ROUNDS, description="rounds, instead of `detail`")
-    strategy: Strategy | None = Field(None, description="basic = one short caption; classic = the whole algorithm")
+    strategy: Strategy | None = Field(
+        None, description="basic = one short caption; classic = the longest; grounded = only what the image supports"
+    )
     prompts: list[Prompt] | None = Field(None, min_length=1, description="variant prompts, instead of the presets'")
     extra_prompts: list[Prompt] | None = Field(None, description="variant prompts besides the others")
     seed: int | None = Field(None, ge=0, le=MAX_SEED, description="same request and seed, same answer")
@@ -87,13 +92,18 @@ class Options(BaseModel):
 
 def parse_options(values: dict[str, Any], limits: Limits) -> CaptionOptions:
     """Validates options from any door. Raises `InvalidOption` that names the first offending one."""
+    return validated(Options, values).resolve(limits)
+
+
+def validated(model: type[M], values: Mapping[str, Any]) -> M:
+    """The values as `model`. Raises `InvalidOption` that names the first offending one."""
     try:
-        return Options.model_validate(values).resolve(limits)
+        return model.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False, include_context=False, include_input=False)[0]
         name = ".".join(map(str, first["loc"]))[:80] or "options"
         if first["type"] == "extra_forbidden":
-            known = ", ".join(Options.model_fields)
+            known = ", ".join(model.model_fields)
             raise InvalidOption(f"{name}: there is no such option; the options are {known}.") from error
         raise InvalidOption(f"{name}: {first['msg']}.") from error
 

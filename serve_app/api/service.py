@@ -22,8 +22,10 @@ from serve_app.types import Captioner, CaptionOptions, Limits, ModelInfo, OnStep
 
 INTAKE_THREADS = 4
 """Images decoded at once; bounds the memory that decoding takes."""
-STRATEGIES = ("classic", "basic")
-"""Those that can be asked for."""
+STRATEGIES = ("grounded", "classic", "basic")
+
+
+OUT_OF_TIME = "The request's time ran out before its image was read."
 
 
 class CaptionService:
@@ -34,6 +36,8 @@ class CaptionService:
     ) -> None:
         """`capacity` is how much work (see `Captioner.work`) may be in progress."""
         self.limits = limits or Limits()
+        self.tasks: tuple[str, ...] = ()
+        """What is deployed beside captions."""
         self.readiness = Readiness(captioner)
         self.admission = Admission(capacity)
         self._captioner = captioner
@@ -49,6 +53,7 @@ class CaptionService:
         return Description(
             model=(await self.info()).name,
             strategies=list(STRATEGIES),
+            tasks=list(self.tasks),
             default_strategy=limits.default_strategy,
             default_detail=limits.default_detail,
             default_seed=limits.default_seed,
@@ -113,6 +118,15 @@ class CaptionService:
         self.limits = limits
         self.readiness.reconfigure(captioner)
 
+    async def read(self, image: Any, model: ModelInfo, timeout_s: float) -> Pixels:
+        """The image at the model's size, decoded off the event loop. Raises `RequestError`s and `DeadlineExceeded`."""
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await loop.run_in_executor(self._threads, images.read, image, self.limits, model)
+        except TimeoutError:
+            raise DeadlineExceeded(OUT_OF_TIME) from None
+
     async def _intake(self, image: Any, captioner: Captioner, limits: Limits, timeout_s: float) -> Pixels:
         loop = asyncio.get_running_loop()
         try:
@@ -120,7 +134,7 @@ class CaptionService:
                 model = await captioner.info()
                 return await loop.run_in_executor(self._threads, images.read, image, limits, model)
         except TimeoutError:
-            raise DeadlineExceeded("The request's time ran out before its image was read.") from None
+            raise DeadlineExceeded(OUT_OF_TIME) from None
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from serve_app.args import matcher_for
+
 
 def batch(
     source: Annotated[
@@ -31,6 +33,7 @@ def batch(
     skip_existing: Annotated[bool, typer.Option(help="leave out images that have a sidecar")] = False,
     shard_size: Annotated[int, typer.Option(min=1, help="inputs of an output file")] = 1000,
     model: Annotated[str, typer.Option(help="demo, a local directory, or a hub id")] = "demo",
+    matcher: Annotated[str | None, typer.Option(help="model that weighs clauses; none for none")] = None,
     revision: Annotated[str | None, typer.Option(help="branch, tag or commit of a hub id")] = None,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16 or int8")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
@@ -76,7 +79,13 @@ def batch(
         "strategy": strategy, "detail": detail, "rounds": rounds, "prompts": prompt or None, "seed": seed,
         "timeout_s": timeout_s,
     }  # fmt: skip
-    args: dict[str, Any] = {"model": model, "dtype": dtype, "device": device, "engine": engine}
+    args: dict[str, Any] = {
+        "model": model,
+        "matcher": matcher_for(model, matcher),
+        "dtype": dtype,
+        "device": device,
+        "engine": engine,
+    }
     args |= {"revision": revision} if revision else {}
     args |= {"fetch_hosts": tuple(fetch_host or ("*",)), "fetch_networks": tuple(fetch_network or ())}
     least, most = _engines(engines)

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 import serve_app
 from serve_app.api import CaptionService, parse_options
-from serve_app.args import AppArgs
+from serve_app.args import AppArgs, matcher_for
 from serve_app.batch.batch_cli import batch
 from serve_app.errors import CaptionServeError, InvalidOption, ModelError
 
@@ -30,6 +30,9 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
+MATCHER = "model that weighs clauses; none for none; the embedded one beside the embedded captioner"
+
+
 @app.callback()
 def main(version: Annotated[bool, typer.Option("--version", callback=_version, is_eager=True)] = False) -> None:
     """Detailed image captions from BLIP."""
@@ -40,10 +43,11 @@ def caption(
     files: Annotated[list[Path], typer.Argument(help="image files")],
     model: Annotated[str, typer.Option(help="demo, a local directory, or a hub id")] = "demo",
     revision: Annotated[str | None, typer.Option(help="branch, tag or commit of a hub id")] = None,
+    matcher: Annotated[str | None, typer.Option(help=MATCHER)] = None,
     dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16 or int8")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
     engine: Annotated[str, typer.Option(help="decode, or reference: transformers' generate")] = "decode",
-    strategy: Annotated[str | None, typer.Option(help="basic or classic")] = None,
+    strategy: Annotated[str | None, typer.Option(help="grounded, classic or basic")] = None,
     detail: Annotated[str | None, typer.Option(help="low, medium or high")] = None,
     rounds: Annotated[int | None, typer.Option(help="rounds, instead of --detail")] = None,
     prompt: Annotated[list[str] | None, typer.Option(help="variant prompt; may be repeated")] = None,
@@ -64,7 +68,14 @@ def caption(
     options = {name: value for name, value in given.items() if value is not None}
     try:
         args = AppArgs.model_validate(
-            {"model": model, "revision": revision, "dtype": dtype, "device": device, "engine": engine}
+            {
+                "model": model,
+                "revision": revision,
+                "matcher": matcher_for(model, matcher),
+                "dtype": dtype,
+                "device": device,
+                "engine": engine,
+            }
         )
     except ValidationError as error:
         problem = error.errors()[0]
@@ -85,6 +96,8 @@ def ui(
     host: Annotated[str, typer.Option(help="address to listen at")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 7860,
     model: Annotated[str, typer.Option(help="demo, a local directory, or a hub id")] = "demo",
+    matcher: Annotated[str | None, typer.Option(help=MATCHER)] = None,
+    answerer: Annotated[str | None, typer.Option(help="model for questions; none for none")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
 ) -> None:
     """Serve the web page on this machine, without a cluster."""
@@ -93,7 +106,10 @@ def ui(
     try:
         check_port(host, port)
         typer.echo(f"Loading {model} …", err=True)
-        serve_page(AppArgs(model=model, device=device), host, port, lambda url: typer.echo(f"The page is at {url}."))
+        args = AppArgs(
+            model=model, matcher=matcher_for(model, matcher), answerer=matcher_for(model, answerer), device=device
+        )
+        serve_page(args, host, port, lambda url: typer.echo(f"The page is at {url}."))
     except (OSError, ModelError) as error:
         _stop(error.message if isinstance(error, ModelError) else f"{host}:{port}: {error.strerror}.")
 

@@ -2,24 +2,60 @@
 
 from __future__ import annotations
 
-from serve_app.api import CaptionService
+from serve_app.api import CaptionService, TaskService
 from serve_app.args import AppArgs
-from serve_app.engine import load, start
+from serve_app.engine import (
+    AnswerEngine,
+    MatchEngine,
+    load,
+    load_answerer,
+    load_matcher,
+    start,
+    start_answerer,
+    start_matcher,
+)
 from serve_app.instant import InstantGenerator
-from serve_app.pipeline import CaptionPipeline, Presets
+from serve_app.pipeline import CaptionPipeline, Floors, Presets
 from serve_app.types import Generator
 
 
 def local_service(args: AppArgs) -> CaptionService:
-    """Loads the model here and now. Raises `ModelError`s, and `InvalidOption` for presets that don't fit."""
+    """Loads the models here and now. Raises `ModelError`s, and `InvalidOption` for presets that don't fit."""
     return CaptionService(captioner_of(args), args.limits())
+
+
+def local_services(args: AppArgs) -> tuple[CaptionService, TaskService]:
+    """The same with questions and matching, as far as `args` names models for them."""
+    matcher = matcher_of(args)
+    captions = CaptionService(_pipeline(args, matcher), args.limits())
+    return captions, TaskService(captions, matcher, _answerer(args))
 
 
 def captioner_of(args: AppArgs) -> CaptionPipeline:
     """As `local_service`, for pixels that are read elsewhere."""
+    return _pipeline(args, matcher_of(args))
+
+
+def matcher_of(args: AppArgs) -> MatchEngine | None:
+    """Raises `ModelError`s."""
+    if args.matcher is None or args.engine == "instant":
+        return None
+    loaded = load_matcher(args.matcher, revision=args.matcher_revision, dtype=args.task_dtype, device=args.device)
+    return start_matcher(loaded, args.engine_limits())
+
+
+def _answerer(args: AppArgs) -> AnswerEngine | None:
+    if args.answerer is None:
+        return None
+    loaded = load_answerer(args.answerer, revision=args.answerer_revision, dtype=args.task_dtype, device=args.device)
+    return start_answerer(loaded, args.engine_limits())
+
+
+def _pipeline(args: AppArgs, matcher: MatchEngine | None) -> CaptionPipeline:
     presets = Presets().override(args.presets)
     presets.check_rows(args.max_rows)
-    return CaptionPipeline(_generator(args), presets)
+    floors = Floors() if args.clause_floor is None else Floors(matcher=args.clause_floor)
+    return CaptionPipeline(_generator(args), presets, matcher, floors)
 
 
 def _generator(args: AppArgs) -> Generator:

@@ -7,17 +7,18 @@ from typing import Any
 
 import uvicorn
 
-from serve_app.api import CaptionService
+from serve_app.api import CaptionService, TaskService
 from serve_app.args import AppArgs, PageArgs
-from serve_app.batch.local import local_service
+from serve_app.batch.local import local_services
 from serve_app.ui import page_app
 
 
 class LocalBackend:
     """`serve_app.ui.Backend` over a service in this process."""
 
-    def __init__(self, service: CaptionService) -> None:
+    def __init__(self, service: CaptionService, tasks: TaskService) -> None:
         self._service = service
+        self._tasks = tasks
 
     async def events(self, image: bytes, options: dict[str, Any]) -> AsyncGenerator[dict[str, Any], None]:
         events = self._service.events(image, options)
@@ -27,12 +28,18 @@ class LocalBackend:
         finally:
             await events.aclose()
 
+    async def answer(self, image: bytes, question: str) -> dict[str, Any]:
+        return (await self._tasks.answer(image, {"question": question})).model_dump()
+
+    async def match(self, image: bytes, texts: list[str]) -> dict[str, Any]:
+        return (await self._tasks.match(image, {"texts": texts})).model_dump()
+
     async def describe(self) -> dict[str, Any]:
         return (await self._service.describe()).model_dump()
 
 
 def serve_page(args: AppArgs, host: str, port: int, ready: Callable[[str], None]) -> None:
     """Loads the model and serves the page until Ctrl-C; `ready` is told its address. Raises `ModelError`s."""
-    app = page_app(LocalBackend(local_service(args)), PageArgs(root_path=""))
+    app = page_app(LocalBackend(*local_services(args)), PageArgs(root_path=""))
     ready(f"http://{host}:{port}")
     uvicorn.run(app, host=host, port=port, log_level="warning")

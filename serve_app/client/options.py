@@ -20,6 +20,16 @@ class CaptionOptions(TypedDict, total=False):
     timeout_s: float
 
 
+class FilterOptions(TypedDict, total=False):
+    """Of `filter`; what is left out is the service's default."""
+
+    floor: float
+    improve: bool
+    detail: Literal["low", "medium", "high"]
+    seed: int
+    timeout_s: float
+
+
 def form_fields(options: Mapping[str, Any]) -> dict[str, str | list[str]]:
     """The options as fields of a form."""
     fields: dict[str, str | list[str]] = {}

@@ -4,21 +4,32 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, Self, TypeVar
 
 import httpx
+from pydantic import BaseModel
 from typing_extensions import Unpack
 
 from serve_app.client import wire
 from serve_app.client.errors import ServiceUnreachable
-from serve_app.client.options import CaptionOptions
+from serve_app.client.options import CaptionOptions, FilterOptions
 from serve_app.client.retries import Retries
-from serve_app.contract import BatchLine, CaptionBody, ResultEvent, StepEvent
+from serve_app.contract import (
+    AnswerBody,
+    BatchLine,
+    CaptionBody,
+    EmbeddingsBody,
+    FilterBody,
+    MatchBody,
+    ResultEvent,
+    StepEvent,
+)
 from serve_app.errors import CaptionServeError
 
 T = TypeVar("T")
+Body = TypeVar("Body", bound=BaseModel)
 
 
 class CaptionServe:
@@ -53,13 +64,29 @@ class CaptionServe:
     def caption(self, image: Any, **options: Unpack[CaptionOptions]) -> CaptionBody:
         """The caption of one image."""
         request = wire.caption_request(image, options)
+        return self._asked(wire.CAPTIONS, request, CaptionBody)
 
-        def ask() -> CaptionBody:
-            with _reached():
-                response = self._http.post(self._root + wire.CAPTIONS, headers=self._headers, **request)
-            return wire.body_of(response)
+    def answer(self, image: Any, question: str, *, timeout_s: float | None = None) -> AnswerBody:
+        """The answer to a question about an image. Raises `NotDeployed` where the service has no answerer."""
+        request = wire.caption_request(image, {"question": question, "timeout_s": timeout_s})
+        return self._asked(wire.ANSWERS, request, AnswerBody)
 
-        return self._again(ask)
+    def match(self, image: Any, texts: Sequence[str], *, timeout_s: float | None = None) -> MatchBody:
+        """How well each text describes an image. Raises `NotDeployed` where the service has no matcher."""
+        request = wire.caption_request(image, {"texts": list(texts), "timeout_s": timeout_s})
+        return self._asked(wire.MATCHES, request, MatchBody)
+
+    def filter(self, image: Any, texts: Sequence[str], **options: Unpack[FilterOptions]) -> FilterBody:
+        """Which texts of an image to keep, and a new caption where none passes."""
+        request = wire.caption_request(image, {"texts": list(texts), **options})
+        return self._asked(wire.FILTERS, request, FilterBody)
+
+    def embed(self, images: Sequence[Any] = (), texts: Sequence[str] = ()) -> list[list[float]]:
+        """Vectors of length 1: those of the images, then those of the texts."""
+        request = wire.embedding_request(images, texts)
+        body = self._asked(wire.EMBEDDINGS, request, EmbeddingsBody)
+        vectors = [entry.embedding for entry in body.data if not isinstance(entry.embedding, str)]
+        return vectors[len(texts) :] + vectors[: len(texts)]
 
     def stream(self, image: Any, **options: Unpack[CaptionOptions]) -> Iterator[StepEvent | ResultEvent]:
         """What happens while the image is captioned; the last event is the result. Leaving the loop ends the work."""
@@ -96,6 +123,14 @@ class CaptionServe:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def _asked(self, path: str, request: dict[str, Any], body: type[Body]) -> Body:
+        def ask() -> Body:
+            with _reached():
+                response = self._http.post(self._root + path, headers=self._headers, **request)
+            return wire.body_of(response, body)
+
+        return self._again(ask)
 
     @contextmanager
     def _opened(self, path: str, headers: dict[str, str], request: dict[str, Any]) -> Iterator[httpx.Response]:

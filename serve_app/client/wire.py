@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import base64
 import json
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import httpx
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from serve_app.client.errors import UnexpectedAnswer, from_answer, from_problem
 from serve_app.client.images import is_url, named_bytes
 from serve_app.client.options import form_fields
-from serve_app.contract import EVENT, BatchLine, CaptionBody, ErrorEvent, ResultEvent, StepEvent
+from serve_app.contract import EVENT, BatchLine, ErrorEvent, ResultEvent, StepEvent
 from serve_app.errors import CaptionServeError
 
 CAPTIONS, BATCH = "/v1/captions", "/v1/captions/batch"
+ANSWERS, MATCHES, FILTERS, EMBEDDINGS = "/v1/answers", "/v1/matches", "/v1/filters", "/v1/embeddings"
+Body = TypeVar("Body", bound=BaseModel)
 EVENT_STREAM = {"Accept": "text/event-stream"}
 KEY_VARIABLE = "CAPTION_SERVE_API_KEY"
 
@@ -45,14 +48,20 @@ def failure(response: httpx.Response) -> CaptionServeError:
     return from_answer(response.status_code, response.headers, body)
 
 
-def body_of(response: httpx.Response) -> CaptionBody:
-    """The caption. Raises the service's errors, and `UnexpectedAnswer`."""
+def embedding_request(images: Iterable[Any], texts: Sequence[str]) -> dict[str, Any]:
+    """The same for vectors; images that are no URLs travel as base64."""
+    encoded = [image if is_url(image) else base64.b64encode(named_bytes(image)[1]).decode() for image in images]
+    return {"json": {"input": list(texts), "images": encoded}}
+
+
+def body_of(response: httpx.Response, body: type[Body]) -> Body:
+    """The answer's body. Raises the service's errors, and `UnexpectedAnswer`."""
     if response.status_code != 200:
         raise failure(response)
     try:
-        return CaptionBody.model_validate_json(response.content)
+        return body.model_validate_json(response.content)
     except ValidationError:
-        raise UnexpectedAnswer("The answer was no caption.", response.status_code) from None
+        raise UnexpectedAnswer(f"The answer was no {body.__name__}.", response.status_code) from None
 
 
 def batch_line(line: str) -> BatchLine:

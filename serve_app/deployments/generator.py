@@ -5,20 +5,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Sequence
 from typing import Any
 
 from ray.serve.handle import DeploymentHandle
 
+from serve_app.deployments.calls import ReplicaCalls
 from serve_app.deployments.handle_errors import our_errors
-from serve_app.errors import DeadlineExceeded, GenerationFailed, GeneratorUnavailable, ServiceError, WrongImageSize
+from serve_app.errors import GenerationFailed, GeneratorUnavailable, ServiceError, WrongImageSize
 from serve_app.types import GenerateJob, ModelInfo, OnOutcome, Outcome, Pixels
 
 logger = logging.getLogger("ray.serve")
-
-GRACE_S = 5.0
-"""A replica ends its work at the deadline; an answer that is later than this by more is given up."""
 
 
 class HandleGenerator:
@@ -32,19 +29,19 @@ class HandleGenerator:
         # By value over gRPC: an image is under half a megabyte, and an object reference costs more than that.
         self._handle: Any = handle.options(_by_reference=False)
         self._spread = spread
-        self._max_retries = max_retries
+        self._calls = ReplicaCalls("caption", max_retries)
         self._info: ModelInfo | None = None
 
     async def info(self) -> ModelInfo:
         if self._info is None:
             # Without a limit of its own: the caller's holds, and a replica may take minutes to load its model.
-            self._info = await self._call(self._handle, "info", deadline=None)
+            self._info = await self._calls(self._handle, "info", deadline=None)
         return self._info
 
     def reconfigure(self, spread: int, max_retries: int) -> None:
         """Later calls go by these."""
         self._spread = spread
-        self._max_retries = max_retries
+        self._calls.max_retries = max_retries
 
     async def generate(
         self,
@@ -98,7 +95,7 @@ class HandleGenerator:
         try:
             if on_outcome is not None:
                 return await self._streamed(handle.options(stream=True), pixels, jobs, deadline, on_outcome)
-            outcomes: list[Outcome] = await self._call(handle, "generate", pixels, jobs, deadline, deadline=deadline)
+            outcomes: list[Outcome] = await self._calls(handle, "generate", pixels, jobs, deadline, deadline=deadline)
         except ServiceError as error:
             return error
         return outcomes
@@ -109,13 +106,13 @@ class HandleGenerator:
         """The outcomes, each told as it comes; when the replica is lost, the jobs that are missing are sent again."""
         found: dict[int, Outcome] = {}
         lost: Outcome = GenerationFailed("The replica returned too few texts.")
-        for attempt in range(self._max_retries + 1):
+        for attempt in range(self._calls.max_retries + 1):
             missing = [place for place in range(len(jobs)) if place not in found]
             try:
                 await self._follow(handle, pixels, jobs, missing, deadline, found, on_outcome)
                 break
             except ServiceError as error:
-                again = isinstance(error, GeneratorUnavailable) and attempt < self._max_retries
+                again = isinstance(error, GeneratorUnavailable) and attempt < self._calls.max_retries
                 if not again and not found:
                     raise
                 lost = error
@@ -137,7 +134,7 @@ class HandleGenerator:
         """One streaming call for the jobs at `places`; puts what comes into `found`."""
         outcomes = handle.stream.remote(pixels, [jobs[place] for place in places], deadline)
         try:
-            async with _patience(deadline):
+            async with self._calls.patience(deadline):
                 with our_errors("caption"):
                     async for index, outcome in outcomes:
                         found[places[index]] = outcome
@@ -145,28 +142,3 @@ class HandleGenerator:
         except BaseException:
             outcomes.cancel()  # Ray lets the call run on when its reader is cancelled
             raise
-
-    async def _call(self, handle: Any, method: str, *arguments: Any, deadline: float | None) -> Any:
-        """The replica's answer; a call whose replica is lost is sent again."""
-        for _ in range(self._max_retries):
-            try:
-                return await self._answer(handle, method, arguments, deadline)
-            except GeneratorUnavailable:
-                logger.warning("A caption replica was lost; its call %r is sent again.", method)
-        return await self._answer(handle, method, arguments, deadline)
-
-    async def _answer(self, handle: Any, method: str, arguments: tuple[Any, ...], deadline: float | None) -> Any:
-        """One try, with Ray's errors turned into ours."""
-        async with _patience(deadline):
-            with our_errors("caption"):
-                return await getattr(handle, method).remote(*arguments)
-
-
-@asynccontextmanager
-async def _patience(deadline: float | None) -> AsyncIterator[None]:
-    """Raises `DeadlineExceeded` when the block goes on after the deadline and the grace."""
-    try:
-        async with asyncio.timeout(None if deadline is None else max(0.0, deadline - time.time()) + GRACE_S):
-            yield
-    except TimeoutError:
-        raise DeadlineExceeded("No caption replica answered in time.") from None

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI
 from ray.serve.handle import DeploymentHandle
 
-from serve_app.api import KEYS_VARIABLE, CaptionService, KeyStore, create_app
+from serve_app.api import KEYS_VARIABLE, CaptionService, KeyStore, TaskService, create_app
 from serve_app.args import AppArgs
 from serve_app.deployments.capacity import Capacity
 from serve_app.deployments.generator import HandleGenerator
 from serve_app.deployments.metrics import AdmissionMetrics
 from serve_app.deployments.receive import DisconnectMiddleware
-from serve_app.pipeline import CaptionPipeline, Presets
+from serve_app.deployments.tasks import HandleAnswerer, HandleMatcher
+from serve_app.pipeline import CaptionPipeline, Floors, Presets
 
 
 def presets_of(args: AppArgs) -> Presets:
@@ -25,23 +26,40 @@ def presets_of(args: AppArgs) -> Presets:
     return presets
 
 
+def floors_of(args: AppArgs) -> Floors:
+    return Floors() if args.clause_floor is None else Floors(matcher=args.clause_floor)
+
+
 class IngressReplica:
     """Decodes, fans out to the caption replicas and merges; holds no model."""
 
-    def __init__(self, args: AppArgs, captioner: DeploymentHandle[Any], captioner_name: str) -> None:
+    def __init__(
+        self,
+        args: AppArgs,
+        captioner: DeploymentHandle[Any],
+        captioner_name: str,
+        matcher: DeploymentHandle[Any] | None = None,
+        answerer: DeploymentHandle[Any] | None = None,
+    ) -> None:
         self._args = args
         self._generator = HandleGenerator(captioner, spread=args.spread, max_retries=args.max_retries)
+        self._matcher = HandleMatcher(matcher, args.max_retries) if matcher else None
+        self._answerer = HandleAnswerer(answerer, args.max_retries) if answerer else None
         self._capacity = Capacity(captioner_name, args.max_rows)
         self._capacity.depth = args.admission_depth
         self._metrics = AdmissionMetrics()
         self._keys = KeyStore(args.api_keys_file, os.environ.get(KEYS_VARIABLE))
         self._service = CaptionService(self._pipeline(args), args.limits(), self._capacity)
+        self._tasks = TaskService(self._service, self._matcher, self._answerer)
 
     def reconfigure(self, user_config: Mapping[str, Any]) -> None:
         """Takes live settings (`serve_app.args.LIVE`) over those of the application's args."""
         args = self._args.reconfigured(user_config)
         pipeline = self._pipeline(args)
         self._generator.reconfigure(args.spread, args.max_retries)
+        for model in (self._matcher, self._answerer):
+            if model is not None:
+                model.reconfigure(args.max_retries)
         self._service.reconfigure(pipeline, args.limits())
         self._capacity.depth = args.admission_depth
 
@@ -53,6 +71,7 @@ class IngressReplica:
     def __serve_build_asgi_app__(self) -> FastAPI:
         app = create_app(
             self._service,
+            self._tasks,
             keys=self._keys,
             share=self._capacity.ingresses,
             cors_origins=self._args.cors_origins,
@@ -84,12 +103,30 @@ class IngressReplica:
         finally:
             await events.aclose()
 
+    async def answer(self, image: Any, question: str, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """An answer as `POST /v1/answers` gives it. Raises `NotDeployed` besides what `caption` raises."""
+        return (await self._tasks.answer(image, {"question": question, **(options or {})})).model_dump()
+
+    async def match(self, image: Any, texts: Sequence[str], options: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        """How well each text describes the image, as `POST /v1/matches` says it."""
+        return (await self._tasks.match(image, {"texts": list(texts), **(options or {})})).model_dump()
+
+    async def filter(
+        self, image: Any, texts: Sequence[str], options: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        """Which texts to keep, and a better one, as `POST /v1/filters` says it."""
+        return (await self._tasks.filter(image, {"texts": list(texts), **(options or {})})).model_dump()
+
+    async def embed(self, images: Sequence[Any] = (), texts: Sequence[str] = ()) -> dict[str, Any]:
+        """Vectors of the images, then of the texts, as `POST /v1/embeddings` gives them."""
+        return (await self._tasks.embed(list(images), {"input": list(texts)})).model_dump()
+
     async def describe(self) -> dict[str, Any]:
         """What the service offers, see `serve_app.contract.Description`."""
         return (await self._service.describe()).model_dump()
 
     def _pipeline(self, args: AppArgs) -> CaptionPipeline:
-        return CaptionPipeline(self._generator, presets_of(args))
+        return CaptionPipeline(self._generator, presets_of(args), self._matcher, floors_of(args))
 
     def __del__(self) -> None:
         if capacity := getattr(self, "_capacity", None):

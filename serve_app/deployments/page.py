@@ -36,6 +36,16 @@ class HandleBackend:
             if answers is not None:
                 answers.cancel()
 
+    async def answer(self, image: bytes, question: str) -> dict[str, Any]:
+        with our_errors("ingress"):
+            answer: dict[str, Any] = await self._handle().answer.remote(image, question)
+        return answer
+
+    async def match(self, image: bytes, texts: list[str]) -> dict[str, Any]:
+        with our_errors("ingress"):
+            matches: dict[str, Any] = await self._handle().match.remote(image, texts)
+        return matches
+
     async def describe(self) -> dict[str, Any]:
         with our_errors("ingress"):
             description: dict[str, Any] = await self._handle().describe.remote()

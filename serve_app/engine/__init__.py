@@ -1,16 +1,38 @@
-"""Running BLIP: checkpoints, loading, and the engines behind the Generator protocol."""
+"""Running BLIP: checkpoints, loading, and the engines behind the Generator, Matcher and Answerer protocols."""
+
+from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read once, when the hub's library is imported below
 
+from serve_app.engine.answering import AnswerEngine
 from serve_app.engine.async_engine import AsyncEngine
 from serve_app.engine.counters import Counters
-from serve_app.engine.loading import Loaded, image_size, load
+from serve_app.engine.loading import Loaded, LoadedModel, image_size, load, load_answerer, load_matcher
+from serve_app.engine.matching import MatchEngine
 from serve_app.engine.reference import ReferenceGenerator
 from serve_app.types import EngineLimits, EngineName
 
-__all__ = ["AsyncEngine", "Counters", "Loaded", "ReferenceGenerator", "image_size", "load", "start"]
+if TYPE_CHECKING:
+    from transformers import BlipForImageTextRetrieval, BlipForQuestionAnswering
+
+__all__ = [
+    "AnswerEngine",
+    "AsyncEngine",
+    "Counters",
+    "Loaded",
+    "MatchEngine",
+    "ReferenceGenerator",
+    "image_size",
+    "load",
+    "load_answerer",
+    "load_matcher",
+    "start",
+    "start_answerer",
+    "start_matcher",
+]
 
 
 def start(
@@ -18,3 +40,13 @@ def start(
 ) -> AsyncEngine | ReferenceGenerator:
     """Starts the engine of that name on a loaded model, which it takes over. Raises `ModelError`s."""
     return ReferenceGenerator(loaded) if engine == "reference" else AsyncEngine(loaded, limits)
+
+
+def start_matcher(loaded: LoadedModel[BlipForImageTextRetrieval], limits: EngineLimits | None = None) -> MatchEngine:
+    """Starts matching on a loaded model, which it takes over."""
+    return MatchEngine(loaded, (limits or EngineLimits()).max_image_cache_bytes)
+
+
+def start_answerer(loaded: LoadedModel[BlipForQuestionAnswering], limits: EngineLimits | None = None) -> AnswerEngine:
+    """Starts answering on a loaded model, which it takes over."""
+    return AnswerEngine(loaded, (limits or EngineLimits()).max_image_cache_bytes)

@@ -13,6 +13,14 @@ class Backend(Protocol):
         """Events of `serve_app.contract` as mappings, the last one a `result`; closing the generator ends the work."""
         ...
 
+    async def answer(self, image: bytes, question: str) -> dict[str, Any]:
+        """`serve_app.contract.AnswerBody` as a mapping."""
+        ...
+
+    async def match(self, image: bytes, texts: list[str]) -> dict[str, Any]:
+        """`serve_app.contract.MatchBody` as a mapping."""
+        ...
+
     async def describe(self) -> dict[str, Any]:
         """`serve_app.contract.Description` as a mapping."""
         ...

@@ -12,7 +12,7 @@ from serve_app.ui.parts import Tab
 from serve_app.ui.texts import DEFAULT, text
 
 DETAILS = ("high", "medium", "low")
-STRATEGIES = ("classic", "basic")
+STRATEGIES = ("grounded", "classic", "basic")
 """Offered until the service has said what it has."""
 
 

@@ -14,13 +14,18 @@ from serve_app.api import KEYS_VARIABLE, KeyStore
 from serve_app.args import PageArgs
 from serve_app.contract import Description
 from serve_app.types import Limits
-from serve_app.ui import batch_tab, caption_tab, environment, render
+from serve_app.ui import batch_tab, caption_tab, environment, render, tasks_tab
 from serve_app.ui.backend import Backend
 from serve_app.ui.parts import CONCURRENCY, Context, Tab, Words, describe
 from serve_app.ui.texts import DEFAULT, LANGUAGES, language_of, text
 
-TABS = (("tab_caption", caption_tab), ("tab_batch", batch_tab))
-"""Title's key in the page's texts, and the module that builds the tab."""
+TABS: tuple[tuple[str, Callable[[Context], Tab], str | None], ...] = (
+    ("tab_caption", caption_tab.build, None),
+    ("tab_batch", batch_tab.build, None),
+    ("tab_answers", tasks_tab.build_answers, "answers"),
+    ("tab_matches", tasks_tab.build_matches, "matches"),
+)
+"""Title's key in the page's texts, what builds the tab, and the task that it needs."""
 MOST_WAITING = 500
 """Requests in Gradio's queue; more are turned away."""
 KEEP_FILES_S = 3600
@@ -72,9 +77,11 @@ def build_page(backend: Backend) -> gr.Blocks:
         context = Context(backend, language)
         whole = Tab()
         with gr.Tabs():
-            for key, module in TABS:
-                with gr.Tab(text(DEFAULT, key), elem_id=key) as shown:
-                    tab = module.build(context)
+            for key, build, task in TABS:
+                with gr.Tab(text(DEFAULT, key), elem_id=key, visible=task is None) as shown:
+                    tab = build(context)
+                if task is not None:
+                    whole.defaults.append((shown, tasks_tab.deployed(task)))
                 whole.words += [(shown, _title(key)), *tab.words]
                 whole.defaults += tab.defaults
         _speak(blocks, context, head, whole)

@@ -1,0 +1,230 @@
+"""Questions, matching, filtering and embeddings: from raw images and options to the answers' bodies."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import struct
+import time
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import Annotated, Any, Literal, Protocol, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+
+from serve_app.api.schemas import MAX_SEED, validated
+from serve_app.api.service import CaptionService
+from serve_app.contract import (
+    AnswerBody,
+    Embedding,
+    EmbeddingsBody,
+    EmbeddingUsage,
+    FilterBody,
+    FilteredText,
+    MatchBody,
+    MatchedText,
+)
+from serve_app.errors import InvalidOption, NotDeployed
+from serve_app.types import Answerer, Detail, Limits, MatchModel, ModelInfo, Pixels
+
+DEFAULT_FLOOR = 0.5
+"""Match score at which a text describes an image more likely than not."""
+
+NonEmpty = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
+
+
+class Timed(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    timeout_s: float | None = Field(None, gt=0, allow_inf_nan=False, description="seconds")
+
+
+class AnswerOptions(Timed):
+    question: NonEmpty = Field(description='for example "how many dogs are there?"')
+
+
+class MatchOptions(Timed):
+    texts: list[NonEmpty] = Field(min_length=1, description="texts to compare with the image")
+
+
+class FilterOptions(MatchOptions):
+    floor: float = Field(DEFAULT_FLOOR, ge=0, le=1, description="match score that a text needs to be kept")
+    improve: bool = Field(True, description="make a new caption where no text passes")
+    detail: Detail | None = Field(None, description="of the new caption")
+    seed: int | None = Field(None, ge=0, le=MAX_SEED, description="of the new caption")
+
+
+class EmbeddingOptions(Timed):
+    input: NonEmpty | list[NonEmpty] = Field(default_factory=list, description="a text or several")
+    model: str | None = Field(None, description="taken and ignored; there is one model")
+    encoding_format: Literal["float", "base64"] = "float"
+
+
+class HasInfo(Protocol):
+    async def info(self) -> ModelInfo: ...
+
+
+Model = TypeVar("Model", bound=HasInfo)
+
+
+class TaskService:
+    """BLIP's other tasks beside a caption service, each where its model is deployed.
+
+    Methods raise `NotDeployed`, other `RequestError`s and `ServiceError`s.
+    """
+
+    def __init__(
+        self, captions: CaptionService, matcher: MatchModel | None = None, answerer: Answerer | None = None
+    ) -> None:
+        self._captions = captions
+        self._matcher = matcher
+        self._answerer = answerer
+        captions.tasks = self.names
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What is deployed."""
+        return (*(("answers",) if self._answerer else ()), *(("matches",) if self._matcher else ()))
+
+    def need_answerer(self) -> Answerer:
+        return _deployed(self._answerer, "Question answering", "answerer")
+
+    def need_matcher(self) -> MatchModel:
+        return _deployed(self._matcher, "Image–text matching", "matcher")
+
+    async def answer(self, image: Any, values: Mapping[str, Any], request_id: str | None = None) -> AnswerBody:
+        answerer = self.need_answerer()
+        options = validated(AnswerOptions, values)
+        _check_texts([options.question], self._limits, "question")
+        left = _Budget(options.timeout_s, self._limits)
+        info, pixels = await self._read(answerer, image, left)
+        found = await answerer.answer(pixels, options.question, left())
+        return AnswerBody(
+            id=request_id or uuid.uuid4().hex,
+            model=info.name,
+            question=options.question,
+            answer=found.text,
+            probability=round(found.probability, 6),
+        )
+
+    async def match(self, image: Any, values: Mapping[str, Any], request_id: str | None = None) -> MatchBody:
+        matcher = self.need_matcher()
+        options = validated(MatchOptions, values)
+        _check_texts(options.texts, self._limits, "texts")
+        left = _Budget(options.timeout_s, self._limits)
+        info, pixels = await self._read(matcher, image, left)
+        found = await matcher.match(pixels, options.texts, left(), similarity=True)
+        return MatchBody(
+            id=request_id or uuid.uuid4().hex,
+            model=info.name,
+            matches=[
+                MatchedText(
+                    text=text, probability=round(match.probability, 6), similarity=round(match.similarity or 0.0, 6)
+                )
+                for text, match in zip(options.texts, found, strict=True)
+            ],
+        )
+
+    async def filter(self, image: Any, values: Mapping[str, Any], request_id: str | None = None) -> FilterBody:
+        """CapFilt's filter (Li et al. 2022, https://arxiv.org/abs/2201.12086) for one image, and its captioner."""
+        matcher = self.need_matcher()
+        options = validated(FilterOptions, values)
+        _check_texts(options.texts, self._limits, "texts")
+        left = _Budget(options.timeout_s, self._limits)
+        info, pixels = await self._read(matcher, image, left)
+        found = await matcher.match(pixels, options.texts, left())
+        texts = [
+            FilteredText(text=text, score=round(match.probability, 6), keep=match.probability >= options.floor)
+            for text, match in zip(options.texts, found, strict=True)
+        ]
+        body = FilterBody(
+            id=request_id or uuid.uuid4().hex,
+            model=info.name,
+            floor=options.floor,
+            texts=texts,
+            caption=None,
+            degraded=[],
+        )
+        if options.improve and not any(text.keep for text in texts):
+            asked = {"detail": options.detail, "seed": options.seed, "timeout_s": left()}
+            made = await self._captions.caption(
+                image, {name: value for name, value in asked.items() if value is not None}, body.id
+            )
+            body.caption, body.degraded = made.caption, made.degraded
+            if made.caption:
+                (score,) = await matcher.match(pixels, [made.caption], left())
+                body.caption_score = round(score.probability, 6)
+        return body
+
+    async def embed(self, images: Sequence[Any], values: Mapping[str, Any]) -> EmbeddingsBody:
+        matcher = self.need_matcher()
+        options = validated(EmbeddingOptions, values)
+        texts = [options.input] if isinstance(options.input, str) else options.input
+        if not texts and not images:
+            raise InvalidOption("input: give texts in `input`, images in `images`, or both.")
+        if texts:
+            _check_texts(texts, self._limits, "input")
+        if len(images) > self._limits.max_batch_images:
+            raise InvalidOption(
+                f"images: {len(images)} were given; at most {self._limits.max_batch_images} are accepted."
+            )
+        left = _Budget(options.timeout_s, self._limits)
+        info = await matcher.info()
+
+        async def of_image(image: Any) -> list[float]:
+            _, pixels = await self._read(matcher, image, left)
+            return await matcher.embed_image(pixels, left())
+
+        vectors = await matcher.embed_texts(texts, left()) if texts else []
+        vectors += await asyncio.gather(*map(of_image, images))
+        words = sum(len(text.split()) for text in texts)
+        return EmbeddingsBody(
+            model=info.name,
+            dimension=len(vectors[0]),
+            data=[
+                Embedding(index=index, embedding=_as(options.encoding_format, vector))
+                for index, vector in enumerate(vectors)
+            ],
+            usage=EmbeddingUsage(prompt_tokens=words, total_tokens=words),
+        )
+
+    @property
+    def _limits(self) -> Limits:
+        return self._captions.limits
+
+    async def _read(self, model: HasInfo, image: Any, left: _Budget) -> tuple[ModelInfo, Pixels]:
+        info = await model.info()
+        return info, await self._captions.read(image, info, left())
+
+
+class _Budget:
+    """The seconds that are left of a request's time."""
+
+    def __init__(self, timeout_s: float | None, limits: Limits) -> None:
+        """Raises `InvalidOption`."""
+        timeout_s = timeout_s or limits.default_timeout_s
+        if timeout_s > limits.max_timeout_s:
+            raise InvalidOption(f"timeout_s: at most {limits.max_timeout_s:g} seconds are accepted.")
+        self._end = time.monotonic() + timeout_s
+
+    def __call__(self) -> float:
+        return max(0.001, self._end - time.monotonic())
+
+
+def _deployed(model: Model | None, task: str, setting: str) -> Model:
+    if model is None:
+        raise NotDeployed(f"{task} is not deployed here; the setting `{setting}` turns it on.")
+    return model
+
+
+def _check_texts(texts: Sequence[str], limits: Limits, name: str) -> None:
+    if len(texts) > limits.max_texts:
+        raise InvalidOption(f"{name}: {len(texts)} were given; at most {limits.max_texts} are accepted.")
+    if any(len(text) > limits.max_text_characters for text in texts):
+        raise InvalidOption(f"{name}: at most {limits.max_text_characters} characters each are accepted.")
+
+
+def _as(encoding: Literal["float", "base64"], vector: list[float]) -> list[float] | str:
+    if encoding == "base64":
+        return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
+    return vector

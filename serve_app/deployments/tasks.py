@@ -1,0 +1,150 @@
+"""The deployments of BLIP's other tasks, matching and question answering, and their protocols over handles."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from ray.serve.handle import DeploymentHandle
+
+from serve_app.args import AppArgs
+from serve_app.deployments.calls import ReplicaCalls
+from serve_app.types import Answer, Match, ModelInfo, Pixels
+
+
+class MatcherReplica:
+    """One matching model on one device; see `serve_app.types.MatchModel`. `deadline` in seconds of the epoch.
+
+    Raises `ModelError`s when the model cannot be loaded.
+    """
+
+    def __init__(self, args: AppArgs) -> None:
+        from serve_app.engine import load_matcher, start_matcher  # brings torch
+
+        assert args.matcher is not None
+        _set_threads(args)
+        loaded = load_matcher(args.matcher, revision=args.matcher_revision, dtype=args.task_dtype, device=args.device)
+        self._engine = start_matcher(loaded, args.engine_limits())
+
+    async def info(self) -> ModelInfo:
+        return await self._engine.info()
+
+    async def match(
+        self, pixels: Pixels, texts: Sequence[str], deadline: float | None, similarity: bool
+    ) -> list[Match]:
+        return await self._engine.match(pixels, texts, _left(deadline), similarity=similarity)
+
+    async def embed_image(self, pixels: Pixels, deadline: float | None) -> list[float]:
+        return await self._engine.embed_image(pixels, _left(deadline))
+
+    async def embed_texts(self, texts: Sequence[str], deadline: float | None) -> list[list[float]]:
+        return await self._engine.embed_texts(texts, _left(deadline))
+
+    def check_health(self) -> None:
+        self._engine.check_health()
+
+    def __del__(self) -> None:
+        if engine := getattr(self, "_engine", None):
+            engine.close()
+
+
+class AnswererReplica:
+    """One question answering model on one device; see `serve_app.types.Answerer`."""
+
+    def __init__(self, args: AppArgs) -> None:
+        from serve_app.engine import load_answerer, start_answerer  # brings torch
+
+        assert args.answerer is not None
+        _set_threads(args)
+        loaded = load_answerer(
+            args.answerer, revision=args.answerer_revision, dtype=args.task_dtype, device=args.device
+        )
+        self._engine = start_answerer(loaded, args.engine_limits())
+
+    async def info(self) -> ModelInfo:
+        return await self._engine.info()
+
+    async def answer(self, pixels: Pixels, question: str, deadline: float | None) -> Answer:
+        return await self._engine.answer(pixels, question, _left(deadline))
+
+    def check_health(self) -> None:
+        self._engine.check_health()
+
+    def __del__(self) -> None:
+        if engine := getattr(self, "_engine", None):
+            engine.close()
+
+
+class HandleMatcher:
+    """`MatchModel` over the Matcher deployment; an image meets the replica that has it encoded."""
+
+    def __init__(self, handle: DeploymentHandle[Any], max_retries: int) -> None:
+        self._handle: Any = handle.options(_by_reference=False)
+        self._calls = ReplicaCalls("matcher", max_retries)
+
+    def reconfigure(self, max_retries: int) -> None:
+        self._calls.max_retries = max_retries
+
+    async def info(self) -> ModelInfo:
+        info: ModelInfo = await self._calls(self._handle, "info", deadline=None)
+        return info
+
+    async def match(
+        self, pixels: Pixels, texts: Sequence[str], timeout_s: float | None = None, *, similarity: bool = False
+    ) -> list[Match]:
+        deadline = _deadline(timeout_s)
+        handle = self._handle.options(session_id=pixels.digest)
+        matches: list[Match] = await self._calls(
+            handle, "match", pixels, list(texts), deadline, similarity, deadline=deadline
+        )
+        return matches
+
+    async def embed_image(self, pixels: Pixels, timeout_s: float | None = None) -> list[float]:
+        deadline = _deadline(timeout_s)
+        handle = self._handle.options(session_id=pixels.digest)
+        vector: list[float] = await self._calls(handle, "embed_image", pixels, deadline, deadline=deadline)
+        return vector
+
+    async def embed_texts(self, texts: Sequence[str], timeout_s: float | None = None) -> list[list[float]]:
+        deadline = _deadline(timeout_s)
+        vectors: list[list[float]] = await self._calls(
+            self._handle, "embed_texts", list(texts), deadline, deadline=deadline
+        )
+        return vectors
+
+
+class HandleAnswerer:
+    """`Answerer` over the Answerer deployment."""
+
+    def __init__(self, handle: DeploymentHandle[Any], max_retries: int) -> None:
+        self._handle: Any = handle.options(_by_reference=False)
+        self._calls = ReplicaCalls("answerer", max_retries)
+
+    def reconfigure(self, max_retries: int) -> None:
+        self._calls.max_retries = max_retries
+
+    async def info(self) -> ModelInfo:
+        info: ModelInfo = await self._calls(self._handle, "info", deadline=None)
+        return info
+
+    async def answer(self, pixels: Pixels, question: str, timeout_s: float | None = None) -> Answer:
+        deadline = _deadline(timeout_s)
+        handle = self._handle.options(session_id=pixels.digest)
+        answer: Answer = await self._calls(handle, "answer", pixels, question, deadline, deadline=deadline)
+        return answer
+
+
+def _left(deadline: float | None) -> float | None:
+    return None if deadline is None else max(0.0, deadline - time.time())
+
+
+def _deadline(timeout_s: float | None) -> float | None:
+    return None if timeout_s is None else time.time() + timeout_s
+
+
+def _set_threads(args: AppArgs) -> None:
+    import torch
+
+    if args.torch_threads is not None:
+        torch.set_num_threads(args.torch_threads)

@@ -1,0 +1,103 @@
+"""The tabs for questions and for matching: an image, some words, an answer."""
+
+from __future__ import annotations
+
+import html
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import gradio as gr
+
+from serve_app.contract import Description
+from serve_app.errors import CaptionServeError
+from serve_app.ui import render
+from serve_app.ui.files import uploaded
+from serve_app.ui.parts import REQUESTS, Context, Tab
+from serve_app.ui.texts import error_text, text
+
+_log = logging.getLogger(__name__)
+
+Ask = Callable[[bytes, str], Awaitable[str]]
+"""Image and the words of the box → what is shown, as HTML."""
+
+
+def build_answers(context: Context) -> Tab:
+    """One question about one image."""
+
+    async def ask(image: bytes, question: str) -> str:
+        body = await context.backend.answer(image, question)
+        return f'<p class="answer">{html.escape(body["answer"])}</p><p class="stats">{body["probability"]:.0%}</p>'
+
+    return _build(context, "question", 1, ask)
+
+
+def build_matches(context: Context) -> Tab:
+    """Several texts, one a line, against one image."""
+
+    async def ask(image: bytes, lines: str) -> str:
+        body = await context.backend.match(image, [line for line in lines.splitlines() if line.strip()])
+        rows = "".join(
+            f"<tr><td>{match['probability']:.1%}</td><td>{match['similarity']:.2f}</td>"
+            f"<td>{html.escape(match['text'])}</td></tr>"
+            for match in sorted(body["matches"], key=lambda match: -match["probability"])
+        )
+        return f'<table class="matches"><tbody>{rows}</tbody></table>'
+
+    return _build(context, "texts", 5, ask)
+
+
+def _build(context: Context, name: str, lines: int, ask: Ask) -> Tab:
+    language = context.language
+    with gr.Row(elem_classes="columns"):
+        with gr.Column(min_width=300):
+            image = gr.Image(
+                type="filepath",
+                image_mode=None,
+                sources=["upload", "clipboard"],
+                buttons=[],
+                height=320,
+                elem_id=f"{name}-image",
+            )
+            box = gr.Textbox(lines=lines, elem_id=name)
+            run = gr.Button(variant="primary", elem_id=f"{name}-run")
+        with gr.Column(min_width=300):
+            shown = gr.HTML("", elem_id=f"{name}-result")
+
+    async def answer(payload: Any, words: str, lang: str) -> str:
+        try:
+            upload = uploaded(payload)
+            if upload is None:
+                return render.sentence(text(lang, "no_image"), lang)
+            if not words.strip():
+                return render.sentence(text(lang, f"no_{name}"), lang)
+            return await ask(upload.read(), words)
+        except CaptionServeError as error:
+            return render.sentence(error_text(lang, error), lang)
+        except OSError:
+            return render.sentence(text(lang, "error_upload"), lang)
+        except Exception:  # a visitor is told in the page, whatever it was
+            _log.exception("A request of the page failed")
+            return render.sentence(text(lang, "error_page"), lang)
+
+    events: dict[str, Any] = {
+        "preprocess": False,
+        "concurrency_limit": REQUESTS,
+        "show_progress": "minimal",
+        "api_visibility": "private",
+    }
+    run.click(answer, [image, box, language], [shown], **events)
+    if lines == 1:
+        box.submit(answer, [image, box, language], [shown], **events)
+    return Tab(
+        words=[
+            (image, lambda lang: {"label": text(lang, "image"), "placeholder": text(lang, "image_drop")}),
+            (box, lambda lang: {"label": text(lang, name), "placeholder": text(lang, f"{name}_example")}),
+            (run, lambda lang: {"value": text(lang, f"{name}_run")}),
+        ]
+    )
+
+
+def deployed(task: str) -> Callable[[str, Description], dict[str, Any]]:
+    """Shows a tab only where the service has the task."""
+    return lambda _, service: {"visible": task in service.tasks}
