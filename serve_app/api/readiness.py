@@ -7,7 +7,7 @@ import contextvars
 import time
 
 from serve_app.errors import CaptionServeError, DeadlineExceeded, Overloaded
-from serve_app.types import Captioner
+from serve_app.steps import Captioner
 
 FRESH_S = 15.0
 """A generate that worked counts for this long; older knowledge is renewed by a probe."""

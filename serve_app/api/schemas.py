@@ -21,21 +21,8 @@ from serve_app.contract import (
     VariantEvent,
 )
 from serve_app.errors import InvalidOption
-from serve_app.types import (
-    MAX_ROUNDS,
-    ROUNDS_BY_DETAIL,
-    CaptionOptions,
-    CaptionResult,
-    Detail,
-    Extended,
-    Limits,
-    Merged,
-    Round,
-    Started,
-    Step,
-    Strategy,
-    VariantDone,
-)
+from serve_app.steps import Extended, Merged, Started, Step, VariantDone
+from serve_app.types import MAX_ROUNDS, ROUNDS_BY_DETAIL, CaptionOptions, CaptionResult, Detail, Limits, Round, Strategy
 
 MAX_SEED = 2**63 - 1
 

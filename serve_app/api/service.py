@@ -18,7 +18,8 @@ from serve_app.api.readiness import Readiness
 from serve_app.api.schemas import caption_body, parse_options, step_event
 from serve_app.contract import CaptionBody, Description, ResultEvent, StepEvent
 from serve_app.errors import DeadlineExceeded
-from serve_app.types import Captioner, CaptionOptions, Limits, ModelInfo, OnStep, Pixels, Step
+from serve_app.steps import Captioner, OnStep, Step
+from serve_app.types import CaptionOptions, Limits, ModelInfo, Pixels
 
 INTAKE_THREADS = 4
 """Images decoded at once; bounds the memory that decoding takes."""

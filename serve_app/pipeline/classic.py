@@ -7,7 +7,8 @@ from serve_app.pipeline.context import Context
 from serve_app.pipeline.draft import Draft, variant_prompts
 from serve_app.pipeline.merge import merge
 from serve_app.pipeline.refine import accepts_round, added, choose_extension, fill, needs_extension
-from serve_app.types import Clause, Extended, Merged, Round, Variant
+from serve_app.steps import Extended, Merged
+from serve_app.types import Clause, Round, Variant
 
 
 async def basic(context: Context) -> Draft:

@@ -12,6 +12,7 @@ from serve_app.errors import CaptionServeError, DeadlineExceeded, ServiceError
 from serve_app.pipeline.clean import clean
 from serve_app.pipeline.presets import Presets
 from serve_app.pipeline.scores import Floors, Scores
+from serve_app.steps import OnStep, Step, VariantDone
 from serve_app.types import (
     CaptionOptions,
     Generated,
@@ -20,12 +21,9 @@ from serve_app.types import (
     Generator,
     Matcher,
     OnOutcome,
-    OnStep,
     Outcome,
     Pixels,
-    Step,
     Variant,
-    VariantDone,
 )
 
 

@@ -20,7 +20,8 @@ from serve_app.pipeline.noise import denoise
 from serve_app.pipeline.refine import added, fill, needs_extension
 from serve_app.pipeline.scores import Candidate, Scores
 from serve_app.pipeline.words import content, joined
-from serve_app.types import Clause, Extended, Merged, Round, Variant
+from serve_app.steps import Extended, Merged
+from serve_app.types import Clause, Round, Variant
 
 SEQUENCES = 3
 """Sequences that each variant returns: the best of its beams, which it has decoded anyway."""

@@ -13,6 +13,7 @@ from serve_app.pipeline.grounded import grounded
 from serve_app.pipeline.presets import Presets
 from serve_app.pipeline.scores import Floors
 from serve_app.pipeline.work import work_of
+from serve_app.steps import OnStep, Started
 from serve_app.types import (
     CaptionOptions,
     CaptionResult,
@@ -21,9 +22,7 @@ from serve_app.types import (
     Generator,
     Matcher,
     ModelInfo,
-    OnStep,
     Pixels,
-    Started,
     Strategy,
 )
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
-from serve_app.types import CaptionOptions, Generated, GenerateJob, ModelInfo, OnOutcome, Outcome, Pixels
+from serve_app.types import CaptionOptions, Generated, GenerateJob, Limits, ModelInfo, OnOutcome, Outcome, Pixels
 
 INFO = ModelInfo("fake", 8, 8, 512, "float32", "cpu")
+CLASSIC = Limits(default_strategy="classic")
+"""The strategy whose steps a rule foresees best."""
 PIXELS = Pixels("d1", 8, 8, bytes(8 * 8 * 3))
 
 

@@ -17,7 +17,7 @@ from serve_app.errors import DeadlineExceeded, GenerationFailed, GeneratorUnavai
 from serve_app.pipeline import CaptionPipeline
 from serve_app.types import Limits
 from tests.pictures import encoded, hostile, picture
-from tests.unit.fakes import RuleGenerator
+from tests.unit.fakes import CLASSIC, RuleGenerator
 
 PNG = encoded(picture(), "PNG")
 SENTENCE = "a brown dog and a white cat lie together on the old green couch near a window"
@@ -32,7 +32,7 @@ async def api(
     rule: Callable[[str], str | Exception] = echo, limits: Limits | None = None, delay_s: float = 0.0
 ) -> AsyncIterator[tuple[httpx.AsyncClient, RuleGenerator]]:
     generator = RuleGenerator(rule, delay_s)
-    service = CaptionService(CaptionPipeline(generator), limits)
+    service = CaptionService(CaptionPipeline(generator), limits or CLASSIC)
     transport = httpx.ASGITransport(create_app(service), raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         yield client, generator
@@ -105,7 +105,7 @@ async def test_no_detail_level_has_a_smaller_share_of_the_variants(detail: str) 
      ({"rounds": "x"}, "rounds"),
      ({"seed": "-1"}, "seed"), ({"seed": str(2**63)}, "seed"), ({"timeout_s": "0"}, "timeout_s"),
      ({"timeout_s": "nan"}, "timeout_s"), ({"timeout_s": "1e9"}, "timeout_s"), ({"strategy": "magic"}, "strategy"),
-     ({"strategy": "grounded"}, "not available yet"), ({"colour": "red"}, "no such option"),
+     ({"colour": "red"}, "no such option"),
      ({"multi_round": "maybe"}, "multi_round"), ({"multi_round": "false", "rounds": "2"}, "multi_round"),
      ({"prompts": [" "]}, "prompts"), ({"prompts": ["p"] * 9}, "prompts"), ({"prompts": ["x" * 401]}, "prompts")],
 )  # fmt: skip

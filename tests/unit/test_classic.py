@@ -157,11 +157,6 @@ async def test_own_prompts_replace_the_presets_and_their_echo_goes() -> None:
     assert [variant.prompt for variant in result.variants] == ["here we see"]
 
 
-async def test_grounded_is_refused_in_one_sentence() -> None:
-    with pytest.raises(InvalidOption, match="not available yet"):
-        await CaptionPipeline(rule_of(SENTENCE)).caption(PIXELS, options(strategy="grounded"))
-
-
 def test_presets_change_by_name_only() -> None:
     assert Presets().override({"variant": {"num_beams": 3}}).variant.num_beams == 3
     assert Presets().override({"variant": {"num_beams": 3}}).variant.max_length == 150

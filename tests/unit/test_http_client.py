@@ -30,7 +30,7 @@ from serve_app.errors import (
 )
 from serve_app.pipeline import CaptionPipeline
 from tests.pictures import picture
-from tests.unit.fakes import RuleGenerator
+from tests.unit.fakes import CLASSIC, RuleGenerator
 from tests.unit.test_api import PNG, echo
 
 BODY = {
@@ -71,7 +71,7 @@ def problem(status: int, slug: str, **headers: str) -> httpx.Response:
 
 
 async def with_app(use: Callable[[AsyncCaptionServe], Any]) -> Any:
-    service = CaptionService(CaptionPipeline(RuleGenerator(echo)))
+    service = CaptionService(CaptionPipeline(RuleGenerator(echo)), CLASSIC)
     http = httpx.AsyncClient(transport=httpx.ASGITransport(create_app(service)))
     try:
         return await use(AsyncCaptionServe("http://test", http_client=http))

@@ -59,10 +59,10 @@ async def test_event_comes_before_the_slower_variants_are_done() -> None:
 async def test_leaving_the_events_cancels_the_work() -> None:
     from serve_app.api import CaptionService
     from serve_app.pipeline import CaptionPipeline
-    from tests.unit.fakes import RuleGenerator
+    from tests.unit.fakes import CLASSIC, RuleGenerator
 
     generator = RuleGenerator(echo, delay_s=60)
-    service = CaptionService(CaptionPipeline(generator))
+    service = CaptionService(CaptionPipeline(generator), CLASSIC)
     events = service.events(PNG, {})
     await anext(events)
     await asyncio.sleep(0.05)

@@ -1,0 +1,65 @@
+"""The captioner, and what it tells of while it works."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+from serve_app.types import CaptionOptions, CaptionResult, ModelInfo, Pixels, Round, Variant
+
+
+@dataclass(frozen=True, slots=True)
+class Started:
+    """What will run: the first step of every request."""
+
+    model: str
+    prompts: tuple[str, ...]
+    rounds: int
+
+
+@dataclass(frozen=True, slots=True)
+class VariantDone:
+    """A variant ended; `index` is its place among the prompts, from 1."""
+
+    index: int
+    variant: Variant
+
+
+@dataclass(frozen=True, slots=True)
+class Merged:
+    """The variants' texts became one caption."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Extended:
+    """What the extension of a short merge proposed, and whether it was taken."""
+
+    text: str
+    accepted: bool
+
+
+Step = Started | VariantDone | Merged | Extended | Round
+OnStep = Callable[[Step], None]
+
+
+class Captioner(Protocol):
+    """The whole way from pixels to a caption; what the HTTP layer, the handle and the command line call."""
+
+    async def info(self) -> ModelInfo: ...
+
+    async def caption(self, pixels: Pixels, options: CaptionOptions, on_step: OnStep | None = None) -> CaptionResult:
+        """`on_step` is told of each step as it is done.
+
+        Raises `RequestError` where the options don't fit the model, `ServiceError` where nothing was produced."""
+        ...
+
+    def work(self, options: CaptionOptions) -> int:
+        """Rows that the request decodes, summed over its generate calls: the unit of admission."""
+        ...
+
+    async def probe(self) -> None:
+        """Runs one tiny generate; raises `ServiceError` when the generate path does not work."""
+        ...
