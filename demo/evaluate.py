@@ -1,8 +1,12 @@
 """How true the captions of held-out scenes are: `python -m demo.evaluate`.
 
-Every strategy runs through the service's own pipeline; `demo.score` says what is counted. With
-`--against` other engines and number formats caption the same scenes, and `identical` is the share of
+Every strategy runs through the service's own pipeline; `demo.score` says what is counted. The score of the gate, the
+matcher's, is no measure here. `--against` runs further engines and number formats; `identical` is then the share of
 texts that are the same to the letter.
+
+    python -m demo.evaluate --scenes 500                      # all strategies, about twenty minutes on two cores
+    python -m demo.evaluate --questions                       # question answering and matching instead
+    python -m demo.evaluate --images DIR --annotations captions.json --instances instances.json   # COCO's format
 """
 
 from __future__ import annotations
@@ -13,24 +17,32 @@ import io
 import json
 import sys
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Coroutine, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
 
-from demo import held_out
+from demo import coco, held_out, tasks
 from demo.scenes import HELD_OUT_SEED, Scene, draw_scene
-from demo.score import Score
+from demo.score import MEASURES, Score
 from serve_app.api import images
-from serve_app.engine import load, start
+from serve_app.args import matcher_for
+from serve_app.engine import load, load_matcher, start, start_matcher
 from serve_app.pipeline import CaptionPipeline
-from serve_app.pipeline.presets import VARIANT_PROMPTS
+from serve_app.pipeline.clean import clean
+from serve_app.pipeline.presets import VARIANT_PROMPTS, Presets
+from serve_app.pipeline.words import sentence
 from serve_app.types import (
     ROUNDS_BY_DETAIL,
     CaptionOptions,
     EngineName,
+    Generated,
     GenerateJob,
     GenerationParameters,
     Generator,
     Limits,
+    Match,
+    Matcher,
     ModelInfo,
     OnOutcome,
     Outcome,
@@ -40,20 +52,34 @@ from serve_app.types import (
 
 GREEDY = GenerationParameters(num_beams=1, do_sample=False, max_length=150)
 TIMEOUT_S = 600.0
+SEQUENCES = 3
+"""Of each variant, for the best of N by match score."""
+
+
+@dataclass
+class Cost:
+    """What a caption took: seconds, generate jobs and matcher calls."""
+
+    seconds: float = 0.0
+    generated: int = 0
+    matched: int = 0
 
 
 @dataclass
 class Remembering:
-    """A Generator that answers a job that it has seen without running it again.
+    """A Generator and Matcher that answers a call that it has seen from memory, and charges what it took then.
 
     Detail levels share their first steps, and every job's random stream is fixed by its seed.
     """
 
-    inner: Generator
-    _known: dict[tuple[str, GenerateJob], Outcome] = field(default_factory=dict)
+    generator: Generator
+    matcher: Matcher | None
+    cost: Cost = field(default_factory=Cost)
+    """Its seconds are those that memory saved."""
+    _calls: dict[tuple[GenerateJob, ...], tuple[list[Outcome], float]] = field(default_factory=dict)
 
     async def info(self) -> ModelInfo:
-        return await self.inner.info()
+        return await self.generator.info()
 
     async def generate(
         self,
@@ -62,17 +88,30 @@ class Remembering:
         timeout_s: float | None = None,
         on_outcome: OnOutcome | None = None,
     ) -> list[Outcome]:
-        new = [job for job in jobs if (pixels.digest, job) not in self._known]
-        for job, outcome in zip(new, await self.inner.generate(pixels, new, timeout_s), strict=True):
-            self._known[pixels.digest, job] = outcome
-        outcomes = [self._known[pixels.digest, job] for job in jobs]
+        key = tuple(jobs)
+        self.cost.generated += len(jobs)
+        if key in self._calls:
+            outcomes, seconds = self._calls[key]
+            self.cost.seconds += seconds
+        else:
+            begun = time.perf_counter()
+            outcomes = await self.generator.generate(pixels, jobs, timeout_s)
+            self._calls[key] = outcomes, time.perf_counter() - begun
         for index, outcome in enumerate(outcomes):
             if on_outcome is not None:
                 on_outcome(index, outcome)
         return outcomes
 
+    async def match(
+        self, pixels: Pixels, texts: Sequence[str], timeout_s: float | None = None, *, similarity: bool = False
+    ) -> list[Match]:
+        assert self.matcher is not None
+        self.cost.matched += 1
+        return await self.matcher.match(pixels, texts, timeout_s, similarity=similarity)
 
-def _scenes(count: int) -> Iterable[tuple[bytes, Scene]]:
+
+def scenes_of(count: int) -> Iterable[tuple[bytes, Scene]]:
+    """The committed held-out scenes, and beyond them further ones of their stream."""
     for number, (file, scene) in enumerate(held_out.read()):
         if number < count:
             yield file.read_bytes(), scene
@@ -81,15 +120,6 @@ def _scenes(count: int) -> Iterable[tuple[bytes, Scene]]:
         buffer = io.BytesIO()
         image.save(buffer, "PNG")
         yield buffer.getvalue(), scene
-
-
-def _options(strategy: Strategy, rounds: int, seed: int) -> CaptionOptions:
-    return CaptionOptions(strategy, rounds, (), seed, TIMEOUT_S)
-
-
-async def _greedy(generator: Generator, pixels: Pixels) -> list[str]:
-    outcomes = await generator.generate(pixels, [GenerateJob(prompt, GREEDY) for prompt in VARIANT_PROMPTS])
-    return ["" if isinstance(outcome, Exception) else outcome.text for outcome in outcomes]
 
 
 @dataclass(frozen=True)
@@ -107,63 +137,167 @@ class Runner:
         return cls("decode" if engine == "decode" else "reference", dtype or "auto")
 
 
-async def evaluate(args: argparse.Namespace, runner: Runner) -> dict[str, list[str]]:
+@dataclass
+class Texts:
+    """The captions of all scenes by one strategy, and what they took."""
+
+    texts: list[str] = field(default_factory=list)
+    costs: list[Cost] = field(default_factory=list)
+
+    def cost(self) -> dict[str, float]:
+        count = max(1, len(self.costs))
+        return {
+            "seconds": round(sum(cost.seconds for cost in self.costs) / count, 4),
+            "generate_calls": round(sum(cost.generated for cost in self.costs) / count, 2),
+            "match_calls": round(sum(cost.matched for cost in self.costs) / count, 2),
+        }
+
+
+class Evaluation:
+    """Captions one image by every strategy."""
+
+    def __init__(self, generator: Generator, matcher: Matcher | None, seed: int, greedy_only: bool) -> None:
+        self._generator = generator
+        self._matcher = matcher
+        self._seed = seed
+        self._greedy_only = greedy_only
+        self.found: dict[str, Texts] = {}
+
+    async def caption(self, pixels: Pixels) -> None:
+        models = Remembering(self._generator, self._matcher)
+        await self._run("variants, greedy, united", models, _greedy(models, pixels))
+        if self._greedy_only:
+            return
+        await self._run("basic", models, self._strategy(models, pixels, "basic", 1, False))
+        if self._matcher is not None:
+            await self._run("best of N", models, _best_of_n(models, pixels, self._seed))
+        runs: tuple[tuple[Strategy, bool], ...] = (("classic", False), ("grounded", False), ("grounded", True))
+        for strategy, matched in runs:
+            if matched and self._matcher is None:
+                continue
+            for detail, rounds in ROUNDS_BY_DETAIL.items():
+                name = f"{strategy} {detail}" + (", no matcher" if strategy == "grounded" and not matched else "")
+                await self._run(name, models, self._strategy(models, pixels, strategy, rounds, matched))
+
+    async def _strategy(
+        self, models: Remembering, pixels: Pixels, strategy: Strategy, rounds: int, matched: bool
+    ) -> str:
+        pipeline = CaptionPipeline(models, matcher=models if matched else None)
+        return (await pipeline.caption(pixels, CaptionOptions(strategy, rounds, (), self._seed, TIMEOUT_S))).caption
+
+    async def _run(self, name: str, models: Remembering, work: Coroutine[Any, Any, str]) -> None:
+        models.cost = Cost()
+        begun = time.perf_counter()
+        text = await work
+        models.cost.seconds += time.perf_counter() - begun
+        texts = self.found.setdefault(name, Texts())
+        texts.texts.append(text)
+        texts.costs.append(models.cost)
+
+
+async def _greedy(models: Remembering, pixels: Pixels) -> str:
+    outcomes = await models.generate(pixels, [GenerateJob(prompt, GREEDY) for prompt in VARIANT_PROMPTS])
+    return " ".join("" if isinstance(outcome, Exception) else outcome.text for outcome in outcomes)
+
+
+async def _best_of_n(models: Remembering, pixels: Pixels, seed: int) -> str:
+    """Of all sequences of all variants, the one with the best match score."""
+    parameters = replace(Presets().variant, num_return_sequences=SEQUENCES)
+    outcomes = await models.generate(pixels, [GenerateJob(prompt, parameters, seed) for prompt in VARIANT_PROMPTS])
+    texts = [
+        sentence(clean(one.text))
+        for outcome in outcomes
+        if isinstance(outcome, Generated)
+        for one in (outcome, *outcome.alternatives)
+    ]
+    scores = [match.probability for match in await models.match(pixels, texts)]
+    return max(zip(scores, texts, strict=True))[1]
+
+
+async def evaluate(args: argparse.Namespace, runner: Runner) -> dict[str, Texts]:
     """Returns the texts of all scenes by strategy."""
     engine = start(load(args.model, dtype=runner.dtype), runner.engine)
+    name = matcher_for(args.model, args.matcher)
+    matcher = start_matcher(load_matcher(name)) if name else None
     info = await engine.info()
-    found: dict[str, list[str]] = {}
+    evaluation = Evaluation(engine, matcher, args.seed, args.greedy_only)
     begun = time.monotonic()
-    for number, (data, _) in enumerate(_scenes(args.scenes), start=1):
-        generator = Remembering(engine)
-        pipeline = CaptionPipeline(generator)
-        pixels = images.read(data, Limits(), info)
-        texts = {"variants, greedy, united": " ".join(await _greedy(generator, pixels))}
-        if not args.greedy_only:
-            texts["basic"] = (await pipeline.caption(pixels, _options("basic", 1, args.seed))).caption
-            for detail, rounds in ROUNDS_BY_DETAIL.items():
-                result = await pipeline.caption(pixels, _options("classic", rounds, args.seed))
-                texts[f"classic {detail}"] = result.caption
-            for place, variant in enumerate(result.variants, start=1):
-                texts[f"variant {place}"] = variant.text
-        for name, text in texts.items():
-            found.setdefault(name, []).append(text)
+    for number, (data, _) in enumerate(scenes_of(args.scenes), start=1):
+        await evaluation.caption(images.read(data, Limits(), info))
         if number % 20 == 0:
             print(f"{number} scenes, {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
-    engine.close()
-    return found
+    for model in (engine, matcher):
+        if model is not None:
+            model.close()
+    return evaluation.found
+
+
+def report_of(scenes: Sequence[Scene], texts: dict[str, Texts], first: dict[str, Texts]) -> dict[str, dict[str, Any]]:
+    rows: dict[str, dict[str, Any]] = {}
+    for name, found in texts.items():
+        score = Score()
+        for scene, text in zip(scenes, found.texts, strict=True):
+            score.add(scene, text)
+        same = sum(map(str.__eq__, found.texts, first[name].texts)) / len(scenes)
+        rows[name] = {**score.summary(), **found.cost(), "identical": same, "intervals": score.intervals()}
+    return rows
+
+
+def table(name: str, rows: dict[str, dict[str, Any]]) -> str:
+    shares = [measure for measure in MEASURES if measure != "words"]
+    numbers = ["words", "seconds", "generate_calls", "match_calls"]
+    lines = [f"{name:28}" + "".join(f"{title:>22}" for title in shares) + "".join(f"{title:>16}" for title in numbers)]
+    for strategy, row in rows.items():
+        cells = (
+            f"{row[measure]:.1%} ({row['intervals'][measure][0]:.1%}–{row['intervals'][measure][1]:.1%})"
+            for measure in shares
+        )
+        lines.append(
+            f"{strategy:28}"
+            + "".join(f"{cell:>22}" for cell in cells)
+            + "".join(f"{row[number]:>16.3g}" for number in numbers)
+        )
+    return "\n".join(lines)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="demo", help="demo, a local directory, or a hub id")
+    parser.add_argument("--matcher", help="the same; none for none; the embedded one beside the embedded captioner")
+    parser.add_argument("--answerer", default="demo", help="the same, for --questions")
     parser.add_argument("--scenes", type=int, default=held_out.COUNT, help="beyond 200 they are drawn anew")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--greedy-only", action="store_true", help="only the greedy variants")
+    parser.add_argument("--questions", action="store_true", help="question answering and matching, no captions")
     parser.add_argument("--runner", type=Runner.parse, default=Runner("decode", "auto"), help="engine:dtype")
     parser.add_argument(
         "--against", type=Runner.parse, nargs="+", default=[], help="further engine:dtype, compared with --runner"
     )
+    parser.add_argument("--images", type=Path, help="directory of images that the annotations name")
+    parser.add_argument("--annotations", type=Path, help="captions in COCO's format")
+    parser.add_argument("--instances", type=Path, help="objects in COCO's format, for CHAIR")
+    parser.add_argument("--strategy", default="grounded", help="of --images")
+    parser.add_argument("--limit", type=int, help="most images of --images")
     parser.add_argument("--json", action="store_true", help="print the JSON line alone")
     args = parser.parse_args()
-    scenes = [scene for _, scene in _scenes(args.scenes)]
-    report: dict[str, dict[str, dict[str, float]]] = {}
-    first: dict[str, list[str]] = {}
+    if (args.images is None) != (args.annotations is None):
+        parser.error("--images and --annotations go together")
+    if args.images is not None:
+        coco.main(args)
+        return
+    if args.questions:
+        tasks.main(args)
+        return
+    scenes = [scene for _, scene in scenes_of(args.scenes)]
+    report: dict[str, dict[str, dict[str, Any]]] = {}
+    first: dict[str, Texts] = {}
     for runner in (args.runner, *args.against):
         texts = asyncio.run(evaluate(args, runner))
         first = first or texts
-        rows = report[f"{runner.engine}:{runner.dtype}"] = {}
-        for name in texts:
-            score = Score()
-            for scene, text in zip(scenes, texts[name], strict=True):
-                score.add(scene, text)
-            same = sum(map(str.__eq__, texts[name], first[name])) / len(scenes)
-            rows[name] = {**score.summary(), "identical": same}
-    if not args.json:
-        for name, rows in report.items():
-            print(f"{name:26} {'recall':>8} {'wrong':>8} {'words':>8} {'identical':>10}")
-            for strategy, row in rows.items():
-                shares = f"{row['recall']:8.1%} {row['wrong']:8.1%} {row['words']:8.1f} {row['identical']:10.1%}"
-                print(f"{strategy:26} {shares}")
+        name = f"{runner.engine}:{runner.dtype}"
+        report[name] = report_of(scenes, texts, first)
+        if not args.json:
+            print(table(name, report[name]))
     print(json.dumps({"scenes": args.scenes, "runners": report}))
 
 

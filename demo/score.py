@@ -1,41 +1,93 @@
-"""How much of a scene a caption names, and how much that is not there.
+"""How much of a scene a caption tells, and how much of it is true.
 
-Object recall is the share of the scenes' kinds that a caption names; the wrong-object rate is the
-share of the kinds named that are not there, the instance measure of CHAIR (Rohrbach et al. 2018,
-https://arxiv.org/abs/1809.02156).
+Object recall is the share of the scenes' kinds that a caption names; the wrong-object rate is the share of the kinds
+named that are not there, the instance measure of CHAIR (Rohrbach et al. 2018, https://arxiv.org/abs/1809.02156).
+Counts and relations (sizes and positions) are shares of what the captions claim (`demo.facts`), well-formed captions
+those without a fault (`demo.grammar`). Intervals are percentiles of a bootstrap over scenes (Efron and Tibshirani, An
+Introduction to the Bootstrap, 1993).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import re
+from dataclasses import dataclass, field
 
+import numpy as np
+
+from demo.facts import claims
+from demo.grammar import faults
 from demo.objects import nouns_in
 from demo.scenes import Scene
+
+MEASURES: dict[str, tuple[str, str]] = {
+    "recall": ("found", "there"),
+    "wrong": ("invented", "named"),
+    "counts": ("counts right", "counts"),
+    "relations": ("relations right", "relations"),
+    "well_formed": ("well-formed", "scenes"),
+    "repeated": ("repeated", "words"),
+    "words": ("words", "scenes"),
+}
+"""Measure → what is divided by what, both summed over the scenes."""
+RESAMPLES = 2000
+CONFIDENCE = 0.95
 
 
 @dataclass
 class Score:
-    """Counts over all scenes so far."""
+    """Counts of each scene so far."""
 
-    there: int = 0
-    found: int = 0
-    named: int = 0
-    wrong: int = 0
-    words: int = 0
-    scenes: int = 0
+    rows: list[dict[str, int]] = field(default_factory=list)
 
     def add(self, scene: Scene, text: str) -> None:
         named = nouns_in(text)
-        self.there += len(scene.nouns)
-        self.found += len(scene.nouns & named)
-        self.named += len(named)
-        self.wrong += len(named - scene.nouns)
-        self.words += len(text.split())
-        self.scenes += 1
+        claimed = claims(text)
+        counts = [claim for claim in claimed if claim.kind == "count"]
+        relations = [claim for claim in claimed if claim.kind in ("size", "position")]
+        self.rows.append(
+            {
+                "there": len(scene.nouns),
+                "found": len(scene.nouns & named),
+                "named": len(named),
+                "invented": len(named - scene.nouns),
+                "counts": len(counts),
+                "counts right": sum(claim.holds(scene) for claim in counts),
+                "relations": len(relations),
+                "relations right": sum(claim.holds(scene) for claim in relations),
+                "well-formed": not faults(text),
+                "repeated": repeated(text),
+                "words": len(text.split()),
+                "scenes": 1,
+            }
+        )
 
     def summary(self) -> dict[str, float]:
         return {
-            "recall": round(self.found / max(1, self.there), 4),
-            "wrong": round(self.wrong / max(1, self.named), 4),
-            "words": round(self.words / max(1, self.scenes), 1),
+            name: round(sum(row[part] for row in self.rows) / max(1, sum(row[whole] for row in self.rows)), 4)
+            for name, (part, whole) in MEASURES.items()
         }
+
+    def intervals(self, seed: int = 0) -> dict[str, tuple[float, float]]:
+        """For each measure the bounds of its interval of confidence."""
+        rng = np.random.default_rng(seed)
+        picks = rng.integers(len(self.rows), size=(RESAMPLES, len(self.rows)))
+        found = {}
+        for name, (part, whole) in MEASURES.items():
+            over = np.array([row[part] for row in self.rows])[picks].sum(1)
+            under = np.array([row[whole] for row in self.rows])[picks].sum(1)
+            low, high = np.percentile(over / np.maximum(1, under), [50 * (1 - CONFIDENCE), 50 * (1 + CONFIDENCE)])
+            found[name] = (round(float(low), 4), round(float(high), 4))
+        return found
+
+
+def repeated(text: str) -> int:
+    """Words that belong to a run of four that stood in the text before."""
+    words = re.findall(r"[a-z]+", text.lower())
+    seen: set[tuple[str, ...]] = set()
+    marked: set[int] = set()
+    for at in range(len(words) - 3):
+        run = tuple(words[at : at + 4])
+        if run in seen:
+            marked.update(range(at, at + 4))
+        seen.add(run)
+    return len(marked)

@@ -1,9 +1,10 @@
 """Trains the embedded matcher: `python -m demo.train_matcher --out serve_app/models/demo-matcher`.
 
 It begins with the captioner's vision encoder and its text layers, which already find words in pictures, and learns on
-drawn scenes with two losses: image–text matching (ITM) on true statements and their false twins (one thing swapped),
-and the contrast of images and captions within a batch (ITC), as in BLIP (Li et al. 2022,
-https://arxiv.org/abs/2201.12086).
+drawn scenes: image–text matching (ITM) on true statements and their false twins (one thing swapped), and the contrast
+of images and captions within a batch (ITC), as in BLIP (Li et al. 2022, https://arxiv.org/abs/2201.12086). A head that
+is dropped afterwards says of each token whether it is one of those that were swapped: dense labels teach where to look,
+and the matching score has only to ask whether any token is wrong.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import argparse
 import copy
 from collections.abc import Iterator
+from difflib import SequenceMatcher
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from demo.fit import Batch, Fit, save
 from demo.scenes import TRAIN_SEED, draw_scene
 from demo.statements import everything, pair
 from demo.train import MEAN, STD
+from demo.training_data import IGNORED
 from demo.vocabulary import write_tokenizer
 
 PACK = 224
@@ -40,7 +43,8 @@ NONE = -1
 class MatchingTexts(IterableDataset[dict[str, torch.Tensor]]):
     """Scenes `first`, `first + 1`, … of the training stream, each with true statements and their false twins.
 
-    Items: pixels uint8 [SIZE, SIZE, 3]; [PACK] each of input_ids, position_ids, text_ids (0 = padding);
+    Items: pixels uint8 [SIZE, SIZE, 3]; [PACK] each of input_ids, position_ids, text_ids (0 = padding) and swapped
+    (1 for a token that makes its statement false, IGNORED for padding);
     starts and labels [2 × MAX_PAIRS] (where each statement begins; 1 true, 0 false, NONE); caption
     [CAPTION_TOKENS], padded with 0.
     """
@@ -63,6 +67,7 @@ class MatchingTexts(IterableDataset[dict[str, torch.Tensor]]):
 
     def _pack(self, pairs: Iterator[tuple[str, str]]) -> dict[str, torch.Tensor]:
         row = {name: torch.zeros(PACK, dtype=torch.long) for name in ("input_ids", "position_ids", "text_ids")}
+        row["swapped"] = torch.full((PACK,), IGNORED)
         starts = torch.zeros(2 * MAX_PAIRS, dtype=torch.long)
         labels = torch.full((2 * MAX_PAIRS,), NONE)
         at, number = 0, 0
@@ -70,31 +75,43 @@ class MatchingTexts(IterableDataset[dict[str, torch.Tensor]]):
             encoded = [self._encode(text) for text in texts]
             if at + sum(map(len, encoded)) > PACK:
                 break
-            for label, ids in zip((1, 0), encoded, strict=True):
+            marks = ([0] * len(encoded[0]), _swapped(*encoded))
+            for label, ids, swapped in zip((1, 0), encoded, marks, strict=True):
                 end = at + len(ids)
                 row["input_ids"][at:end] = torch.tensor(ids)
                 row["position_ids"][at:end] = torch.arange(len(ids))
                 row["text_ids"][at:end] = number + 1
+                row["swapped"][at:end] = torch.tensor(swapped)
                 starts[number], labels[number] = at, label
                 at, number = end, number + 1
         return {**row, "starts": starts, "labels": labels}
 
 
+def _swapped(true: list[int], false: list[int]) -> list[int]:
+    """For each token of the false statement, 1 where it differs from the true one."""
+    marks = [0] * len(false)
+    for name, _, _, start, end in SequenceMatcher(None, true, false, autojunk=False).get_opcodes():
+        if name != "equal":
+            marks[start : max(end, start + 1)] = [1] * max(end - start, 1)
+    return marks[: len(false)]
+
+
 class Trainee(nn.Module):
-    """The matcher with its losses."""
+    """The matcher with its losses, and the head that exists for training only."""
 
     def __init__(self, blip: BlipForImageTextRetrieval) -> None:
         super().__init__()
         self.blip = blip
+        self.token_head = nn.Linear(blip.config.text_config.hidden_size, 2)
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1) * 255)
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1) * 255)
 
     def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
         pixels = (batch["pixels"].permute(0, 3, 1, 2).float() - self.mean) / self.std  # [B, 3, SIZE, SIZE]
         image = self.blip.vision_model(pixel_values=pixels).last_hidden_state  # [B, 1 + patches, width]
-        return {"itm": self._matching(image, batch), "itc": self._contrast(image, batch)}
+        return {**self._matching(image, batch), "itc": self._contrast(image, batch)}
 
-    def _matching(self, image: torch.Tensor, batch: Batch) -> torch.Tensor:
+    def _matching(self, image: torch.Tensor, batch: Batch) -> dict[str, torch.Tensor]:
         texts = batch["text_ids"]  # [B, PACK]
         states = self.blip.text_encoder(
             input_ids=batch["input_ids"],
@@ -105,7 +122,11 @@ class Trainee(nn.Module):
         rows = torch.arange(len(states))[:, None]
         wanted = batch["labels"] != NONE
         first = states[rows, batch["starts"]][wanted]  # [statements, width]
-        return F.cross_entropy(self.blip.itm_head(first).float(), batch["labels"][wanted])
+        tokens = self.token_head(states).float().transpose(1, 2)  # [B, 2, PACK]
+        return {
+            "itm": F.cross_entropy(self.blip.itm_head(first).float(), batch["labels"][wanted]),
+            "tokens": F.cross_entropy(tokens, batch["swapped"], torch.tensor([1.0, 3.0]), ignore_index=IGNORED),
+        }
 
     def _contrast(self, image: torch.Tensor, batch: Batch) -> torch.Tensor:
         captions = batch["caption"]  # [B, CAPTION_TOKENS]
@@ -150,7 +171,11 @@ def train(args: argparse.Namespace) -> None:
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.threads)
     tokenizer = write_tokenizer(args.out, for_tasks=True)
-    model = Trainee(begin(args.captioner, tokenizer))
+    if args.matcher is None:
+        blip = begin(args.captioner, tokenizer)
+    else:
+        blip = BlipForImageTextRetrieval.from_pretrained(str(args.matcher), dtype=torch.float32)
+    model = Trainee(blip)
     data = MatchingTexts(tokenizer, args.first_scene, args.steps * args.batch_size)
     batches = DataLoader(data, batch_size=args.batch_size, num_workers=1, prefetch_factor=6)
     fit = Fit(
@@ -162,7 +187,7 @@ def train(args: argparse.Namespace) -> None:
         args.log_every,
         args.save_every,
     )
-    fit.phase(batches, {"itm": 1.0, "itc": 0.2})
+    fit.phase(batches, {"itm": 1.0, "tokens": 2.0, "itc": 0.1})
 
 
 def options(description: str, out: str, first_scene: int) -> argparse.ArgumentParser:
@@ -183,7 +208,8 @@ def options(description: str, out: str, first_scene: int) -> argparse.ArgumentPa
 
 def main() -> None:
     parser = options(__doc__ or "", "serve_app/models/demo-matcher", 1_000_000)
-    parser.add_argument("--steps", type=int, default=1600)
+    parser.add_argument("--matcher", type=Path, help="an earlier run's matcher to go on with")
+    parser.add_argument("--steps", type=int, default=3000)
     train(parser.parse_args())
 
 

@@ -74,6 +74,14 @@ class AppArgs(BaseModel):
         None, ge=0, le=1, description="match score that a clause needs; None: as calibrated on the embedded models"
     )
 
+    polish_url: str | None = Field(
+        None,
+        description="root of an OpenAI-compatible API whose chat model rewrites grounded captions, such as "
+        "http://llm:8000/v1; its key is the environment's CAPTION_SERVE_POLISH_API_KEY; None: nothing is rewritten",
+    )
+    polish_model: str | None = Field(None, description="name of that chat model")
+    polish_timeout_s: float = Field(20.0, gt=0, description="seconds that the chat model may take")
+
     default_strategy: Strategy = Field("grounded", description="strategy of requests that name none")
     default_detail: Detail = Field("high", description="detail of requests that name none")
     default_seed: int = Field(0, ge=0, description="seed of requests that name none")
@@ -131,9 +139,11 @@ class AppArgs(BaseModel):
         return checked
 
     @model_validator(mode="after")
-    def _default_within_maximum(self) -> Self:
+    def _fit_together(self) -> Self:
         if self.default_timeout_s > self.max_timeout_s:
             raise ValueError("default_timeout_s must not be above max_timeout_s")
+        if (self.polish_url is None) != (self.polish_model is None):
+            raise ValueError("polish_url and polish_model go together")
         return self
 
     def reconfigured(self, user_config: Mapping[str, Any]) -> Self:

@@ -97,6 +97,10 @@ class WrongImageSize(ServiceError):
     """The pixels are of another model's size: the service is changing models."""
 
 
+class PolishFailed(ServiceError):
+    """The chat model that rewrites captions gave no usable text; the caption stands as it was."""
+
+
 class ModelError(CaptionServeError):
     """The model cannot be loaded; the deployment fails with this sentence."""
 

@@ -254,6 +254,14 @@ class Clause:
     score: float | None = None
 
 
+class Polisher(Protocol):
+    """Rewrites a caption fluently and adds nothing."""
+
+    async def polish(self, caption: str, clauses: Sequence[Clause], timeout_s: float) -> str:
+        """Raises `PolishFailed`."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class CaptionResult:
     """A caption and how it came to be. `timings_ms` has a key for each step that ran, and `total`."""

@@ -15,8 +15,9 @@ from serve_app.engine import (
     start_matcher,
 )
 from serve_app.instant import InstantGenerator
-from serve_app.pipeline import CaptionPipeline, Floors, Presets
+from serve_app.pipeline import CaptionPipeline
 from serve_app.types import Generator
+from serve_app.wiring import pipeline_of
 
 
 def local_service(args: AppArgs) -> CaptionService:
@@ -27,13 +28,13 @@ def local_service(args: AppArgs) -> CaptionService:
 def local_services(args: AppArgs) -> tuple[CaptionService, TaskService]:
     """The same with questions and matching, as far as `args` names models for them."""
     matcher = matcher_of(args)
-    captions = CaptionService(_pipeline(args, matcher), args.limits())
+    captions = CaptionService(pipeline_of(args, _generator(args), matcher), args.limits())
     return captions, TaskService(captions, matcher, _answerer(args))
 
 
 def captioner_of(args: AppArgs) -> CaptionPipeline:
     """As `local_service`, for pixels that are read elsewhere."""
-    return _pipeline(args, matcher_of(args))
+    return pipeline_of(args, _generator(args), matcher_of(args))
 
 
 def matcher_of(args: AppArgs) -> MatchEngine | None:
@@ -49,13 +50,6 @@ def _answerer(args: AppArgs) -> AnswerEngine | None:
         return None
     loaded = load_answerer(args.answerer, revision=args.answerer_revision, dtype=args.task_dtype, device=args.device)
     return start_answerer(loaded, args.engine_limits())
-
-
-def _pipeline(args: AppArgs, matcher: MatchEngine | None) -> CaptionPipeline:
-    presets = Presets().override(args.presets)
-    presets.check_rows(args.max_rows)
-    floors = Floors() if args.clause_floor is None else Floors(matcher=args.clause_floor)
-    return CaptionPipeline(_generator(args), presets, matcher, floors)
 
 
 def _generator(args: AppArgs) -> Generator:

@@ -10,8 +10,9 @@ from ray.serve.config import RequestRouterConfig
 
 from serve_app.args import AppArgs
 from serve_app.deployments.captioner import CaptionerReplica
-from serve_app.deployments.ingress import IngressReplica, presets_of
+from serve_app.deployments.ingress import IngressReplica
 from serve_app.deployments.tasks import AnswererReplica, MatcherReplica
+from serve_app.wiring import presets_of
 
 INGRESS, CAPTIONER, MATCHER, ANSWERER = "Ingress", "Captioner", "Matcher", "Answerer"
 """Deployment names, as config files use them."""

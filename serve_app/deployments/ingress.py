@@ -16,18 +16,8 @@ from serve_app.deployments.generator import HandleGenerator
 from serve_app.deployments.metrics import AdmissionMetrics
 from serve_app.deployments.receive import DisconnectMiddleware
 from serve_app.deployments.tasks import HandleAnswerer, HandleMatcher
-from serve_app.pipeline import CaptionPipeline, Floors, Presets
-
-
-def presets_of(args: AppArgs) -> Presets:
-    """The presets of these settings. Raises `InvalidOption` where they don't exist or don't fit the engine."""
-    presets = Presets().override(args.presets)
-    presets.check_rows(args.max_rows)
-    return presets
-
-
-def floors_of(args: AppArgs) -> Floors:
-    return Floors() if args.clause_floor is None else Floors(matcher=args.clause_floor)
+from serve_app.pipeline import CaptionPipeline
+from serve_app.wiring import pipeline_of
 
 
 class IngressReplica:
@@ -126,7 +116,7 @@ class IngressReplica:
         return (await self._service.describe()).model_dump()
 
     def _pipeline(self, args: AppArgs) -> CaptionPipeline:
-        return CaptionPipeline(self._generator, presets_of(args), self._matcher, floors_of(args))
+        return pipeline_of(args, self._generator, self._matcher)
 
     def __del__(self) -> None:
         if capacity := getattr(self, "_capacity", None):

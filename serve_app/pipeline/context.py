@@ -23,6 +23,7 @@ from serve_app.types import (
     OnOutcome,
     Outcome,
     Pixels,
+    Polisher,
     Variant,
 )
 
@@ -57,7 +58,9 @@ class Context:
         on_step: OnStep | None = None,
         matcher: Matcher | None = None,
         floors: Floors | None = None,
+        polisher: Polisher | None = None,
     ) -> None:
+        self.polisher = polisher
         self.presets = presets
         self.options = options
         self.degraded: list[str] = []
@@ -82,6 +85,10 @@ class Context:
         """Tells whoever follows the request of a step that is done."""
         if self._on_step is not None:
             self._on_step(step)
+
+    @property
+    def remaining_s(self) -> float:
+        return max(0.0, self._deadline - time.monotonic())
 
     def scores(self) -> Scores:
         """The request's scores, by the matcher where there is one."""

@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from serve_app.errors import PolishFailed
 from serve_app.pipeline import presets
 from serve_app.pipeline.clauses import Phrase, split
 from serve_app.pipeline.compose import Addition, Composition, additions, continuation
@@ -21,7 +22,7 @@ from serve_app.pipeline.refine import added, fill, needs_extension
 from serve_app.pipeline.scores import Candidate, Scores
 from serve_app.pipeline.words import content, joined
 from serve_app.steps import Extended, Merged
-from serve_app.types import Clause, Round, Variant
+from serve_app.types import Clause, Polisher, Round, Variant
 
 SEQUENCES = 3
 """Sequences that each variant returns: the best of its beams, which it has decoded anyway."""
@@ -29,6 +30,10 @@ MAX_ADDITIONS = 24
 """Most clauses that one step weighs."""
 TIE = 0.02
 """Candidates whose scores differ by less are equally right; the one that says more begins the caption."""
+
+
+LONGEST = 2
+"""A rewritten caption may have so many times the words."""
 
 
 async def grounded(context: Context) -> Draft:
@@ -61,11 +66,16 @@ async def grounded(context: Context) -> Draft:
             context.tell(rounds[-1])
             if state is before:
                 break
+    text = state.composition.text
+    clauses = state.clauses(scores)
+    if context.polisher is not None and text:
+        with context.timed("polish"):
+            text = await _polished(context, context.polisher, text, clauses, scores)
     if scores.loss:
         context.degraded.append(f"matcher: {scores.loss.rstrip('.')}; clauses were weighed by the variants' agreement.")
     best = _best_of_variants(candidates, scores)
     variants = tuple(Variant(prompt, *best.get(number, ("", None))) for number, prompt in enumerate(prompts, start=1))
-    return Draft(state.composition.text, variants, state.clauses(scores), tuple(rounds))
+    return Draft(text, variants, clauses, tuple(rounds))
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +217,24 @@ async def _round(context: Context, number: int, state: _State, scores: Scores) -
     prompt = fill(presets.ROUND_PROMPT, state.composition.prompt)
     texts = await context.may_generate(name, [prompt], context.presets.round)
     return await _grow(state, texts, [name], scores)
+
+
+async def _polished(context: Context, polisher: Polisher, text: str, clauses: Sequence[Clause], scores: Scores) -> str:
+    """The rewritten text where it passes the gate that its clauses passed; else the text as it is."""
+    try:
+        rewritten = await polisher.polish(text, clauses, context.remaining_s)
+    except PolishFailed as error:
+        context.degraded.append(f"polish: {error.message}.")
+        return text
+    phrases = [phrase.text for phrase in split(denoise(rewritten)) if not phrase.leans]
+    await scores.learn([text, rewritten, *phrases])
+    whole = not scores.judges_wholes or scores.of(rewritten) >= scores.of(text) - scores.fall
+    new = content(rewritten) - content(text)
+    said = phrases and all(map(scores.passes, phrases))
+    if whole and said and (scores.judges_wholes or not new) and len(rewritten.split()) <= LONGEST * len(text.split()):
+        return rewritten
+    context.degraded.append("polish: the rewritten text said what the image does not support.")
+    return text
 
 
 async def _grow(state: _State, texts: Sequence[str], sources: Sequence[str], scores: Scores) -> _State:

@@ -38,7 +38,7 @@ def _without_loops(words: list[str]) -> list[str]:
     while place < len(words):
         for length in range(min(MAX_LOOP_TOKENS, (len(words) - place) // 2), 0, -1):
             end = place + length
-            gap = 1 if lower[end] in {",", "and", "or"} and lower[end] not in lower[place:end] else 0
+            gap = 1 if lower[end] in (",", "and", "or") else 0
             if lower[place:end] == lower[end + gap : end + gap + length]:
                 del words[end : end + gap + length], lower[end : end + gap + length]
                 break

@@ -23,6 +23,7 @@ from serve_app.types import (
     Matcher,
     ModelInfo,
     Pixels,
+    Polisher,
     Strategy,
 )
 
@@ -44,11 +45,13 @@ class CaptionPipeline:
         presets: Presets | None = None,
         matcher: Matcher | None = None,
         floors: Floors | None = None,
+        polisher: Polisher | None = None,
     ) -> None:
         self._generator = generator
         self._presets = presets or Presets()
         self._matcher = matcher
         self._floors = floors or Floors()
+        self._polisher = polisher
 
     async def info(self) -> ModelInfo:
         return await self._generator.info()
@@ -62,7 +65,9 @@ class CaptionPipeline:
         strategy = _STRATEGIES[options.strategy]
         start = time.perf_counter()
         model = await self._generator.info()
-        context = Context(self._generator, self._presets, pixels, options, on_step, self._matcher, self._floors)
+        context = Context(
+            self._generator, self._presets, pixels, options, on_step, self._matcher, self._floors, self._polisher
+        )
         context.tell(_started(model, options))
         draft = await strategy(context)
         return CaptionResult(

@@ -80,7 +80,7 @@ def lemma(word: str) -> str:
         return _IRREGULAR[word]
     if word.endswith("ies") and len(word) > 4:
         return word[:-3] + "y"
-    if re.search(r"(?:sh|ch|x|ss|o)es$", word):
+    if re.search(r"(?:sh|ch|x|ss|o|(?<!o)us)es$", word):
         return word[:-2]
     if word.endswith("s") and not _NOT_PLURAL.search(word) and len(word) > 3:
         return word[:-1]

@@ -44,8 +44,8 @@ def test_config_has_known_keys_deployments_and_args(file: Path) -> None:
     from ray.serve.schema import ServeDeploySchema
 
     from serve_app.deployments.build import CAPTIONER, INGRESS
-    from serve_app.deployments.ingress import presets_of
     from serve_app.deployments.page import PAGE
+    from serve_app.wiring import presets_of
 
     config = yaml.safe_load(file.read_text(encoding="utf-8"))
     ServeDeploySchema.model_validate(config)

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import itertools
 
+import numpy as np
 import pytest
 
-from demo import captions, held_out, scenes
+from demo import captions, held_out, questions, scenes, statements
+from demo.facts import claims
+from demo.grammar import faults
 from demo.objects import KINDS, nouns_in
-from demo.scenes import CALIBRATION_SEED, HELD_OUT_SEED, TRAIN_SEED, FontMissing, Scene, draw_scene
+from demo.scenes import CALIBRATION_SEED, HELD_OUT_SEED, TRAIN_SEED, FontMissing, Group, Scene, draw_scene
 from demo.score import Score
 
 needs_font = pytest.mark.skipif(not scenes.FONT.is_file(), reason="Noto Color Emoji is not installed")
@@ -94,8 +97,71 @@ def test_score_counts_found_missing_and_invented_kinds() -> None:
     there = sorted(scene.nouns)
     invented = next(kind.noun for kind in KINDS if kind.noun not in scene.nouns)
     score = Score()
-    score.add(scene, f"a {there[0]} and a {invented}")
-    assert score.summary() == {"recall": 0.5, "wrong": 0.5, "words": 5.0}
+    score.add(scene, f"the {there[0]} and the {invented}")
+    summary = score.summary()
+    assert (summary["recall"], summary["wrong"], summary["words"]) == (0.5, 0.5, 5.0)
+    assert summary["well_formed"] == 0
+    low, high = score.intervals()["recall"]
+    assert low == high == 0.5, "there is one scene"
+
+
+def test_claims_of_right_captions_are_all_right_and_of_swapped_ones_are_not() -> None:
+    rng = np.random.default_rng(0)
+    caught = 0
+    for scene in all_scenes():
+        for rule in statements.CAPTIONS:
+            assert all(claim.holds(scene) for claim in claims(rule(scene))), rule(scene)
+        name, true, false = statements.pair(rng, scene)
+        assert true != false, name
+        caught += not all(claim.holds(scene) for claim in claims(false))
+    assert caught > 150, "an object's swap shows in its count and its places only"
+
+
+@pytest.mark.parametrize(
+    ("text", "claimed"),
+    [
+        ("A large dog and two apples.", {("size", "dog", "large"), ("count", "dog", "1"), ("count", "apple", "2")}),
+        ("The dog is small and in the top left.", {("size", "dog", "small"), ("position", "dog", "top left")}),
+        ("The dog and the apples are on the left side.", {("position", "dog", "left"), ("position", "apple", "left")}),
+        ("The dog. There is a cat in the top left.", {("count", "cat", "1"), ("position", "cat", "top left")}),
+        ("On the green grass.", {("background", "", "the green grass")}),
+    ],
+)
+def test_claims(text: str, claimed: set[tuple[str, str, str]]) -> None:
+    assert {(claim.kind, claim.noun, claim.value) for claim in claims(text)} == claimed
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "A large dog, two apples and a cup on the green grass.",
+        "A dog. The dog is in the top left.",
+        "There are also two dogs.",
+    ],
+)
+def test_well_formed(text: str) -> None:
+    assert faults(text) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["a dog.", "A dog", "A apple.", "An dog.", "Two dog.", "The dogs is large.", "A dog and.", "A dog dog.",
+     "The image shows dog.", "A cat. A cat.", "There is also two dogs.", "A dog , a cat.", ""],
+)  # fmt: skip
+def test_ill_formed(text: str) -> None:
+    assert faults(text)
+
+
+def test_questions_have_their_answers() -> None:
+    rng = np.random.default_rng(0)
+    scene = Scene(0, (Group("dog", 2, "small", "top left", ()), Group("cat", 1, "large", "bottom right", ())))
+    asked = {questions.ask(rng, scene)[1:] for _ in range(3000)}
+    for pair in (
+        ("how many dogs are there?", "two"), ("where is the cat?", "in the bottom right"), ("is there a cat?", "yes"),
+        ("what is in the top left?", "two dogs"), ("what is on the right side?", "a cat"),
+        ("what is the background?", "the green grass"), ("are the dogs large?", "no"),
+    ):  # fmt: skip
+        assert pair in asked
 
 
 def test_scene_survives_json() -> None:

@@ -23,8 +23,9 @@ MAY_IMPORT = {
     "engine": EVERYONES,
     "api": EVERYONES,
     "ui": {*EVERYONES, "args", "pipeline", "engine", "api"},
-    "batch": {*EVERYONES, "args", "instant", "pipeline", "engine", "api", "ui", "deployments"},
-    "deployments": {*EVERYONES, "args", "instant", "pipeline", "engine", "api", "ui"},
+    "wiring": {*EVERYONES, "args", "pipeline", "api"},
+    "batch": {*EVERYONES, "wiring", "args", "instant", "pipeline", "engine", "api", "ui", "deployments"},
+    "deployments": {*EVERYONES, "wiring", "args", "instant", "pipeline", "engine", "api", "ui"},
     "app": {"args", "deployments"},
 }
 FORBIDDEN = {

@@ -1,0 +1,30 @@
+"""The caption pipeline of an application's settings, for the service and for commands without one."""
+
+from __future__ import annotations
+
+import os
+
+from serve_app.args import AppArgs
+from serve_app.pipeline import CaptionPipeline, Floors, Presets
+from serve_app.types import Generator, Matcher, Polisher
+
+
+def presets_of(args: AppArgs) -> Presets:
+    """The presets of these settings. Raises `InvalidOption` where they don't exist or don't fit the engine."""
+    presets = Presets().override(args.presets)
+    presets.check_rows(args.max_rows)
+    return presets
+
+
+def pipeline_of(args: AppArgs, generator: Generator, matcher: Matcher | None = None) -> CaptionPipeline:
+    """Raises `InvalidOption` as `presets_of` does."""
+    floors = Floors() if args.clause_floor is None else Floors(matcher=args.clause_floor)
+    return CaptionPipeline(generator, presets_of(args), matcher, floors, _polisher(args))
+
+
+def _polisher(args: AppArgs) -> Polisher | None:
+    if args.polish_url is None or args.polish_model is None:
+        return None
+    from serve_app.api.polish import KEY_VARIABLE, ChatPolisher  # brings the chat client
+
+    return ChatPolisher(args.polish_url, args.polish_model, os.environ.get(KEY_VARIABLE), args.polish_timeout_s)

@@ -1,0 +1,32 @@
+"""Texts as BLIP writes them when nobody looks, and what is left of them."""
+
+from __future__ import annotations
+
+import pytest
+
+from serve_app.pipeline.noise import denoise
+
+
+@pytest.mark.parametrize(
+    ("text", "left"),
+    [
+        ("arafed man sitting on a bench", "a man sitting on a bench"),
+        ("an arafed image of a cat", "an image of a cat"),
+        ("there is a dog that is laying on a couch", "a dog that is laying on a couch"),
+        ("there are two people riding horses", "two people riding horses"),
+        ("a dog and a dog and a dog", "a dog"),
+        ("a man in a suit and tie and a man in a suit and tie", "a man in a suit and tie"),
+        ("red red red car", "red car"),
+        ("a plate, a plate, a plate", "a plate"),
+        ("a cat laying on a bed with a", "a cat laying on a bed"),
+        ("a street with cars and", "a street with cars"),
+        ("a black and white cat", "a black and white cat"),
+        ("a very very tall tower", "a very tall tower"),
+        ("the dog and the cat in the upper half and the bird in the lower one",
+         "the dog and the cat in the upper half and the bird in the lower one"),
+        ("", ""),
+        ("arafed", ""),
+    ],
+)  # fmt: skip
+def test_made_up_words_openings_loops_and_cut_ends_go(text: str, left: str) -> None:
+    assert denoise(text) == left
