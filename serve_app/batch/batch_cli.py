@@ -24,6 +24,10 @@ def batch(
     ] = None,
     column: Annotated[str | None, typer.Option(help="table column of paths, URLs or bytes")] = None,
     keep: Annotated[list[str] | None, typer.Option(help="table column to copy to the output; may be repeated")] = None,
+    texts: Annotated[
+        str | None, typer.Option(help="table column with alt texts: one that fits its image stays, else a new caption")
+    ] = None,
+    floor: Annotated[float, typer.Option(min=0, max=1, help="match score that such a text needs")] = 0.5,
     full: Annotated[bool, typer.Option(help="variants, rounds, clauses, scores and timings too")] = False,
     template: Annotated[str, typer.Option(help="of {caption}, {stem}, {path}, {clauses}")] = "{caption}",
     prefix: Annotated[str, typer.Option(help="text before each caption")] = "",
@@ -91,6 +95,7 @@ def batch(
     least, most = _engines(engines)
     settings = {
         "sink": to, "source_kind": source_kind, "column": column, "keep": tuple(keep or ()), "full": full,
+        "texts_column": texts, "floor": floor,
         "template": template, "prefix": prefix, "suffix": suffix, "max_words": max_words,
         "sidecar_suffix": sidecar_suffix, "skip_existing": skip_existing, "shard_size": shard_size,
         "options": {name: value for name, value in given.items() if value is not None}, "args": args,

@@ -22,19 +22,19 @@ from serve_app.wiring import pipeline_of
 
 def local_service(args: AppArgs) -> CaptionService:
     """Loads the models here and now. Raises `ModelError`s, and `InvalidOption` for presets that don't fit."""
-    return CaptionService(captioner_of(args), args.limits())
+    return CaptionService(captioner_of(args, matcher_of(args)), args.limits())
 
 
 def local_services(args: AppArgs) -> tuple[CaptionService, TaskService]:
     """The same with questions and matching, as far as `args` names models for them."""
     matcher = matcher_of(args)
-    captions = CaptionService(pipeline_of(args, _generator(args), matcher), args.limits())
+    captions = CaptionService(captioner_of(args, matcher), args.limits())
     return captions, TaskService(captions, matcher, _answerer(args))
 
 
-def captioner_of(args: AppArgs) -> CaptionPipeline:
+def captioner_of(args: AppArgs, matcher: MatchEngine | None) -> CaptionPipeline:
     """As `local_service`, for pixels that are read elsewhere."""
-    return pipeline_of(args, _generator(args), matcher_of(args))
+    return pipeline_of(args, _generator(args), matcher)
 
 
 def matcher_of(args: AppArgs) -> MatchEngine | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -65,12 +65,16 @@ class CaptionClient:
 
     async def caption(self, image: Any, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The body of one image's answer. Raises `RequestError`s, and `ServiceError`s when all tries are used up."""
-        for attempt in range(self._max_retries):
-            try:
-                return await self._ask(image, options)
-            except ServiceError as error:
-                await asyncio.sleep(_pause_s(error, attempt))
-        return await self._ask(image, options)
+        background = {"background": True} if self._background else {}
+        return await self._patiently("caption", image, dict(options or {}), **background)
+
+    async def match(self, image: Any, texts: Sequence[str]) -> dict[str, Any]:
+        """How well each text describes the image; raises `NotDeployed` and what `caption` raises."""
+        return await self._patiently("match", image, list(texts))
+
+    async def answer(self, image: Any, question: str) -> dict[str, Any]:
+        """The answer to a question; raises `NotDeployed` and what `caption` raises."""
+        return await self._patiently("answer", image, question)
 
     async def captions(
         self, images: Iterable[Any], options: Mapping[str, Any] | None = None
@@ -98,11 +102,18 @@ class CaptionClient:
         except CaptionServeError as error:
             return Captioned(index, error=error)
 
-    async def _ask(self, image: Any, options: Mapping[str, Any] | None) -> dict[str, Any]:
+    async def _patiently(self, method: str, *arguments: Any, **named: Any) -> dict[str, Any]:
+        for attempt in range(self._max_retries):
+            try:
+                return await self._ask(method, *arguments, **named)
+            except ServiceError as error:
+                await asyncio.sleep(_pause_s(error, attempt))
+        return await self._ask(method, *arguments, **named)
+
+    async def _ask(self, method: str, *arguments: Any, **named: Any) -> dict[str, Any]:
         """One try, with Ray's errors turned into ours."""
         with our_errors("ingress"):
-            background = {"background": True} if self._background else {}
-            body: dict[str, Any] = await self._handle.caption.remote(image, dict(options or {}), **background)
+            body: dict[str, Any] = await getattr(self._handle, method).remote(*arguments, **named)
         return body
 
 

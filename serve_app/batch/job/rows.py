@@ -31,16 +31,36 @@ def schema(settings: JobSettings) -> pa.Schema:
     fields: list[Any] = [("path", _TEXT), ("caption", _TEXT), ("error", _TEXT), ("reason", _TEXT), ("digest", _TEXT)]
     if settings.full:
         fields += list(_FULL.items())
+    if settings.texts_column is not None:
+        fields += [("source", _TEXT), ("score", pa.float64())]
     return pa.schema(fields + [(name, _TEXT) for name in settings.keep])
 
 
 def captioned(item: Input, body: Mapping[str, Any], digest: str, settings: JobSettings) -> dict[str, Any]:
     """The row of an image that was captioned; `body` is that of the HTTP contract."""
     row = {**_base(item, settings), "caption": render(item, body, settings), "digest": digest}
+    if settings.texts_column is not None:
+        row["source"] = "new"
     if settings.full:
         row |= {name: body[name] for name in _FULL}
         row["timings_ms"] = json.dumps(body["timings_ms"])
     return row
+
+
+def kept(item: Input, text: str, score: float, digest: str, settings: JobSettings) -> dict[str, Any]:
+    """The row of an image whose own text stays, as it is."""
+    row = _base(item, settings)
+    row.update(caption=text, digest=digest, source="existing", score=score)
+    return row
+
+
+def texts_of(item: Input, settings: JobSettings) -> list[str]:
+    """The texts that the input brought, without empty ones."""
+    if settings.texts_column is None or not item.kept:
+        return []
+    value = json.loads(item.kept).get(settings.texts_column)
+    found = value if isinstance(value, list) else [value]
+    return [text.strip() for text in found if isinstance(text, str) and text.strip()]
 
 
 def failed(item: Input, reason: str, error: str, settings: JobSettings) -> dict[str, Any]:
@@ -77,5 +97,7 @@ def _base(item: Input, settings: JobSettings) -> dict[str, Any]:
     row: dict[str, Any] = dict.fromkeys(schema(settings).names)
     row["path"] = item.path
     for name, value in (json.loads(item.kept) if item.kept else {}).items():
+        if name not in settings.keep:
+            continue
         row[name] = value if value is None or isinstance(value, str) else json.dumps(value)
     return row

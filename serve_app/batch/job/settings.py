@@ -29,6 +29,10 @@ class JobSettings(BaseModel):
     source_kind: SourceKind
     column: str | None = Field(None, description="table column of paths, URLs or bytes; None: the first known name")
     keep: tuple[str, ...] = Field((), description="table columns that are copied to the output, as text")
+    texts_column: str | None = Field(
+        None, description="table column with an image's text or texts; one that the image supports stays its caption"
+    )
+    floor: float = Field(0.5, ge=0, le=1, description="match score that such a text needs")
     sink: SinkKind
     sidecar_suffix: str = ".txt"
     skip_existing: bool = False
@@ -51,8 +55,19 @@ class JobSettings(BaseModel):
             raise InvalidOption("--sidecar-suffix begins with a dot, for example .caption.")
         if (self.column or self.keep) and self.source_kind != "table":
             raise InvalidOption("--column and --keep are for tables (CSV, Parquet, Arrow).")
+        if self.texts_column is not None:
+            if self.source_kind != "table":
+                raise InvalidOption("--texts is for tables (CSV, Parquet, Arrow).")
+            if self.via_handle is None and self.app_args().matcher is None:
+                raise InvalidOption("--texts needs a matcher: name one with --matcher.")
         self.caption_options()
         return self
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Table columns that travel with an input."""
+        texts = () if self.texts_column is None else (self.texts_column,)
+        return tuple(dict.fromkeys((*self.keep, *texts)))
 
     def app_args(self) -> AppArgs:
         return AppArgs.model_validate(self.args)

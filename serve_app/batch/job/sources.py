@@ -55,7 +55,7 @@ def inputs(settings: JobSettings, found: Found) -> Iterator[Input]:
             yield from _listed(settings.source)
         case "table":
             for file in _files(settings.source):
-                yield from tables.inputs(file, settings.column, settings.keep)
+                yield from tables.inputs(file, settings.column, settings.columns)
         case "webdataset":
             for file in _files(settings.source):
                 yield from tars.inputs(file, IMAGE_SUFFIXES)

@@ -18,6 +18,7 @@ from ray.util.metrics import Counter
 
 from serve_app.api.schemas import caption_body
 from serve_app.batch.job import claims, rows
+from serve_app.batch.job.inputs import Input
 from serve_app.batch.job.intake import unpacked
 from serve_app.batch.job.settings import JobSettings
 from serve_app.errors import CaptionServeError, GenerationFailed, GeneratorUnavailable
@@ -40,6 +41,10 @@ class Backend(Protocol):
 
     async def caption(self, digest: str, data: bytes) -> dict[str, Any]: ...
 
+    async def scores(self, digest: str, data: bytes, texts: list[str]) -> list[float]:
+        """How well each text describes the image."""
+        ...
+
 
 class EngineBackend:
     """An engine in this process. Raises `ModelError`s when the model cannot be loaded."""
@@ -47,12 +52,13 @@ class EngineBackend:
     is_engine = True
 
     def __init__(self, settings: JobSettings, threads: int | None) -> None:
-        from serve_app.batch.local import captioner_of
+        from serve_app.batch.local import captioner_of, matcher_of
 
         if threads is not None:
             _limit_threads(threads)
         args = settings.app_args()
-        self._pipeline: CaptionPipeline = captioner_of(args)
+        self._matcher = matcher_of(args)
+        self._pipeline: CaptionPipeline = captioner_of(args, self._matcher)
         self._options = settings.caption_options()
         info = asyncio.run(self._pipeline.info())
         self._size = (info.image_height, info.image_width)
@@ -62,6 +68,11 @@ class EngineBackend:
     async def caption(self, digest: str, data: bytes) -> dict[str, Any]:
         result = await self._pipeline.caption(Pixels(digest, *self._size, data), self._options)
         return caption_body(result, digest, 0.0).model_dump()
+
+    async def scores(self, digest: str, data: bytes, texts: list[str]) -> list[float]:
+        assert self._matcher is not None
+        matches = await self._matcher.match(Pixels(digest, *self._size, data), texts)
+        return [match.probability for match in matches]
 
 
 class HandleBackend:
@@ -79,6 +90,9 @@ class HandleBackend:
 
     async def caption(self, digest: str, data: bytes) -> dict[str, Any]:  # noqa: ARG002
         return await self._client.caption(data, self._options)
+
+    async def scores(self, digest: str, data: bytes, texts: list[str]) -> list[float]:  # noqa: ARG002
+        return [match["probability"] for match in (await self._client.match(data, texts))["matches"]]
 
 
 class Worker:
@@ -133,6 +147,11 @@ class Worker:
         item, digest = unpacked(image["input"]), image["digest"]
         if image["reason"]:
             return rows.failed(item, image["reason"], image["error"], self._settings), False
+        mine = state == claims.MINE
+        if (texts := rows.texts_of(item, self._settings)) and (row := await self._kept(item, image, texts)):
+            if mine:
+                await self._ask("publish", {digest: None})
+            return row, False
         answer = state if isinstance(state, bytes) else None
         if state == claims.ELSEWHERE:
             answer = await self._waited(digest)
@@ -148,6 +167,22 @@ class Worker:
             return rows.failed(item, rows.reason_of(error), error.message, self._settings), False
         finally:
             await self._ask("publish", {digest: claims.packed(body) if body is not None else None})
+
+    async def _kept(self, item: Input, image: Mapping[str, Any], texts: list[str]) -> dict[str, Any] | None:
+        """The row of an image one of whose own texts passes; None where a caption is needed."""
+        digest = image["digest"]
+        try:
+            async with self._room:
+                scores = await self._backend.scores(digest, image["image"], texts)
+        except GeneratorUnavailable:
+            if self._backend.is_engine:
+                raise
+            return None
+        except CaptionServeError:
+            logger.warning("texts could not be compared with their image", exc_info=True)
+            return None
+        score, text = max(zip(scores, texts, strict=True), key=lambda pair: pair[0])
+        return rows.kept(item, text, score, digest, self._settings) if score >= self._settings.floor else None
 
     async def _caption(self, digest: str, data: bytes) -> dict[str, Any]:
         async with self._room:

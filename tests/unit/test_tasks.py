@@ -1,0 +1,215 @@
+"""Questions, matches, filters and embeddings over HTTP, with models that answer by a rule."""
+
+from __future__ import annotations
+
+import base64
+import math
+import struct
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx
+import openai
+import pytest
+
+from serve_app.api import CaptionService, TaskService, create_app
+from serve_app.client import AsyncCaptionServe
+from serve_app.errors import GenerationFailed, GeneratorUnavailable, NotDeployed, PromptTooLong
+from serve_app.pipeline import CaptionPipeline
+from serve_app.types import Answer, Limits, Match, ModelInfo, Pixels
+from tests.pictures import encoded, picture
+from tests.unit.fakes import CLASSIC, INFO, RuleGenerator
+from tests.unit.test_api import PNG, assert_problem, echo
+
+TINY = ModelInfo("tiny", 4, 4, 512, "float32", "cpu")
+
+
+class RuleMatchModel:
+    """Texts with "dog" match; vectors count letters."""
+
+    async def info(self) -> ModelInfo:
+        return TINY
+
+    async def match(
+        self, pixels: Pixels, texts: Sequence[str], timeout_s: float | None = None, *, similarity: bool = False
+    ) -> list[Match]:
+        assert (pixels.height, pixels.width) == (4, 4), "read at the matcher's own size"
+        if any("broken" in text for text in texts):
+            raise GenerationFailed("The matcher replica failed.")
+        return [Match(0.9 if "dog" in text else 0.1, 0.5 if similarity else None) for text in texts]
+
+    async def embed_image(self, pixels: Pixels, timeout_s: float | None = None) -> list[float]:
+        return [1.0, 0.0]
+
+    async def embed_texts(self, texts: Sequence[str], timeout_s: float | None = None) -> list[list[float]]:
+        return [[math.cos(len(text)), math.sin(len(text))] for text in texts]
+
+
+class RuleAnswerer:
+    async def info(self) -> ModelInfo:
+        return INFO
+
+    async def answer(self, pixels: Pixels, question: str, timeout_s: float | None = None) -> Answer:
+        if question == "long?":
+            raise PromptTooLong("The question has 600 tokens and the model takes 512.")
+        if question == "gone?":
+            raise GeneratorUnavailable("No answerer replica could be reached.")
+        return Answer(f"{question.split()[-1]} yes", 0.75)
+
+
+@asynccontextmanager
+async def api(deployed: bool = True, limits: Limits = CLASSIC) -> AsyncIterator[httpx.AsyncClient]:
+    service = CaptionService(CaptionPipeline(RuleGenerator(echo)), limits)
+    tasks = TaskService(service, RuleMatchModel(), RuleAnswerer()) if deployed else None
+    transport = httpx.ASGITransport(create_app(service, tasks), raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        yield client
+    service.close()
+
+
+TEXT = base64.b64encode(PNG).decode()
+
+
+async def test_a_question_as_form_raw_and_json() -> None:
+    async with api() as client:
+        answers = [
+            await client.post("/v1/answers", files={"image": PNG}, data={"question": "is there a dog?"}),
+            await client.post(
+                "/v1/answers?question=is+there+a+dog%3F", content=PNG, headers={"content-type": "image/png"}
+            ),
+            await client.post("/v1/answers", json={"image": TEXT, "question": " is there a dog? "}),
+        ]
+    assert [answer.status_code for answer in answers] == [200] * 3
+    bodies = [{**answer.json(), "id": ""} for answer in answers]
+    assert (
+        bodies
+        == [{"id": "", "model": "fake", "question": "is there a dog?", "answer": "dog? yes", "probability": 0.75}] * 3
+    )
+
+
+async def test_matches_keep_the_order_of_the_texts() -> None:
+    async with api() as client:
+        body = (await client.post("/v1/matches", json={"image": TEXT, "texts": ["a cat", "a dog"]})).json()
+        form = (await client.post("/v1/matches", files={"image": PNG}, data={"texts": ["a cat", "a dog"]})).json()
+    assert (
+        body["matches"]
+        == form["matches"]
+        == [
+            {"text": "a cat", "probability": 0.1, "similarity": 0.5},
+            {"text": "a dog", "probability": 0.9, "similarity": 0.5},
+        ]
+    )
+    assert body["model"] == "tiny"
+
+
+async def test_filter_keeps_what_passes_and_writes_a_caption_only_where_nothing_does() -> None:
+    async with api() as client:
+        some = (await client.post("/v1/filters", json={"image": TEXT, "texts": ["a cat", "a dog"]})).json()
+        none = (await client.post("/v1/filters", json={"image": TEXT, "texts": ["a cat"]})).json()
+        bare = (await client.post("/v1/filters", json={"image": TEXT, "texts": ["a cat"], "improve": False})).json()
+        low = (await client.post("/v1/filters", json={"image": TEXT, "texts": ["a cat"], "floor": 0.05})).json()
+    assert [text["keep"] for text in some["texts"]] == [False, True]
+    assert (some["caption"], bare["caption"], low["caption"]) == (None, None, None)
+    assert "brown dog" in none["caption"]
+    assert none["caption_score"] == 0.9
+    assert low["texts"][0]["keep"]
+
+
+async def test_embeddings_in_openais_shape_by_its_own_client() -> None:
+    async with api() as http:
+        client = openai.AsyncOpenAI(base_url="http://test/v1", api_key="none", http_client=http)
+        found = await client.embeddings.create(model="tiny", input=["a", "ab"])
+        plain = await http.post("/v1/embeddings", json={"input": "a", "images": [TEXT], "encoding_format": "float"})
+        packed = await http.post("/v1/embeddings", json={"input": "a", "encoding_format": "base64"})
+    assert [entry.embedding for entry in found.data] == [
+        pytest.approx([math.cos(length), math.sin(length)], abs=1e-6) for length in (1, 2)
+    ]
+    assert [entry["embedding"] for entry in plain.json()["data"]] == [[math.cos(1), math.sin(1)], [1.0, 0.0]]
+    assert plain.json()["dimension"] == 2
+    raw = base64.b64decode(packed.json()["data"][0]["embedding"])
+    assert struct.unpack("<2f", raw) == pytest.approx((math.cos(1), math.sin(1)))
+
+
+@pytest.mark.parametrize(
+    ("path", "values", "status", "words"),
+    [
+        ("answers", {}, 422, "question"),
+        ("answers", {"question": " "}, 422, "question"),
+        ("answers", {"question": "x" * 2001}, 422, "2000 characters"),
+        ("answers", {"question": "long?"}, 422, "tokens"),
+        ("answers", {"question": "a?", "detail": "low"}, 422, "no such option"),
+        ("answers", {"question": "gone?"}, 503, "answerer"),
+        ("answers", {"question": "a?", "timeout_s": 1e9}, 422, "timeout_s"),
+        ("matches", {}, 422, "texts"),
+        ("matches", {"texts": []}, 422, "texts"),
+        ("matches", {"texts": ["a", 3]}, 422, "texts"),
+        ("matches", {"texts": ["a"] * 65}, 422, "at most 64"),
+        ("matches", {"texts": ["broken"]}, 500, "failed"),
+        ("filters", {"texts": ["a"], "floor": 2}, 422, "floor"),
+        ("filters", {"texts": ["a"], "detail": "huge"}, 422, "detail"),
+    ],
+)
+async def test_bad_requests_are_told_apart(path: str, values: dict[str, Any], status: int, words: str) -> None:
+    async with api() as client:
+        problem = assert_problem(await client.post(f"/v1/{path}", json={"image": TEXT, **values}), status)
+    assert words in problem["detail"]
+
+
+@pytest.mark.parametrize(
+    ("values", "status"),
+    [
+        ({}, 422),
+        ({"input": []}, 422),
+        ({"images": "x"}, 422),
+        ({"images": [3]}, 422),
+        ({"images": ["%%"]}, 400),
+        ({"images": ["AAAA"]}, 415),
+        ({"images": [TEXT] * 65}, 422),
+        ({"input": ["a"] * 65}, 422),
+        ({"input": "a", "x": 1}, 422),
+        ({"images": ["http://127.0.0.1/a.png"]}, 422),
+    ],
+)
+async def test_bad_embeddings(values: dict[str, Any], status: int) -> None:
+    async with api() as client:
+        assert_problem(await client.post("/v1/embeddings", json=values), status)
+
+
+async def test_a_broken_image_is_400_at_every_task() -> None:
+    broken = encoded(picture(), "PNG")[:60]
+    async with api() as client:
+        for path, data in (
+            ("answers", {"question": "a?"}),
+            ("matches", {"texts": ["a"]}),
+            ("filters", {"texts": ["a"]}),
+        ):
+            assert_problem(await client.post(f"/v1/{path}", files={"image": broken}, data=data), 400)
+        assert_problem(await client.post("/v1/embeddings", content=b"{"), 415)
+        assert_problem(
+            await client.post("/v1/embeddings", content=b"{", headers={"content-type": "application/json"}), 400
+        )
+
+
+async def test_what_is_not_deployed_says_how_to_turn_it_on() -> None:
+    async with api(deployed=False) as client:
+        for path, setting in (
+            ("answers", "answerer"),
+            ("matches", "matcher"),
+            ("filters", "matcher"),
+            ("embeddings", "matcher"),
+        ):
+            problem = assert_problem(await client.post(f"/v1/{path}", json={"image": TEXT}), 404)
+            assert problem["type"].endswith(":not-deployed")
+            assert f"`{setting}`" in problem["detail"]
+
+
+async def test_the_python_client_has_all_of_them() -> None:
+    async with api() as http, AsyncCaptionServe("http://test", http_client=http) as client:
+        assert (await client.answer(PNG, "is there a dog?")).answer == "dog? yes"
+        assert [match.probability for match in (await client.match(PNG, ["a dog"])).matches] == [0.9]
+        assert (await client.filter(PNG, ["a cat"], improve=False)).texts[0].keep is False
+        assert await client.embed([PNG], ["a"]) == [[1.0, 0.0], [math.cos(1), math.sin(1)]]
+    async with api(deployed=False) as http, AsyncCaptionServe("http://test", http_client=http, max_retries=0) as client:
+        with pytest.raises(NotDeployed):
+            await client.answer(PNG, "a?")
