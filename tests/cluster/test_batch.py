@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import shutil
@@ -9,9 +10,11 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -19,7 +22,7 @@ import pytest
 
 from bench.batch import disturbed, draw, launch, progress_of, rows_of, undisturbed
 from bench.cluster import ROOT, LocalCluster, wait_for
-from demo import held_out
+from demo import captions, held_out
 from demo.objects import nouns_in
 
 WORDS = ("--detail", "low", "--shard-size", "25", "--engines", "1", "--cpus-per-engine", "1")
@@ -105,6 +108,53 @@ def test_a_job_that_cannot_begin_is_one_sentence(tmp_path: Path, words: tuple[st
     assert done.returncode == 2, done.stderr
     assert sentence in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.fixture
+def web(tmp_path: Path) -> Iterator[tuple[str, Path]]:
+    """A web server's address and the folder that it serves."""
+    folder = tmp_path / "web"
+    folder.mkdir()
+    handler = functools.partial(QuietHandler, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}", folder
+        server.shutdown()
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+def test_a_table_on_the_web_whose_texts_are_kept_where_they_fit(web: tuple[str, Path], tmp_path: Path) -> None:
+    """URLs in a table that lies behind a URL itself; alt texts that the image supports stay, others are replaced."""
+    address, folder = web
+    lines = ["image_url,alt,id"]
+    for number, (file, scene) in enumerate(held_out.read()):
+        if number < 12:
+            shutil.copy(file, folder / file.name)
+            alt = captions.plain(scene) if number % 2 else "IMG_2041"
+            lines.append(f'{address}/{file.name},"{alt}",{number}')
+    lines.append(f"{address}/gone.jpg,a dog,12")
+    (folder / "table.csv").write_text("\n".join(lines))
+    out = tmp_path / "out"
+    words = ("--to", "jsonl", "--texts", "alt", "--keep", "id", "--fetch-host", "127.0.0.1")
+    done = caption_serve(
+        f"{address}/table.csv", "--out", str(out), *words, "--fetch-network", "127.0.0.0/8", "--detail", "low"
+    )
+    assert done.returncode == 1, done.stderr
+    rows = [json.loads(line) for line in (out / "part-00000.jsonl").read_text().splitlines()]
+    assert [row["id"] for row in rows] == [str(number) for number in range(13)]
+    assert rows[12]["reason"] == "fetch_failed"
+    kept = [row["source"] for row in rows[:12]]
+    assert kept[::2] == ["new"] * 6
+    assert kept[1::2].count("existing") >= 5
+    assert all(row["caption"] and row["score"] >= 0.5 for row in rows[:12] if row["source"] == "existing")
+    assert all(row["caption"] != "IMG_2041" for row in rows)
+    refused = caption_serve(f"{address}/table.csv", "--out", str(tmp_path / "o2"), *words, "--matcher", "none")
+    assert refused.returncode == 2
+    assert "--texts needs a matcher" in refused.stderr
 
 
 def test_too_many_errors_stop_a_job_that_goes_on_later(tmp_path: Path) -> None:

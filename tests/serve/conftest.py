@@ -74,6 +74,7 @@ def _config(directory: Path) -> Path:
     for name, args in variants.items():
         other = yaml.safe_load(yaml.safe_dump(captions))
         other.update(name=name, route_prefix=f"/{name}", args=args)
+        other["deployments"] = other["deployments"][:2]  # without models for matching and questions
         for deployment in other["deployments"]:
             deployment["ray_actor_options"]["num_cpus"] = 0.05
         config["applications"].append(other)

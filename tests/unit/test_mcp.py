@@ -8,7 +8,7 @@ import json
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import httpx
@@ -16,11 +16,12 @@ import pytest
 import uvicorn
 from mcp.client.client import Client
 
-from serve_app.api import CaptionService, create_app
+from serve_app.api import CaptionService, TaskService, create_app
 from serve_app.pipeline import CaptionPipeline
 from serve_app.types import Limits
 from tests.unit.fakes import RuleGenerator
 from tests.unit.test_api import PNG, echo
+from tests.unit.test_tasks import RuleAnswerer, RuleMatchModel
 
 IMAGE = base64.b64encode(PNG).decode()
 HEADERS = {"accept": "application/json, text/event-stream"}
@@ -28,8 +29,13 @@ HEADERS = {"accept": "application/json, text/event-stream"}
 
 @pytest.fixture(scope="module")
 def url() -> Iterator[str]:
-    service = CaptionService(CaptionPipeline(RuleGenerator(echo)))
-    server = uvicorn.Server(uvicorn.Config(create_app(service), port=0, log_level="warning"))
+    with running(CaptionService(CaptionPipeline(RuleGenerator(echo)))) as address:
+        yield address
+
+
+@contextmanager
+def running(service: CaptionService, tasks: TaskService | None = None) -> Iterator[str]:
+    server = uvicorn.Server(uvicorn.Config(create_app(service, tasks), port=0, log_level="warning"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:
@@ -162,3 +168,18 @@ async def test_leaving_cancels_the_work() -> None:
     await asyncio.wait_for(running, 5)
     assert generator.cancelled == 1
     service.close()
+
+
+async def test_where_their_models_run_an_agent_can_ask_and_compare() -> None:
+    service = CaptionService(CaptionPipeline(RuleGenerator(echo)))
+    with running(service, TaskService(service, RuleMatchModel(), RuleAnswerer())) as address:
+        async with Client(address) as client:
+            names = [tool.name for tool in (await client.list_tools()).tools]
+            asked = await client.call_tool("answer_question", {"image": IMAGE, "question": "is there a dog?"})
+            compared = await client.call_tool("match_texts", {"image": IMAGE, "texts": ["a dog", "a cat"]})
+            wrong = await client.call_tool("match_texts", {"image": "AAAA", "texts": ["a dog"]})
+    assert names == ["caption_image", "answer_question", "match_texts"]
+    assert asked.content[0].text == "dog? yes"
+    assert compared.structured_content["matches"][0]["probability"] == 0.9
+    assert compared.content[0].text == "0.900 a dog\n0.100 a cat"
+    assert wrong.is_error
