@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from serve_app.errors import CaptionServeError, DeadlineExceeded, ServiceError
 from serve_app.pipeline.clean import clean
 from serve_app.pipeline.presets import Presets
-from serve_app.pipeline.scores import Floors, Scores
+from serve_app.pipeline.scores import Floors, Scores, per_token
 from serve_app.steps import OnStep, Step, VariantDone
 from serve_app.types import (
     CaptionOptions,
@@ -40,7 +40,7 @@ def stream_seed(seed: int, digest: str, step: str, index: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A cleaned text with the log-probability of its sequence."""
+    """A cleaned text with the log-probability of its sequence a token."""
 
     text: str
     log_probability: float | None
@@ -116,7 +116,7 @@ class Context:
             raise failures[0]
         self._note_losses(step, outcomes)
         return [
-            [self._sequence(step, one) for one in (outcome, *outcome.alternatives)]
+            [Text(self._cleaned(step, one), per_token(one, parameters)) for one in (outcome, *outcome.alternatives)]
             if isinstance(outcome, Generated)
             else []
             for outcome in outcomes
@@ -155,9 +155,6 @@ class Context:
             for index, prompt in enumerate(prompts)
         ]
         return await self._generator.generate(self._pixels, jobs, remaining, on_outcome)
-
-    def _sequence(self, step: str, outcome: Generated) -> Text:
-        return Text(self._cleaned(step, outcome), outcome.log_probability)
 
     def _note_losses(self, step: str, outcomes: Sequence[Outcome]) -> None:
         for number, outcome in enumerate(outcomes, start=1):

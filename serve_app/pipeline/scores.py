@@ -9,10 +9,14 @@ from dataclasses import dataclass, field
 
 from serve_app.errors import ServiceError
 from serve_app.pipeline.words import content
-from serve_app.types import Matcher, Pixels
+from serve_app.types import Generated, GenerationParameters, Matcher, Pixels
 
 MAX_TEXTS = 96
 """Most texts of one matcher call; a request's steps stay far below it."""
+
+
+UNLIKELY = -1.0
+"""Log-probability a token of what no text says; lower ones count as this."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +40,23 @@ class Candidate:
     log_probability: float | None = None
 
 
+def per_token(outcome: Generated, parameters: GenerationParameters) -> float | None:
+    """The sequence's log-probability a token.
+
+    A beam score is the sum over the tokens divided by their number to the power of `length_penalty`.
+    """
+    if outcome.log_probability is None or not outcome.tokens:
+        return None
+    penalty = 1.0 if parameters.length_penalty is None else parameters.length_penalty
+    return float(outcome.log_probability * outcome.tokens ** (penalty - 1))
+
+
 @dataclass
 class Agreement:
     """A clause's probability from what is known without a matcher.
 
-    The logistic function of how many of the variants name what the clause names (`named`: the best-known of its
-    words; `said`: the least-known one) and of the sequence's log-probability a token. The weights are the fit that
+    The logistic function of how many of the variants' texts have its words (`named`: the most frequent of them; `said`:
+    the rarest) and of the log-probability a token of the likeliest text that has them all. The weights are the fit that
     `python -m demo.calibrate` prints.
     """
 
@@ -52,20 +67,14 @@ class Agreement:
     candidates: list[Candidate] = field(default_factory=list)
 
     def features(self, text: str) -> tuple[float, float, float]:
-        """(named, said, likely): shares of the variants, and the best log-probability of a text that says it all."""
+        """(named, said, likely): shares of the texts, and the best log-probability of a text that says it all."""
         words = content(text)
-        by_variant: dict[int, set[str]] = {}
-        for candidate in self.candidates:
-            by_variant.setdefault(candidate.variant, set()).update(content(candidate.text))
-        if not words or not by_variant:
-            return 0.0, 0.0, -1.0
-        shares = [sum(word in said for said in by_variant.values()) / len(by_variant) for word in words]
-        whole = [
-            candidate.log_probability
-            for candidate in self.candidates
-            if candidate.log_probability is not None and words <= content(candidate.text)
-        ]
-        return max(shares), min(shares), max(whole, default=-1.0)
+        if not words or not self.candidates:
+            return 0.0, 0.0, UNLIKELY
+        contents = [(content(candidate.text), candidate.log_probability) for candidate in self.candidates]
+        shares = [sum(word in said for said, _ in contents) / len(contents) for word in words]
+        whole = [likely for said, likely in contents if likely is not None and words <= said]
+        return max(shares), min(shares), max(max(whole, default=UNLIKELY), UNLIKELY)
 
     def __call__(self, text: str) -> float:
         named, said, likely = self.features(text)
