@@ -66,6 +66,10 @@ SWAPS: dict[str, Callable[[np.random.Generator, Scene, int], Scene]] = {
 }
 
 
+WEIGHTS = {"object": 0.25, "count": 0.2, "size": 0.15, "cell": 0.33, "background": 0.07}
+"""How often training swaps what: places are hardest to learn, backgrounds easiest."""
+
+
 def _with(scene: Scene, place: int, group: Group) -> Scene:
     return Scene(scene.background, (*scene.groups[:place], group, *scene.groups[place + 1 :]))
 
@@ -185,13 +189,15 @@ def statement(rng: np.random.Generator) -> Rule:
     return sentences(rng, 1 + int(what * 4))
 
 
-def swaps(rng: np.random.Generator, scene: Scene, names: Sequence[str] = tuple(SWAPS)) -> Swap:
-    """The scene with one random thing swapped."""
-    name = names[int(rng.integers(len(names)))]
+def swaps(rng: np.random.Generator, scene: Scene, weights: Sequence[float] | None = None) -> Swap:
+    """The scene with one random thing swapped; `weights` in the order of `SWAPS`, equal ones unless given."""
+    name = list(SWAPS)[int(rng.choice(len(SWAPS), p=weights))]
     return name, SWAPS[name](rng, scene, int(rng.integers(len(scene.groups))))
 
 
-def pair(rng: np.random.Generator, scene: Scene, tries: int = 12) -> tuple[str, str, str]:
+def pair(
+    rng: np.random.Generator, scene: Scene, weights: Sequence[float] | None = None, tries: int = 12
+) -> tuple[str, str, str]:
     """(what was swapped, a true statement, its false twin).
 
     A swap of the centre's group changes it to a cell of a scene that may not exist; the texts stay well-formed.
@@ -199,7 +205,7 @@ def pair(rng: np.random.Generator, scene: Scene, tries: int = 12) -> tuple[str, 
     for _ in range(tries):
         rule = statement(rng)
         for _ in range(4):
-            name, other = swaps(rng, scene)
+            name, other = swaps(rng, scene, weights)
             true, false = rule(scene), rule(other)
             if true != false:
                 return name, true, false

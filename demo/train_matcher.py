@@ -26,7 +26,7 @@ from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration
 from demo.augment import augment
 from demo.fit import Batch, Fit, save
 from demo.scenes import TRAIN_SEED, draw_scene
-from demo.statements import everything, pair
+from demo.statements import SWAPS, WEIGHTS, everything, pair
 from demo.train import MEAN, STD
 from demo.training_data import IGNORED
 from demo.vocabulary import write_tokenizer
@@ -62,7 +62,8 @@ class MatchingTexts(IterableDataset[dict[str, torch.Tensor]]):
             caption = torch.zeros(CAPTION_TOKENS, dtype=torch.long)
             ids = self._encode(everything(scene))[:CAPTION_TOKENS]
             caption[: len(ids)] = torch.tensor(ids)
-            pairs = (pair(rng, scene)[1:] for _ in range(MAX_PAIRS))
+            weights = [WEIGHTS[name] for name in SWAPS]
+            pairs = (pair(rng, scene, weights)[1:] for _ in range(MAX_PAIRS))
             yield {"pixels": torch.from_numpy(np.array(pixels)), "caption": caption, **self._pack(pairs)}
 
     def _pack(self, pairs: Iterator[tuple[str, str]]) -> dict[str, torch.Tensor]:
