@@ -42,6 +42,8 @@ from serve_app.batch.job.worker import EngineBackend
 
 FIRST_SCENE = 10_000
 """Scenes that neither training nor the held-out set has."""
+WINDOW = 10_000
+"""Inputs of one execution when memory is measured: small enough for several of them."""
 
 
 def draw(directory: Path, count: int) -> Path:
@@ -125,6 +127,7 @@ def memory(scratch: Path, counts: tuple[int, ...]) -> dict[str, Any]:
     generator = np.random.default_rng(0)
     result: dict[str, Any] = {}
     for count in counts:
+        words = ("--engine", "instant", "--detail", "low", "--strategy", "classic", "--window", str(WINDOW))
         source = scratch / f"images-{count}"
         for number in range(count):
             folder = source / f"{number // 1000:03d}"
@@ -132,7 +135,7 @@ def memory(scratch: Path, counts: tuple[int, ...]) -> dict[str, Any]:
             pixels = generator.integers(0, 256, (8, 8, 3), dtype=np.uint8)
             Image.fromarray(pixels).save(folder / f"{number:06d}.png")
         start = time.monotonic()
-        process = launch(source, scratch / f"out-{count}", "--engine", "instant", "--detail", "low")
+        process = launch(source, scratch / f"out-{count}", *words)
         largest = 0
         watched = psutil.Process(process.pid)
         while process.poll() is None:

@@ -60,7 +60,7 @@ def config(port: int, delay_s: float = DELAY_S) -> dict[str, Any]:
     whole: dict[str, Any] = yaml.safe_load((ROOT / "configs" / "serve.yaml").read_text(encoding="utf-8"))
     whole["http_options"]["port"] = port
     (captions,) = whole["applications"] = [one for one in whole["applications"] if one["name"] == "captions"]
-    captions["args"] = {"engine": "instant", "instant_delay_s": delay_s}
+    captions["args"] = {"engine": "instant", "instant_delay_s": delay_s, "default_strategy": "classic"}
     for deployment in captions["deployments"]:
         del deployment["autoscaling_config"]
         deployment.update(num_replicas=WORKERS, health_check_period_s=2, health_check_timeout_s=3)

@@ -64,7 +64,7 @@ def config(port: int, args: dict[str, Any], captioners: int) -> dict[str, Any]:
     whole["http_options"]["port"] = port
     whole["proxy_location"] = "HeadOnly"
     (captions,) = whole["applications"] = [one for one in whole["applications"] if one["name"] == "captions"]
-    captions["args"] = args
+    captions["args"] = {"default_strategy": "classic", **args}
     for deployment, replicas in zip(captions["deployments"], (1, captioners), strict=True):
         del deployment["autoscaling_config"]
         deployment["num_replicas"] = replicas

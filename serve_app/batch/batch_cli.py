@@ -65,6 +65,9 @@ def batch(
     duplicates_window: Annotated[
         int, typer.Option(min=0, help="distinct images remembered to spare duplicates")
     ] = 50_000,
+    window: Annotated[
+        int, typer.Option(min=1, help="inputs after which the engines start anew and Ray Data's memory is given back")
+    ] = 250_000,
     max_errors: Annotated[int | None, typer.Option(min=0, help="stop when more inputs have failed")] = None,
     restart: Annotated[bool, typer.Option(help="drop the job in --out and its files, and begin anew")] = False,
     report: Annotated[bool, typer.Option(help="write a page with a sample of the captions")] = True,
@@ -100,7 +103,7 @@ def batch(
         "sidecar_suffix": sidecar_suffix, "skip_existing": skip_existing, "shard_size": shard_size,
         "options": {name: value for name, value in given.items() if value is not None}, "args": args,
         "via_handle": via_handle, "concurrency": concurrency, "address": address, "min_engines": least,
-        "max_engines": most, "cpus_per_engine": cpus_per_engine, "batch_size": batch_size,
+        "max_engines": most, "cpus_per_engine": cpus_per_engine, "batch_size": batch_size, "window": window,
         "duplicates_window": duplicates_window, "max_errors": max_errors, "restart": restart, "report": report,
     }  # fmt: skip
     raise typer.Exit(command.main(source, out, settings, dry_run))

@@ -32,9 +32,6 @@ BATCHES_AT_ONCE = 3
 """Batches in each actor: while the last images of one are decoded, those of the next fill the engine's rows."""
 MAX_READING_TASKS = 4096
 """Ray Data keeps something for every task; beyond as many shards a task reads several."""
-WINDOW_INPUTS = 250_000
-"""Inputs of one Ray Data execution, which keeps statistics of every block until it ends; the engines of the next one
-load their model again."""
 RAW_BATCH_BYTES = 4_000_000
 MAX_INIT_DEATHS = 2
 ASK_S = 1.0
@@ -125,7 +122,7 @@ class Flow:
         context.max_consecutive_actor_init_deaths = MAX_INIT_DEATHS
         context.raise_original_map_exception = False
         self._todo = list(todo)
-        self._window = max(1, WINDOW_INPUTS // settings.shard_size)
+        self._window = max(1, run.window // settings.shard_size)
         self._stage = (folder, settings, run, dict(have), size)
         self._engines = Engines(settings, run)
 

@@ -100,6 +100,12 @@ class RunSettings(BaseModel):
     cpus_per_engine: int | None = Field(None, ge=1)
     batch_size: int = Field(16, ge=1, description="images that travel to an engine together")
     concurrency: int = Field(16, ge=1, description="images in progress, with via_handle")
+    window: int = Field(
+        250_000,
+        ge=1,
+        description="inputs of one Ray Data execution, which keeps statistics of every block until it ends; the "
+        "engines of the next one load their model again",
+    )
     max_errors: int | None = Field(None, ge=0)
     duplicates_window: int = Field(50_000, ge=0, description="distinct images that are remembered; 0: none")
     restart: bool = False
