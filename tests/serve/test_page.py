@@ -210,3 +210,22 @@ def test_several_images_with_a_bad_one(page: Page, tmp_path: Path) -> None:
     with page.expect_download() as download:
         page.click("#jsonl")
     assert len(Path(download.value.path()).read_text(encoding="utf-8").splitlines()) == 3
+
+
+def test_a_question_and_texts_about_an_image(page: Page) -> None:
+    page.get_by_role("tab").nth(2).click()
+    page.click("#question-run")
+    expect(page.locator("#question-result")).to_contain_text("image")
+    page.set_input_files("#question-image input[type=file]", SCENE)
+    expect(page.locator("#question-image img")).to_be_attached()
+    page.fill("#question textarea, #question input", "is there a hamburger?")
+    page.click("#question-run")
+    expect(page.locator("#question-result .answer")).to_have_text("yes", timeout=WAIT_MS)
+    page.get_by_role("tab").nth(3).click()
+    page.set_input_files("#texts-image input[type=file]", SCENE)
+    expect(page.locator("#texts-image img")).to_be_attached()
+    page.fill("#texts textarea", "a zebra on the green grass\na hamburger\n")
+    page.click("#texts-run")
+    rows = page.locator("#texts-result tr")
+    expect(rows).to_have_count(2, timeout=WAIT_MS)
+    expect(rows.first).to_contain_text("a hamburger")

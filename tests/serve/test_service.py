@@ -72,9 +72,10 @@ def test_health_readiness_and_description(service: Service) -> None:
 
 def test_fan_out_of_separate_calls_does_not_hang(service: Service) -> None:
     """Calls made at once by one request shared an id in Ray's router, and three of four never came back."""
+    options = {"detail": "low", "strategy": "classic"}
     with service.client(60) as client:
-        answers = [client.post("/spread/v1/captions", files={"image": SCENE}, data={"detail": "low"}) for _ in range(3)]
-        together = client.post("/v1/captions", files={"image": SCENE}, data={"detail": "low"})
+        answers = [client.post("/spread/v1/captions", files={"image": SCENE}, data=options) for _ in range(3)]
+        together = client.post("/v1/captions", files={"image": SCENE}, data=options)
     assert [answer.status_code for answer in answers] == [200] * 3
     assert {answer.json()["caption"] for answer in answers} == {together.json()["caption"]}
 
