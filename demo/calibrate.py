@@ -134,7 +134,13 @@ def main() -> None:
     features = np.array([clause.features for clause in found])
     weights = logistic(features, true)
     agreement = 1 / (1 + np.exp(-(weights[0] + features @ weights[1:])))
+    scores = np.clip(np.array([clause.score for clause in found]), 1e-4, 1 - 1e-4)
+    both = np.column_stack([np.log(scores / (1 - scores)), features])
+    joint = logistic(both, true)
+    together = 1 / (1 + np.exp(-(joint[0] + both @ joint[1:])))
     report = {
+        "joint weights": joint.round(3).tolist(),
+        "joint": floor_of(together, true, args.wrong),
         "clauses": len(found),
         "true": round(float(true.mean()), 4),
         "matcher": floor_of(np.array([clause.score for clause in found]), true, args.wrong),

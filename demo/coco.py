@@ -23,7 +23,7 @@ from demo.score import repeated
 from serve_app.api import CaptionService
 from serve_app.args import AppArgs, matcher_for
 from serve_app.batch.local import local_service
-from serve_app.errors import RequestError
+from serve_app.errors import CaptionServeError
 
 _PHRASES = {phrase: name for name, phrases in CATEGORIES.items() for phrase in (name, *phrases)}
 _LONGEST = max(len(phrase.split()) for phrase in _PHRASES)
@@ -41,7 +41,8 @@ class Annotated:
 def objects_in(text: str) -> list[str]:
     """The categories that a text mentions, in order; the longest name wins, so a hot dog is no dog."""
     words = re.findall(r"[a-z]+", text.lower())
-    found, at = [], 0
+    found: list[str] = []
+    at = 0
     while at < len(words):
         for length in range(min(_LONGEST, len(words) - at), 0, -1):
             phrase = " ".join(words[at : at + length])
@@ -60,7 +61,8 @@ def read(captions: Path, instances: Path | None) -> list[Annotated]:
     given = json.loads(captions.read_text(encoding="utf-8"))
     images = {image["id"]: Annotated(image["file_name"]) for image in given["images"]}
     for annotation in given["annotations"]:
-        images[annotation["image_id"]].captions.append(annotation["caption"])
+        if annotation["image_id"] in images:
+            images[annotation["image_id"]].captions.append(annotation["caption"])
     if instances is not None:
         marked = json.loads(instances.read_text(encoding="utf-8"))
         names = {category["id"]: category["name"] for category in marked["categories"]}
@@ -137,7 +139,7 @@ async def captions(
         try:
             data = (directory / image.file).read_bytes()
             texts.append((await service.caption(data, options)).caption)
-        except (OSError, RequestError) as error:
+        except (OSError, CaptionServeError) as error:
             print(f"{image.file}: {error}", file=sys.stderr)
             continue
         read_images.append(image)

@@ -8,7 +8,14 @@ from __future__ import annotations
 
 
 def _plural(name: str) -> str:
-    irregular = {"person": "people", "man": "men", "woman": "women", "child": "children", "mouse": "mice"}
+    irregular = {
+        "person": "people",
+        "man": "men",
+        "woman": "women",
+        "child": "children",
+        "mouse": "mice",
+        "goose": "geese",
+    }
     first, _, last = name.rpartition(" ")
     if last in irregular:
         last = irregular[last]
@@ -16,8 +23,8 @@ def _plural(name: str) -> str:
         pass
     elif last.endswith(("s", "sh", "ch", "x")):
         last += "es"
-    elif last.endswith("fe"):
-        last = last[:-2] + "ves"
+    elif last in ("knife", "calf"):
+        last = last.removesuffix("fe").removesuffix("f") + "ves"
     elif last.endswith("y") and last[-2] not in "aeiou":
         last = last[:-1] + "ies"
     else:

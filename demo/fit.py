@@ -20,7 +20,7 @@ M = TypeVar("M", bound=nn.Module)
 Batch = Mapping[str, torch.Tensor]
 
 
-def learning_rate(step: int, steps: int, peak: float, phase_step: int, warm_up: int = 100) -> float:
+def learning_rate(step: int, steps: int, peak: float, phase_step: int, warm_up: int = 60) -> float:
     """A cosine from `peak` to 2 % of it over all steps, with a linear warm-up into each phase."""
     cosine = 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * step / steps))
     return peak * cosine * min(1.0, (phase_step + 1) / warm_up)

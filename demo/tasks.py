@@ -28,8 +28,9 @@ PAIRS_EACH = 4
 
 def auc(true: np.ndarray, false: np.ndarray) -> float:
     """Share of the pairs (true, false) in which the true one is higher, ties counting half."""
-    order = np.argsort(np.argsort(np.concatenate([true, false]), kind="stable"), kind="stable") + 1
-    return float((order[: len(true)].sum() - len(true) * (len(true) + 1) / 2) / (len(true) * len(false)))
+    lower = np.sort(false)
+    wins = np.searchsorted(lower, true, "left") + np.searchsorted(lower, true, "right")
+    return float(wins.sum() / (2 * len(true) * len(false)))
 
 
 async def answering(model: str, scenes: Iterable[tuple[bytes, Scene]]) -> dict[str, Any]:

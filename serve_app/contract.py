@@ -15,7 +15,7 @@ class Stats(BaseModel):
 class VariantBody(BaseModel):
     prompt: str
     text: str = Field(description="empty when the variant failed; then `degraded` says why")
-    score: float | None = Field(description="match score; null without a matcher")
+    score: float | None = Field(description="match score, or of agreement without a matcher; null unless grounded")
 
 
 class RoundBody(BaseModel):
@@ -27,7 +27,7 @@ class RoundBody(BaseModel):
 class ClauseBody(BaseModel):
     text: str
     source: str = Field(description='for example "variant 3", "extension 1", "round 2"')
-    score: float | None = Field(description="match score; null without a matcher")
+    score: float | None = Field(description="match score, or of agreement without a matcher; null unless grounded")
 
 
 class CaptionBody(BaseModel):

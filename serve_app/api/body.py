@@ -21,6 +21,7 @@ from serve_app.types import Limits
 OVERHEAD_BYTES = 256 * 1024
 """Room for option fields and multipart borders besides the image."""
 MAX_FIELDS = 64
+"""Option fields besides texts."""
 IMAGE = "image"
 _LISTS = ("prompts", "extra_prompts", "texts")
 
@@ -59,7 +60,9 @@ async def _form(request: Request, limits: Limits) -> tuple[bytes, dict[str, Any]
     most = limits.max_image_bytes
     limited = Request(request.scope, bounded(request.receive, most + OVERHEAD_BYTES, most))
     try:
-        async with limited.form(max_files=1, max_fields=MAX_FIELDS, max_part_size=OVERHEAD_BYTES) as form:
+        async with limited.form(
+            max_files=1, max_fields=MAX_FIELDS + limits.max_texts, max_part_size=OVERHEAD_BYTES
+        ) as form:
             image = form.get(IMAGE)
             if not isinstance(image, UploadFile):
                 raise InvalidRequest("The form has no file field named 'image'.")
@@ -118,10 +121,10 @@ def options_of(pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
     """Options from fields or the query; a repeated name is an error unless the option is a list."""
     options: dict[str, Any] = {}
     for name, value in pairs:
-        if value == "":
-            continue
         if name in _LISTS:
             options.setdefault(name, []).append(value)
+        elif value == "":
+            continue
         elif name in options:
             raise InvalidOption(f"{name[:80]}: given more than once.")
         else:

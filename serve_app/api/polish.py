@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Sequence
 
@@ -32,17 +33,17 @@ class ChatPolisher:
     async def polish(self, caption: str, clauses: Sequence[Clause], timeout_s: float) -> str:
         given = {"caption": caption, "clauses": [{"text": clause.text, "score": clause.score} for clause in clauses]}
         try:
-            answer = await self._client.chat.completions.create(
-                model=self._model,
-                messages=[
-                    {"role": "system", "content": INSTRUCTIONS},
-                    {"role": "user", "content": json.dumps(given, ensure_ascii=False)},
-                ],
-                temperature=0,
-                max_tokens=MAX_TOKENS,
-                timeout=min(self._timeout_s, timeout_s),
-            )
-        except APITimeoutError:
+            async with asyncio.timeout(min(self._timeout_s, timeout_s)):
+                answer = await self._client.chat.completions.create(
+                    model=self._model,
+                    messages=[
+                        {"role": "system", "content": INSTRUCTIONS},
+                        {"role": "user", "content": json.dumps(given, ensure_ascii=False)},
+                    ],
+                    temperature=0,
+                    max_tokens=MAX_TOKENS,
+                )
+        except (APITimeoutError, TimeoutError):
             raise PolishFailed("the chat model did not answer in time") from None
         except APIConnectionError:
             raise PolishFailed("the chat model cannot be reached") from None
@@ -52,6 +53,6 @@ class ChatPolisher:
             raise PolishFailed("the chat model's answer cannot be read") from error
         choices = answer.choices if isinstance(getattr(answer, "choices", None), list) else []
         text = choices[0].message.content if choices and choices[0].message else None
-        if not text or not text.strip():
+        if not isinstance(text, str) or not text.strip():
             raise PolishFailed("the chat model answered with no text")
         return " ".join(text.split())

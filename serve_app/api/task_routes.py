@@ -19,7 +19,7 @@ from serve_app.api.routes import PROBLEMS, fields_of, properties_of
 from serve_app.api.sources import image_bytes
 from serve_app.api.tasks import AnswerOptions, EmbeddingOptions, FilterOptions, MatchOptions, TaskService
 from serve_app.contract import AnswerBody, EmbeddingsBody, FilterBody, MatchBody
-from serve_app.errors import InvalidOption
+from serve_app.errors import ImageTooLarge, InvalidOption
 
 router = APIRouter()
 
@@ -103,11 +103,21 @@ async def embeddings(request: Request) -> Response:
             raise InvalidOption("images: a list of data URIs, base64 texts or URLs is needed.")
         if len(given) > limits.max_batch_images:
             raise InvalidOption(f"images: {len(given)} were given; at most {limits.max_batch_images} are accepted.")
-        images = [await image_bytes(image, limits, request.app.state.fetcher) for image in given]
-        body = await while_connected(request, tasks.embed(images, values))
+        body = await while_connected(request, _embedded(request, tasks, given, values))
     except (ClientGone, ClientDisconnect):
         return Response(status_code=problems.CLIENT_CLOSED_REQUEST)
     return JSONResponse(body.model_dump())
+
+
+async def _embedded(request: Request, tasks: TaskService, given: list[str], values: dict[str, Any]) -> EmbeddingsBody:
+    limits = request.app.state.service.limits
+    images, total = [], 0
+    for image in given:
+        images.append(await image_bytes(image, limits, request.app.state.fetcher))
+        total += len(images[-1])
+        if total > limits.max_batch_bytes:
+            raise ImageTooLarge(f"The images together have more than {limits.max_batch_bytes} bytes.")
+    return await tasks.embed(images, values)
 
 
 async def _respond(

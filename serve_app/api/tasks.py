@@ -7,8 +7,8 @@ import base64
 import struct
 import time
 import uuid
-from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, Literal, Protocol, TypeVar
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from typing import Annotated, Any, Literal, Protocol, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
@@ -24,8 +24,8 @@ from serve_app.contract import (
     MatchBody,
     MatchedText,
 )
-from serve_app.errors import InvalidOption, NotDeployed
-from serve_app.types import Answerer, Detail, Limits, MatchModel, ModelInfo, Pixels
+from serve_app.errors import DeadlineExceeded, InvalidOption, NotDeployed, PromptTooLong, ServiceError
+from serve_app.types import Answerer, Detail, Limits, MatchModel, ModelInfo
 
 DEFAULT_FLOOR = 0.5
 """Match score at which a text describes an image more likely than not."""
@@ -57,6 +57,7 @@ class FilterOptions(MatchOptions):
 class EmbeddingOptions(Timed):
     input: NonEmpty | list[NonEmpty] = Field(default_factory=list, description="a text or several")
     model: str | None = Field(None, description="taken and ignored; there is one model")
+    user: str | None = Field(None, description="taken and ignored")
     encoding_format: Literal["float", "base64"] = "float"
 
 
@@ -97,7 +98,8 @@ class TaskService:
         options = validated(AnswerOptions, values)
         _check_texts([options.question], self._limits, "question")
         left = _Budget(options.timeout_s, self._limits)
-        info, pixels = await self._read(answerer, image, left)
+        info = await _info(answerer, left)
+        pixels = await self._captions.read(image, info, left())
         found = await answerer.answer(pixels, options.question, left())
         return AnswerBody(
             id=request_id or uuid.uuid4().hex,
@@ -112,7 +114,8 @@ class TaskService:
         options = validated(MatchOptions, values)
         _check_texts(options.texts, self._limits, "texts")
         left = _Budget(options.timeout_s, self._limits)
-        info, pixels = await self._read(matcher, image, left)
+        info = await _info(matcher, left)
+        pixels = await self._captions.read(image, info, left())
         found = await matcher.match(pixels, options.texts, left(), similarity=True)
         return MatchBody(
             id=request_id or uuid.uuid4().hex,
@@ -131,7 +134,8 @@ class TaskService:
         options = validated(FilterOptions, values)
         _check_texts(options.texts, self._limits, "texts")
         left = _Budget(options.timeout_s, self._limits)
-        info, pixels = await self._read(matcher, image, left)
+        info = await _info(matcher, left)
+        pixels = await self._captions.read(image, info, left())
         found = await matcher.match(pixels, options.texts, left())
         texts = [
             FilteredText(text=text, score=round(match.probability, 6), keep=match.probability >= options.floor)
@@ -151,9 +155,11 @@ class TaskService:
                 image, {name: value for name, value in asked.items() if value is not None}, body.id
             )
             body.caption, body.degraded = made.caption, made.degraded
-            if made.caption:
-                (score,) = await matcher.match(pixels, [made.caption], left())
+            try:
+                (score,) = await matcher.match(pixels, [made.caption or " "], left())
                 body.caption_score = round(score.probability, 6)
+            except (ServiceError, PromptTooLong) as error:
+                body.degraded.append(f"score: {error.message}")
         return body
 
     async def embed(self, images: Sequence[Any], values: Mapping[str, Any]) -> EmbeddingsBody:
@@ -169,14 +175,14 @@ class TaskService:
                 f"images: {len(images)} were given; at most {self._limits.max_batch_images} are accepted."
             )
         left = _Budget(options.timeout_s, self._limits)
-        info = await matcher.info()
+        info = await _info(matcher, left)
 
         async def of_image(image: Any) -> list[float]:
-            _, pixels = await self._read(matcher, image, left)
-            return await matcher.embed_image(pixels, left())
+            return await matcher.embed_image(await self._captions.read(image, info, left()), left())
 
         vectors = await matcher.embed_texts(texts, left()) if texts else []
-        vectors += await asyncio.gather(*map(of_image, images))
+        async with _Together() as together:
+            vectors += await together.results(map(of_image, images))
         words = sum(len(text.split()) for text in texts)
         return EmbeddingsBody(
             model=info.name,
@@ -192,10 +198,6 @@ class TaskService:
     def _limits(self) -> Limits:
         return self._captions.limits
 
-    async def _read(self, model: HasInfo, image: Any, left: _Budget) -> tuple[ModelInfo, Pixels]:
-        info = await model.info()
-        return info, await self._captions.read(image, info, left())
-
 
 class _Budget:
     """The seconds that are left of a request's time."""
@@ -209,6 +211,31 @@ class _Budget:
 
     def __call__(self) -> float:
         return max(0.001, self._end - time.monotonic())
+
+
+async def _info(model: HasInfo, left: _Budget) -> ModelInfo:
+    try:
+        async with asyncio.timeout(left()):
+            return await model.info()
+    except TimeoutError:
+        raise DeadlineExceeded("No replica of the model answered in time.") from None
+
+
+class _Together:
+    """Work of several tasks, of which none outlives the block."""
+
+    async def __aenter__(self) -> Self:
+        self._tasks: list[asyncio.Task[list[float]]] = []
+        return self
+
+    async def results(self, work: Iterable[Coroutine[Any, Any, list[float]]]) -> list[list[float]]:
+        self._tasks = [asyncio.create_task(one) for one in work]
+        return list(await asyncio.gather(*self._tasks))
+
+    async def __aexit__(self, *_: object) -> None:
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
 
 
 def _deployed(model: Model | None, task: str, setting: str) -> Model:

@@ -46,7 +46,7 @@ def batch(
         list[str] | None, typer.Option(help="host to fetch http(s) images from; every public one unless given")
     ] = None,
     fetch_network: Annotated[list[str] | None, typer.Option(help="network (CIDR) that is no public one")] = None,
-    strategy: Annotated[str | None, typer.Option(help="basic or classic")] = None,
+    strategy: Annotated[str | None, typer.Option(help="grounded, classic or basic")] = None,
     detail: Annotated[str | None, typer.Option(help="low, medium or high")] = None,
     rounds: Annotated[int | None, typer.Option(help="rounds, instead of --detail")] = None,
     prompt: Annotated[list[str] | None, typer.Option(help="variant prompt; may be repeated")] = None,

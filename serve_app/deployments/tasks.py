@@ -82,13 +82,16 @@ class HandleMatcher:
     def __init__(self, handle: DeploymentHandle[Any], max_retries: int) -> None:
         self._handle: Any = handle.options(_by_reference=False)
         self._calls = ReplicaCalls("matcher", max_retries)
+        self._info: ModelInfo | None = None
 
     def reconfigure(self, max_retries: int) -> None:
         self._calls.max_retries = max_retries
 
     async def info(self) -> ModelInfo:
-        info: ModelInfo = await self._calls(self._handle, "info", deadline=None)
-        return info
+        if self._info is None:
+            # Without a limit of its own: the caller's holds, and a replica may take minutes to load its model.
+            self._info = await self._calls(self._handle, "info", deadline=None)
+        return self._info
 
     async def match(
         self, pixels: Pixels, texts: Sequence[str], timeout_s: float | None = None, *, similarity: bool = False
@@ -120,13 +123,16 @@ class HandleAnswerer:
     def __init__(self, handle: DeploymentHandle[Any], max_retries: int) -> None:
         self._handle: Any = handle.options(_by_reference=False)
         self._calls = ReplicaCalls("answerer", max_retries)
+        self._info: ModelInfo | None = None
 
     def reconfigure(self, max_retries: int) -> None:
         self._calls.max_retries = max_retries
 
     async def info(self) -> ModelInfo:
-        info: ModelInfo = await self._calls(self._handle, "info", deadline=None)
-        return info
+        if self._info is None:
+            # Without a limit of its own: the caller's holds, and a replica may take minutes to load its model.
+            self._info = await self._calls(self._handle, "info", deadline=None)
+        return self._info
 
     async def answer(self, pixels: Pixels, question: str, timeout_s: float | None = None) -> Answer:
         deadline = _deadline(timeout_s)

@@ -21,7 +21,7 @@ Result = TypeVar("Result")
 MAX_WAITING = 1000
 """Jobs that may wait; more are turned away."""
 STALL_S = 120.0
-"""A batch that takes longer than this is taken for one that never ends."""
+"""A batch that says nothing for longer than this is taken for one that never ends."""
 
 
 class Batcher(Generic[Job, Result]):
@@ -52,6 +52,9 @@ class Batcher(Generic[Job, Result]):
             raise Overloaded("The queue of the engine is full.")
         future: Future[Result] = Future()
         self._inbox.put((job, future))
+        if self._closed.is_set():
+            future.cancel()
+            raise GeneratorUnavailable("The engine is closed.")
         try:
             async with asyncio.timeout(timeout_s):
                 return await asyncio.wrap_future(future)
@@ -59,6 +62,10 @@ class Batcher(Generic[Job, Result]):
             raise DeadlineExceeded("The request's time ran out.") from None
         finally:
             future.cancel()
+
+    def alive(self) -> None:
+        """Tells that the running batch goes on; for long ones, between their parts."""
+        self._busy_since = time.monotonic()
 
     def check_health(self) -> None:
         """Raises `GeneratorUnavailable` when the thread died or hangs."""

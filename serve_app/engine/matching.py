@@ -146,11 +146,13 @@ class MatchEngine:
         rows = [row for place, job in enumerate(jobs) if wanted[place] for row in _rows(place, job.texts)]
         found: dict[tuple[int, int], torch.Tensor] = {}
         for batch in _batches(rows):
+            self._batcher.alive()
             pictures = [jobs[row.job].image for row in batch]
             seen = None if images is None else torch.stack([images[picture.digest] for picture in pictures if picture])
             for row, states in zip(batch, self._first_tokens(batch, seen), strict=True):
                 found[row.job, row.first] = states
-        empty = torch.zeros(0, self._model.config.text_config.hidden_size)
+        width = self._model.config.text_config.hidden_size
+        empty = torch.zeros(0, width, dtype=self._model.dtype, device=self._model.device)
         return [
             torch.cat([found[key] for key in sorted(found) if key[0] == place])
             if any(key[0] == place for key in found)

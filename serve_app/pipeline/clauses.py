@@ -21,7 +21,7 @@ from serve_app.pipeline.words import (
 )
 
 _STOPS = frozenset(".;:!?")
-_QUANTITIES = words_of("group pair couple bunch lot lots number set row pile cup glass plate bowl piece")
+_QUANTITIES = words_of("group pair couple bunch lot lots number set row pile piece herd flock crowd")
 _OPENERS = DETERMINERS - {"that", "both", "no", "all", "each", "every"}
 
 
@@ -115,7 +115,18 @@ def parse(words: Sequence[str]) -> Phrase | None:
         return None
     if rest and rest[0] in DETERMINERS:
         return Phrase(tuple(subject[:-1]), "", (subject[-1], *rest), finite=True) if len(subject) > 2 else None
+    if (at := next((place for place, word in enumerate(rest) if word in BE), 0)) and rest[at + 1 :]:
+        # "a man in a blue shirt is cutting a cake": what stands before the verb only says which man.
+        return Phrase(tuple(subject), rest[at], tuple(rest[at + 1 :]))
+    if _is_finite(subject, rest):
+        return Phrase(tuple(subject[:-1]), "", (subject[-1], *rest), finite=True)
     return Phrase(tuple(subject), "", tuple(rest))
+
+
+def _is_finite(subject: Sequence[str], rest: Sequence[str]) -> bool:
+    """Whether the subject's last word is a verb: "a dog sits on a bench"."""
+    single = subject[0] in ("a", "an") and len(subject) > 2 and "of" not in subject
+    return single and bool(rest) and rest[0] in PREPOSITIONS and is_plural(("the", subject[-1]))
 
 
 def _begins_predicate(words: Sequence[str], place: int) -> bool:
@@ -170,8 +181,16 @@ def _separates(word: str, before: Sequence[str], following: Sequence[str]) -> bo
     if word == ",":
         return following[0] in _OPENERS | PREPOSITIONS | CONNECTIVES | {"together", "there"}
     if word in ("and", "plus", "but"):
-        return following[0] in _OPENERS or following[0] in ("there",)
+        return (following[0] in _OPENERS and not _in_possession(before, following)) or following[0] == "there"
     return word in ("together", "with") and not before
+
+
+def _in_possession(before: Sequence[str], following: Sequence[str]) -> bool:
+    """Whether "and" goes on with what a thing has: "a man with glasses and a beard standing next to a cake"."""
+    prepositions = [word for word in before if word in PREPOSITIONS]
+    verb = any(is_participle(word) for word in before)
+    goes_on = next((word for word in following if is_participle(word) or word in ("and", ",")), "")
+    return bool(prepositions) and prepositions[-1] == "with" and not verb and is_participle(goes_on)
 
 
 def _shared(phrases: Sequence[Phrase]) -> list[Phrase]:

@@ -14,6 +14,9 @@ from typing import Literal
 from serve_app.pipeline.clauses import Phrase, split
 from serve_app.pipeline.words import NUMBERS, content, joined, sentence
 
+MEDIA = frozenset(("photo", "picture", "image", "view", "shot", "photograph", "background"))
+"""What holds the things and is none of them."""
+
 Kind = Literal["description", "fact", "thing", "sentence", "continuation"]
 
 
@@ -63,19 +66,22 @@ class Composition:
     @property
     def prompt(self) -> str:
         """The first sentence as the model wrote it, with what continues it: what a prompt shows."""
-        return self.first + "".join(f"{_mark(addition)}{addition.text}" for addition in self._of("continuation"))
+        return self.first.rstrip(" .") + "".join(
+            f"{_mark(addition)}{addition.text}" for addition in self._of("continuation")
+        )
 
     @property
     def text(self) -> str:
         """The caption."""
-        first = self.first
+        first = self.first.rstrip(" .")
         for addition in self._of("description"):
             first = _renamed(first, addition.phrase)
         first += "".join(f"{_mark(addition)}{addition.text}" for addition in self._of("continuation"))
         things = [_with_predicate(addition.phrase) for addition in self._of("thing")]
         sentences = [first]
         if things:
-            sentences.append(f"there {'are' if self._of('thing')[0].phrase.plural else 'is'} also {joined(things)}")
+            also = " also" if first else ""
+            sentences.append(f"there {'are' if self._of('thing')[0].phrase.plural else 'is'}{also} {joined(things)}")
         sentences += self._facts()
         sentences += [addition.text for addition in self._of("sentence")]
         return " ".join(filter(None, map(sentence, sentences)))
@@ -131,7 +137,8 @@ def continuation(text: str, source: str, to: Composition) -> Addition | None:
 
 
 def _of_unknown(phrase: Phrase, source: str, said: frozenset[str]) -> list[Addition]:
-    if not phrase.content - said:
+    # A thing that the caption mentions in passing ("with a white toilet") is not there "also".
+    if phrase.head in said or phrase.head in MEDIA or not phrase.content - said:
         return []
     if phrase.finite or phrase.verb:
         return [Addition("sentence", phrase.text, source, phrase)] if phrase.predicate else []
@@ -145,7 +152,7 @@ def _of_known(phrase: Phrase, source: str, known: Named) -> list[Addition]:
     if not phrase.definite and not known.phrase.definite and longer and name.content - known.said:
         found.append(Addition("description", name.text, source, name))
     if phrase.predicate and not phrase.finite and content(" ".join(phrase.predicate)) - known.said:
-        noun = tuple(known.phrase.noun.split())
+        noun = ("the", *known.phrase.subject[1:]) if "of" in known.phrase.subject else tuple(known.phrase.noun.split())
         fact = Phrase(noun, "are" if known.phrase.plural else "is", phrase.predicate)
         scored = phrase.text if phrase.verb else " ".join([*known.phrase.subject, *phrase.predicate])
         found.append(Addition("fact", scored, source, fact))

@@ -32,7 +32,7 @@ TIE = 0.02
 """Candidates whose scores differ by less are equally right; the one that says more begins the caption."""
 
 
-LONGEST = 2
+LONGEST = 3
 """A rewritten caption may have so many times the words."""
 
 
@@ -59,7 +59,7 @@ async def grounded(context: Context) -> Draft:
             state = await _extend(context, state, scores)
     rounds: list[Round] = []
     with context.timed("rounds"):
-        for number in range(2, context.options.rounds + 1):
+        for number in range(2, context.options.rounds + 1 if state.composition.first else 2):
             before = state
             state = await _round(context, number, state, scores)
             rounds.append(Round(number, state.composition.text, state is not before))
@@ -146,7 +146,10 @@ def _first_sentence(
     """
 
     def sound(candidate: Candidate) -> bool:
-        return all(scores.passes(phrase.text) for phrase in phrases[candidate.text] if not phrase.leans)
+        found = phrases[candidate.text]
+        if not found:
+            return scores.passes(candidate.text)
+        return all(scores.passes(phrase.text) for phrase in found if not phrase.leans)
 
     whole = [candidate for candidate in ranked if sound(candidate)]
     if whole:
@@ -157,7 +160,7 @@ def _first_sentence(
         )
         return best, best.text
     for candidate in ranked:
-        kept = [phrase for phrase in phrases[candidate.text] if scores.passes(phrase.text)]
+        kept = [phrase for phrase in phrases[candidate.text] if not phrase.leans and scores.passes(phrase.text)]
         if kept:
             return candidate, joined([phrase.text for phrase in kept])
     return ranked[0], ranked[0].text
@@ -227,11 +230,14 @@ async def _polished(context: Context, polisher: Polisher, text: str, clauses: Se
         context.degraded.append(f"polish: {error.message}.")
         return text
     phrases = [phrase.text for phrase in split(denoise(rewritten)) if not phrase.leans]
+    if len(rewritten.split()) > LONGEST * len(text.split()):
+        context.degraded.append("polish: the rewritten text was too long.")
+        return text
     await scores.learn([text, rewritten, *phrases])
     whole = not scores.judges_wholes or scores.of(rewritten) >= scores.of(text) - scores.fall
     new = content(rewritten) - content(text)
     said = phrases and all(map(scores.passes, phrases))
-    if whole and said and (scores.judges_wholes or not new) and len(rewritten.split()) <= LONGEST * len(text.split()):
+    if whole and said and (scores.judges_wholes or not new):
         return rewritten
     context.degraded.append("polish: the rewritten text said what the image does not support.")
     return text

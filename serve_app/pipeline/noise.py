@@ -4,10 +4,24 @@ from __future__ import annotations
 
 import re
 
-from serve_app.pipeline.words import DETERMINERS, PREPOSITIONS, article_for, tokens, untokenized, words_of
+from serve_app.pipeline.words import (
+    BE,
+    DETERMINERS,
+    PREPOSITIONS,
+    article_for,
+    is_participle,
+    is_plural,
+    tokens,
+    untokenized,
+    words_of,
+)
 
-_MADE_UP = re.compile(r"\b(?:(?:a|an|the)\s+)?araff?\w*\s*(?P<next>\w+)?", re.IGNORECASE)
+_MADE_UP = re.compile(
+    r"(?P<before>^\s*|\b(?:is|are)\s+)?\b(?:(?P<article>a|an|the)\s+)?araf(?!at\b|ura)\w*\s*(?P<next>[\w-]+)?",
+    re.IGNORECASE,
+)
 _OPENING = re.compile(r"^\s*there(?:\s+is|\s+are|'s|’s)\s+(?:also\s+)?", re.IGNORECASE)
+_STOPS = frozenset(".;:!?")
 MAX_LOOP_TOKENS = 12
 """Longest repeated stretch that is looked for."""
 _UNFINISHED = words_of("a an the and or but with of in on at to for by from next while where plus as ,")
@@ -18,17 +32,24 @@ def denoise(text: str) -> str:
     """The text without made-up words, "there is" openings, loops, and an end that leads nowhere."""
     text = _OPENING.sub("", _MADE_UP.sub(_named, text))
     kept = _finished(_without_loops(tokens(text)))
+    while kept and not kept[0][0].isalnum() and kept[0] not in "\"'“‘(":
+        kept = kept[1:]
     return untokenized(kept)
 
 
 def _named(match: re.Match[str]) -> str:
-    """ "arafed man" stands for "a man"; "araffe" alone before a verb has no noun to save."""
-    following = match["next"]
+    """ "arafed man" stands for "a man"; before a verb there is no noun to save, within a phrase no article to add."""
+    before, article, following = match["before"] or "", match["article"], match["next"]
     if following is None:
-        return ""
-    if following.lower() in _UNFINISHED | DETERMINERS | PREPOSITIONS:
+        return before
+    word = following.lower()
+    if word in _UNFINISHED | DETERMINERS | PREPOSITIONS | BE or is_participle(word):
+        return before + following
+    if article is None and match["before"] is None:
         return following
-    return f"{article_for(following)} {following}"
+    if article and article.lower() == "the":
+        return f"{before}the {following}"
+    return f"{before}{following}" if is_plural(("the", word)) else f"{before}{article_for(following)} {following}"
 
 
 def _without_loops(words: list[str]) -> list[str]:
@@ -48,6 +69,8 @@ def _without_loops(words: list[str]) -> list[str]:
 
 
 def _finished(words: list[str]) -> list[str]:
-    while words and words[-1].lower() in _UNFINISHED:
-        words.pop()
-    return words
+    end = len(words)
+    while end and (words[end - 1].lower() in _UNFINISHED or words[end - 1] in _STOPS):
+        end -= 1
+    cut = any(word.lower() in _UNFINISHED for word in words[end:])
+    return words[:end] if cut else words

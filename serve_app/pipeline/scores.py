@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from serve_app.errors import ServiceError
+from serve_app.errors import PromptTooLong, ServiceError
 from serve_app.pipeline.words import content
 from serve_app.types import Generated, GenerationParameters, Matcher, Pixels
 
@@ -116,24 +116,35 @@ class Scores:
         self._agreement.candidates += candidates
 
     async def learn(self, texts: Sequence[str]) -> None:
-        """Scores the texts that are not known yet, in one call."""
-        new = [text for text in dict.fromkeys(texts) if text and text not in self._known][:MAX_TEXTS]
-        if self._matcher is None or not new:
+        """Scores the texts that are not known yet, in one call as long as they are no more than `MAX_TEXTS`."""
+        new = [text for text in dict.fromkeys(texts) if text and text not in self._known]
+        for start in range(0, len(new), MAX_TEXTS):
+            await self._ask(new[start : start + MAX_TEXTS])
+
+    async def _ask(self, texts: Sequence[str]) -> None:
+        if self._matcher is None:
             return
         self.calls += 1
         try:
-            found = await self._matcher.match(self._pixels, new, max(0.0, self._deadline - time.monotonic()))
+            found = await self._matcher.match(self._pixels, texts, max(0.0, self._deadline - time.monotonic()))
+        except PromptTooLong:  # of one of them, which supports nothing; no loss of the matcher
+            if len(texts) == 1:
+                self._known[texts[0]] = 0.0
+            else:
+                for text in texts:
+                    await self._ask([text])
+            return
         except ServiceError as error:
             self.loss = error.message
             self._matcher = None
             return
-        self._known.update(zip(new, (match.probability for match in found), strict=True))
+        self._known.update(zip(texts, (match.probability for match in found), strict=True))
 
     def of(self, text: str) -> float:
         """The score of a text that was learned."""
-        if self._matcher is None:
-            return self._agreement(text)
-        return self._known.get(text, 0.0)
+        if (known := self._known.get(text)) is not None:
+            return known
+        return self._agreement(text) if self._matcher is None else 0.0
 
     def passes(self, text: str) -> bool:
         return self.of(text) >= self.floor

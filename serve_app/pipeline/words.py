@@ -11,9 +11,9 @@ def words_of(text: str) -> frozenset[str]:
 
 
 NUMBERS = words_of("two three four five six seven eight nine ten")
-PLURAL_DETERMINERS = NUMBERS | words_of("some several many few various multiple these those both all")
+PLURAL_DETERMINERS = NUMBERS | words_of("several many few various multiple these those both")
 DETERMINERS = PLURAL_DETERMINERS | words_of(
-    "a an the this that one another each every no his her their its my your our"
+    "some all a an the this that one another each every no his her their its my your our"
 )
 PREPOSITIONS = words_of(
     "in on at under over above below behind beside before near next between among against along around across "
@@ -29,9 +29,11 @@ EMPTY = DETERMINERS | PREPOSITIONS | BE | CONNECTIVES | words_of("there also has
 
 _NOUNS_IN_ING = words_of(
     "building ceiling clothing evening king lightning morning painting railing ring spring string thing wedding "
-    "wing awning earring something anything nothing everything sibling pudding icing bedding flooring"
+    "wing living dining parking swimming fishing washing frying cutting rocking sewing shopping sleeping awning "
+    "earring something anything nothing everything sibling pudding icing bedding flooring"
 )
-_NOT_PLURAL = re.compile(r"(?:ss|us|is)$")
+_SHORT_PARTICIPLES = words_of("doing lying using going being tying")
+_NOT_PLURAL = re.compile(r"(?:ss|us|is)$|^(?:lens|gas|yes|always)$")
 _IRREGULAR = {
     "people": "person",
     "men": "man",
@@ -39,15 +41,31 @@ _IRREGULAR = {
     "children": "child",
     "mice": "mouse",
     "geese": "goose",
+    "knives": "knife",
+    "leaves": "leaf",
+    "shelves": "shelf",
+    "loaves": "loaf",
+    "wolves": "wolf",
+    "cookies": "cookie",
+    "movies": "movie",
+    "ties": "tie",
+    "pies": "pie",
+    "shoes": "shoe",
+    "toes": "toe",
+    "canoes": "canoe",
+    "feet": "foot",
+    "teeth": "tooth",
 }
 _IRREGULAR_PLURALS = frozenset(_IRREGULAR) | {"cattle", "police"}
-_TOKEN = re.compile(r"[\w'’-]+|[,.;:!?]")
-_VOWEL_SOUND = re.compile(r"^(?:[aeio]|u(?!ni|se|s[aeiou]|kule|r[aeiou])|hour|honest|heir)", re.IGNORECASE)
+_TOKEN = re.compile(r"\d+(?:[.:,]\d+)+|[\w'’-]+|[,.;:!?]|[^\s\w]")
+_VOWEL_SOUND = re.compile(
+    r"^(?:[ai]|e(?!u|we)|o(?!ne\b|nce)|u(?!ni|se|s[aeiou]|kule|r[aeiou])|hour|honest|heir)", re.IGNORECASE
+)
 
 
 def tokens(text: str) -> list[str]:
-    """Words and punctuation marks."""
-    return _TOKEN.findall(text)
+    """Words, numbers and marks. What the tokenizer tore apart ("t - shirt", "woman ' s") is joined."""
+    return _TOKEN.findall(re.sub(r"(?<=\w) ([-'’]) (?=\w)", r"\1", text))
 
 
 def untokenized(words: Iterable[str]) -> str:
@@ -61,7 +79,7 @@ def article_for(word: str) -> str:
 
 def is_participle(word: str) -> bool:
     """A present participle ("standing"), as far as its ending tells."""
-    return word.endswith("ing") and len(word) > 5 and word not in _NOUNS_IN_ING
+    return word in _SHORT_PARTICIPLES or (word.endswith("ing") and len(word) > 5 and word not in _NOUNS_IN_ING)
 
 
 def is_plural(phrase: Sequence[str]) -> bool:

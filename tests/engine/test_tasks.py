@@ -121,6 +121,7 @@ async def test_the_embedded_matcher_tells_true_from_swapped(matcher: MatchEngine
 def test_area_under_the_curve() -> None:
     assert auc(np.array([0.9, 0.8]), np.array([0.1, 0.2])) == 1
     assert auc(np.array([0.9, 0.1]), np.array([0.5])) == 0.5
+    assert auc(np.array([1.0]), np.array([1.0])) == 0.5
 
 
 async def test_answers_are_those_of_transformers_alone_and_in_a_batch(answerer: AnswerEngine) -> None:

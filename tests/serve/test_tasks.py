@@ -76,7 +76,9 @@ def test_agents_ask_and_compare(service: Service) -> None:
 
 JOB = """
 import json, sys
+import ray
 from ray import serve
+ray.init(address="auto", log_to_driver=False)
 captions = serve.get_app_handle("captions")
 image = open(sys.argv[1], "rb").read()
 answer = captions.answer.remote(image, "is there a boat?").result()["answer"]

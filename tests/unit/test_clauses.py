@@ -27,6 +27,12 @@ def texts(caption: str) -> list[str]:
         ("the night sky fills the rest of the picture", ["the night sky fills the rest of the picture"]),
         ("a group of people standing in front of a bus", ["a group of people standing in front of a bus"]),
         ("on the green grass", ["on the green grass"]),
+        ("a man in a blue shirt is cutting a cake", ["a man is cutting a cake"]),
+        ("a dog sits on a bench", ["a dog sits on a bench"]),
+        ("a dog lying in the grass", ["a dog lying in the grass"]),
+        ("a small living room with a couch", ["a small living room with a couch"]),
+        ("a man with glasses and a beard standing next to a cake",
+         ["a man with glasses and a beard standing next to a cake"]),
         ("something odd entirely", []),
         ("", []),
     ],
@@ -69,7 +75,15 @@ def test_lemmas(word: str, one: str) -> None:
 
 @pytest.mark.parametrize(
     ("phrase", "plural"),
-    [("the dogs", True), ("a dog", False), ("some grass", True), ("the people", True), ("the bus", False)],
+    [
+        ("the dogs", True),
+        ("a dog", False),
+        ("some grass", False),
+        ("some dogs", True),
+        ("the lens", False),
+        ("the people", True),
+        ("the bus", False),
+    ],
 )
 def test_numbers(phrase: str, plural: bool) -> None:
     assert is_plural(phrase.split()) is plural

@@ -191,6 +191,10 @@ def grown(first: str, *more: str) -> str:
          "A man. The man is wearing a hat. The man has a beard."),
         ("a cat and a dog on the grass", ("a cat on the grass",), "A cat and a dog on the grass."),
         ("a dog on a couch", ("the other one",), "A dog on a couch."),
+        ("a bathroom with a white toilet", ("a toilet with the lid up",), "A bathroom with a white toilet."),
+        ("a group of people flying kites", ("a group of people in a park",),
+         "A group of people flying kites. The group is in a park."),
+        ("a mat.", ("a view of a room",), "A mat."),
     ],
 )  # fmt: skip
 def test_what_is_new_joins_in_a_sentence_that_holds(first: str, more: tuple[str, ...], text: str) -> None:

@@ -58,7 +58,8 @@ class JobSettings(BaseModel):
         if self.texts_column is not None:
             if self.source_kind != "table":
                 raise InvalidOption("--texts is for tables (CSV, Parquet, Arrow).")
-            if self.via_handle is None and self.app_args().matcher is None:
+            args = self.app_args()
+            if self.via_handle is None and (args.matcher is None or args.engine == "instant"):
                 raise InvalidOption("--texts needs a matcher: name one with --matcher.")
         self.caption_options()
         return self

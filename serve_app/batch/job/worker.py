@@ -21,7 +21,7 @@ from serve_app.batch.job import claims, rows
 from serve_app.batch.job.inputs import Input
 from serve_app.batch.job.intake import unpacked
 from serve_app.batch.job.settings import JobSettings
-from serve_app.errors import CaptionServeError, GenerationFailed, GeneratorUnavailable
+from serve_app.errors import CaptionServeError, GenerationFailed, GeneratorUnavailable, NotDeployed, WrongImageSize
 from serve_app.pipeline import CaptionPipeline
 from serve_app.types import Pixels
 
@@ -147,9 +147,8 @@ class Worker:
         item, digest = unpacked(image["input"]), image["digest"]
         if image["reason"]:
             return rows.failed(item, image["reason"], image["error"], self._settings), False
-        mine = state == claims.MINE
-        if (texts := rows.texts_of(item, self._settings)) and (row := await self._kept(item, image, texts)):
-            if mine:
+        if (row := await self._kept(item, image)) is not None:
+            if state == claims.MINE:
                 await self._ask("publish", {digest: None})
             return row, False
         answer = state if isinstance(state, bytes) else None
@@ -168,9 +167,13 @@ class Worker:
         finally:
             await self._ask("publish", {digest: claims.packed(body) if body is not None else None})
 
-    async def _kept(self, item: Input, image: Mapping[str, Any], texts: list[str]) -> dict[str, Any] | None:
+    async def _kept(self, item: Input, image: Mapping[str, Any]) -> dict[str, Any] | None:
         """The row of an image one of whose own texts passes; None where a caption is needed."""
-        digest = image["digest"]
+        digest, limits = image["digest"], self._settings.limits()
+        texts = [text for text in rows.texts_of(item, self._settings) if len(text) <= limits.max_text_characters]
+        texts = texts[: limits.max_texts]
+        if not texts:
+            return None
         try:
             async with self._room:
                 scores = await self._backend.scores(digest, image["image"], texts)
@@ -178,7 +181,9 @@ class Worker:
             if self._backend.is_engine:
                 raise
             return None
-        except CaptionServeError:
+        except CaptionServeError as error:
+            if isinstance(error, NotDeployed | WrongImageSize):
+                raise  # it is so for every image
             logger.warning("texts could not be compared with their image", exc_info=True)
             return None
         score, text = max(zip(scores, texts, strict=True), key=lambda pair: pair[0])
