@@ -1,10 +1,11 @@
-# make run: install, start the service on this machine, caption a sample.  make test: all tests that need no GPU.
+# make run: install, start the service on this machine, caption a sample.
+# make test: all tests that need neither a GPU nor many minutes.  make test-slow: the latter.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 
-.PHONY: install run test test-cluster check clean
+.PHONY: install run test test-slow test-cluster check clean
 
 install: $(VENV)/.installed
 
@@ -20,7 +21,10 @@ run: install
 	@$(BIN)/python -m demo.run $(if $(MODEL),--model $(MODEL)) $(if $(PORT),--port $(PORT))
 
 test: install
-	$(BIN)/pytest -m "not gpu"
+	$(BIN)/pytest -m "not gpu and not slow"
+
+test-slow: install
+	$(BIN)/pytest -m slow
 
 test-cluster: install
 	$(BIN)/pytest -m cluster

@@ -114,16 +114,19 @@ class Trainee(nn.Module):
 
     def _matching(self, image: torch.Tensor, batch: Batch) -> dict[str, torch.Tensor]:
         texts = batch["text_ids"]  # [B, PACK]
-        states = self.blip.text_encoder(
+        found = self.blip.text_encoder(
             input_ids=batch["input_ids"],
             attention_mask=additive(texts[:, None, :, None] == texts[:, None, None, :]),  # [B, 1, PACK, PACK]
             position_ids=batch["position_ids"],
             encoder_hidden_states=image,
-        ).last_hidden_state
+            output_hidden_states=True,
+        )
+        states, before = found.last_hidden_state, found.hidden_states[-2]
         rows = torch.arange(len(states))[:, None]
         wanted = batch["labels"] != NONE
         first = states[rows, batch["starts"]][wanted]  # [statements, width]
-        tokens = self.token_head(states).float().transpose(1, 2)  # [B, 2, PACK]
+        # Of the layer before the last, so that the last can gather what the tokens found.
+        tokens = self.token_head(before).float().transpose(1, 2)  # [B, 2, PACK]
         return {
             "itm": F.cross_entropy(self.blip.itm_head(first).float(), batch["labels"][wanted]),
             "tokens": F.cross_entropy(tokens, batch["swapped"], torch.tensor([1.0, 3.0]), ignore_index=IGNORED),

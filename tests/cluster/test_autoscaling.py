@@ -15,6 +15,9 @@ from bench import autoscaling, faults
 from bench.cluster import LocalCluster, wait_for
 
 
+pytestmark = pytest.mark.slow
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[LocalCluster]:
     if shutil.which("redis-server") is None:
