@@ -1,9 +1,9 @@
 """Floors of the grounded strategy from labelled clauses: `python -m demo.calibrate`.
 
 Scenes of a stream that neither training nor evaluation draws are captioned; every clause of every variant, extension
-and round is true or false by the scene (`demo.facts`). The floor is the lowest score from which on at most `--wrong` of
-the clauses that pass are false. For the score without a matcher the same is done after fitting the logistic regression
-of `serve_app.pipeline.scores.Agreement`. The figures go into that module by hand.
+and round is true or false by the scene (`demo.facts`). Two logistic regressions are fitted, with the matcher's score and
+without it, and the floor is the lowest support from which on at most `--wrong` of the clauses that pass are false. The
+figures go into `serve_app.pipeline.scores` by hand.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import io
 import json
 import sys
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 
@@ -31,14 +32,17 @@ from serve_app.pipeline.refine import added, fill
 from serve_app.pipeline.scores import Agreement, Candidate, per_token
 from serve_app.types import Generated, GenerateJob, Generator, Limits, Pixels
 
+FEATURES = ("named", "said", "likely")
+LEAST = 1e-4
 MIN_PASSING = 50
 """Clauses that must lie above a floor for its share of false ones to mean something."""
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """A clause with its score by the matcher, its features without one, and whether it is true."""
+    """A clause with its text, its score by the matcher, its features without one, and whether it is true."""
 
+    text: str
     score: float
     features: tuple[float, float, float]
     true: bool
@@ -88,7 +92,7 @@ async def label(count: int, matcher_name: str) -> list[Labelled]:
         agreement = Agreement(candidates=candidates)
         matches = await matcher.match(pixels, list(labels)) if labels else []
         for (clause, truth), match in zip(labels.items(), matches, strict=True):
-            found.append(Labelled(match.probability, agreement.features(clause), truth))
+            found.append(Labelled(clause, match.probability, agreement.features(clause), truth))
         if (index + 1) % 50 == 0:
             print(f"{index + 1} scenes, {len(found)} clauses", file=sys.stderr, flush=True)
     generator.close()
@@ -132,21 +136,16 @@ def main() -> None:
     found = asyncio.run(label(args.scenes, args.matcher))
     true = np.array([clause.true for clause in found])
     features = np.array([clause.features for clause in found])
-    weights = logistic(features, true)
-    agreement = 1 / (1 + np.exp(-(weights[0] + features @ weights[1:])))
-    scores = np.clip(np.array([clause.score for clause in found]), 1e-4, 1 - 1e-4)
-    both = np.column_stack([np.log(scores / (1 - scores)), features])
-    joint = logistic(both, true)
-    together = 1 / (1 + np.exp(-(joint[0] + both @ joint[1:])))
-    report = {
-        "joint weights": joint.round(3).tolist(),
-        "joint": floor_of(together, true, args.wrong),
-        "clauses": len(found),
-        "true": round(float(true.mean()), 4),
-        "matcher": floor_of(np.array([clause.score for clause in found]), true, args.wrong),
-        "agreement weights": dict(zip(("bias", "named", "said", "likely"), weights.round(3).tolist(), strict=True)),
-        "agreement": floor_of(agreement, true, args.wrong),
-    }
+    scores = np.clip([clause.score for clause in found], LEAST, 1 - LEAST)
+    matched = np.column_stack([np.log(scores / (1 - scores)), features])
+    report: dict[str, Any] = {"clauses": len(found), "true": round(float(true.mean()), 4)}
+    for name, columns, inputs in (("matcher", ("match", *FEATURES), matched), ("agreement", FEATURES, features)):
+        weights = logistic(inputs, true)
+        fitted = 1 / (1 + np.exp(-(weights[0] + inputs @ weights[1:])))
+        report[name] = {
+            "weights": dict(zip(("bias", *columns), weights.round(2).tolist(), strict=True)),
+            **floor_of(fitted, true, args.wrong),
+        }
     print(json.dumps(report, indent=1))
 
 

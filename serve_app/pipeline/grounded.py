@@ -28,10 +28,6 @@ SEQUENCES = 3
 """Sequences that each variant returns: the best of its beams, which it has decoded anyway."""
 MAX_ADDITIONS = 24
 """Most clauses that one step weighs."""
-TIE = 0.02
-"""Candidates whose scores differ by less are equally right; the one that says more begins the caption."""
-
-
 LONGEST = 3
 """A rewritten caption may have so many times the words."""
 
@@ -106,7 +102,7 @@ def _best_of_variants(candidates: Sequence[Candidate], scores: Scores) -> dict[i
     """Each variant's likeliest text with its score; sequences come best first."""
     best: dict[int, tuple[str, float]] = {}
     for candidate in candidates:
-        best.setdefault(candidate.variant, (candidate.text, scores.of(candidate.text)))
+        best.setdefault(candidate.variant, (candidate.text, scores.match(candidate.text)))
     return best
 
 
@@ -118,7 +114,7 @@ async def _merge(candidates: Sequence[Candidate], scores: Scores) -> _State:
     )
     if not distinct:
         return _State(Composition(""), "variant")
-    ranked = sorted(distinct, key=lambda candidate: -scores.of(candidate.text))
+    ranked = sorted(distinct, key=lambda candidate: -scores.match(candidate.text))
     base, first = _first_sentence(ranked, phrases, scores)
     state = _State(Composition(first), f"variant {base.variant}")
     proposals = [
@@ -142,7 +138,7 @@ def _first_sentence(
 ) -> tuple[Candidate, str]:
     """The candidate that begins the caption, with the clauses that fail taken out of it.
 
-    Of the candidates whose clauses all pass and whose scores are no worse than the best one's, the one that says most.
+    Of the candidates whose clauses all pass it is the one that says most, of equals the one with the best score.
     """
 
     def sound(candidate: Candidate) -> bool:
@@ -153,11 +149,7 @@ def _first_sentence(
 
     whole = [candidate for candidate in ranked if sound(candidate)]
     if whole:
-        enough = scores.of(whole[0].text) - TIE
-        best = max(
-            (candidate for candidate in whole if scores.of(candidate.text) >= enough),
-            key=lambda candidate: (len(content(candidate.text)), scores.of(candidate.text)),
-        )
+        best = max(whole, key=lambda candidate: len(content(candidate.text)))
         return best, best.text
     for candidate in ranked:
         kept = [phrase for phrase in phrases[candidate.text] if not phrase.leans and scores.passes(phrase.text)]
@@ -175,8 +167,8 @@ async def _gate(composition: Composition, proposals: Sequence[Addition], scores:
     if scores.judges_wholes:
         grown = {addition: composition.plus(addition).text for addition in passing}
         await scores.learn([composition.text, *grown.values()])
-        least = scores.of(composition.text) - scores.fall
-        passing = [addition for addition in passing if scores.of(grown[addition]) >= least]
+        least = scores.match(composition.text) - scores.fall
+        passing = [addition for addition in passing if scores.match(grown[addition]) >= least]
     return await _standing(composition, _together(composition, passing), scores)
 
 
@@ -202,8 +194,8 @@ async def _standing(before: Composition, after: Composition, scores: Scores) -> 
     for addition in sorted(joined_now, key=lambda addition: _score(addition, scores)):
         fewer.append(fewer[-1].without(addition))
     await scores.learn([composition.text for composition in fewer])
-    least = scores.of(before.text) - scores.fall
-    return next((composition for composition in fewer if scores.of(composition.text) >= least), before)
+    least = scores.match(before.text) - scores.fall
+    return next((composition for composition in fewer if scores.match(composition.text) >= least), before)
 
 
 async def _extend(context: Context, state: _State, scores: Scores) -> _State:
@@ -234,7 +226,7 @@ async def _polished(context: Context, polisher: Polisher, text: str, clauses: Se
         context.degraded.append("polish: the rewritten text was too long.")
         return text
     await scores.learn([text, rewritten, *phrases])
-    whole = not scores.judges_wholes or scores.of(rewritten) >= scores.of(text) - scores.fall
+    whole = not scores.judges_wholes or scores.match(rewritten) >= scores.match(text) - scores.fall
     new = content(rewritten) - content(text)
     said = phrases and all(map(scores.passes, phrases))
     if whole and said and (scores.judges_wholes or not new):

@@ -1,4 +1,4 @@
-"""How well the image supports a text: by a Matcher, or by agreement between variants where there is none."""
+"""How well an image supports a text: by a Matcher and the agreement of the variants, or by the latter alone."""
 
 from __future__ import annotations
 
@@ -15,20 +15,40 @@ MAX_TEXTS = 96
 """Most texts of one matcher call; a request's steps stay far below it."""
 
 
+_LEAST = 1e-4
+"""Match scores nearer to 0 or 1 count as this near."""
 UNLIKELY = -1.0
 """Log-probability a token of what no text says; lower ones count as this."""
 
 
 @dataclass(frozen=True, slots=True)
 class Floors:
-    """What a clause has to reach, and how far a merged caption's score may fall.
+    """The support that a clause needs, with a matcher and without one, and how far a caption's match score may fall."""
 
-    Calibrated on scenes of a stream of their own by `python -m demo.calibrate`, which prints these figures.
+    matcher: float = 0.75
+    agreement: float = 0.75
+    fall: float = 0.2
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    """Of the logistic regression that makes support of what is known of a clause.
+
+    `match`: the log-odds of its match score. `named` and `said`: the shares of the variants' texts, each weighed by its
+    probability, that have the most frequent and the rarest of its words. `likely`: the log-probability a token of the
+    likeliest text that has them all.
     """
 
-    matcher: float = 0.5
-    agreement: float = 0.5
-    fall: float = 0.05
+    bias: float
+    match: float
+    named: float
+    said: float
+    likely: float
+
+
+WITH_MATCHER = Weights(bias=-3.4, match=0.62, named=2.8, said=2.5, likely=-0.6)
+WITHOUT_MATCHER = Weights(bias=-2.0, match=0.0, named=1.4, said=4.8, likely=-0.4)
+"""Fitted to clauses of scenes of a stream of their own, as the floors: `python -m demo.calibrate` prints all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,32 +73,45 @@ def per_token(outcome: Generated, parameters: GenerationParameters) -> float | N
 
 @dataclass
 class Agreement:
-    """A clause's probability from what is known without a matcher.
+    """What the variants' texts say together."""
 
-    The logistic function of how many of the variants' texts have its words (`named`: the most frequent of them; `said`:
-    the rarest) and of the log-probability a token of the likeliest text that has them all. The weights are the fit that
-    `python -m demo.calibrate` prints.
-    """
-
-    bias: float = -3.0
-    named: float = 3.0
-    said: float = 3.0
-    likely: float = 1.0
     candidates: list[Candidate] = field(default_factory=list)
 
     def features(self, text: str) -> tuple[float, float, float]:
-        """(named, said, likely): shares of the texts, and the best log-probability of a text that says it all."""
+        """(named, said, likely): shares of the variants, and the best log-probability of a text that says it all."""
         words = content(text)
         if not words or not self.candidates:
             return 0.0, 0.0, UNLIKELY
-        contents = [(content(candidate.text), candidate.log_probability) for candidate in self.candidates]
-        shares = [sum(word in said for said, _ in contents) / len(contents) for word in words]
-        whole = [likely for said, likely in contents if likely is not None and words <= said]
-        return max(shares), min(shares), max(max(whole, default=UNLIKELY), UNLIKELY)
+        shares = dict.fromkeys(words, 0.0)
+        likely = UNLIKELY
+        for candidate, weight in self._weighted():
+            said = content(candidate.text)
+            for word in words & said:
+                shares[word] += weight
+            if words <= said and candidate.log_probability is not None:
+                likely = max(likely, candidate.log_probability)
+        return max(shares.values()), min(shares.values()), likely
 
-    def __call__(self, text: str) -> float:
-        named, said, likely = self.features(text)
-        return 1 / (1 + math.exp(-(self.bias + self.named * named + self.said * said + self.likely * likely)))
+    def _weighted(self) -> list[tuple[Candidate, float]]:
+        """The candidates with weights: each variant weighs the same, and its texts by their probabilities."""
+        by_variant: dict[int, list[tuple[Candidate, float]]] = {}
+        for candidate in self.candidates:
+            tokens = len(candidate.text.split()) + 1  # about as many, with the end
+            probability = math.exp(max((candidate.log_probability or 0.0) * tokens, -50.0))
+            by_variant.setdefault(candidate.variant, []).append((candidate, probability))
+        return [
+            (candidate, probability / sum(other for _, other in found) / len(by_variant))
+            for found in by_variant.values()
+            for candidate, probability in found
+        ]
+
+
+def support(weights: Weights, match: float | None, features: tuple[float, float, float]) -> float:
+    """The probability that a clause is true; `match` is its match score where there is one."""
+    odds = 0.0 if match is None else math.log(max(match, _LEAST) / max(1 - match, _LEAST))
+    named, said, likely = features
+    sum_ = weights.bias + weights.match * odds + weights.named * named + weights.said * said + weights.likely * likely
+    return 1 / (1 + math.exp(-sum_))
 
 
 class Scores:
@@ -141,10 +174,16 @@ class Scores:
         self._known.update(zip(texts, (match.probability for match in found), strict=True))
 
     def of(self, text: str) -> float:
-        """The score of a text that was learned."""
-        if (known := self._known.get(text)) is not None:
-            return known
-        return self._agreement(text) if self._matcher is None else 0.0
+        """The support of a clause that was learned: the probability that it is true."""
+        match, features = self._known.get(text), self._agreement.features(text)
+        if match is None and self._matcher is not None:
+            return 0.0
+        return support(WITHOUT_MATCHER if match is None else WITH_MATCHER, match, features)
+
+    def match(self, text: str) -> float:
+        """The match score of a whole text that was learned; its support where no matcher knows it."""
+        known = self._known.get(text)
+        return self.of(text) if known is None else known
 
     def passes(self, text: str) -> bool:
         return self.of(text) >= self.floor

@@ -14,7 +14,6 @@ import pytest
 from bench import autoscaling, faults
 from bench.cluster import LocalCluster, wait_for
 
-
 pytestmark = pytest.mark.slow
 
 
