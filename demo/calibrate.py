@@ -1,9 +1,9 @@
 """Floors of the grounded strategy from labelled clauses: `python -m demo.calibrate`.
 
 Scenes of a stream that neither training nor evaluation draws are captioned; every clause of every variant, extension
-and round is true or false by the scene (`demo.facts`). Two logistic regressions are fitted, with the matcher's score and
-without it, and the floor is the lowest support from which on at most `--wrong` of the clauses that pass are false. The
-figures go into `serve_app.pipeline.scores` by hand.
+and round is true or false by the scene (`demo.facts`). Two logistic regressions are fitted, with the matcher's score
+and without it, and the floor is the lowest support from which on at most `--wrong` of the clauses that pass are false.
+The figures go into `serve_app.pipeline.scores` by hand.
 """
 
 from __future__ import annotations

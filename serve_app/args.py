@@ -71,7 +71,10 @@ class AppArgs(BaseModel):
     )
     answerer_revision: str | None = Field(None, description="as revision, of the answerer")
     clause_floor: float | None = Field(
-        None, ge=0, le=1, description="match score that a clause needs; None: as calibrated on the embedded models"
+        None,
+        ge=0,
+        le=1,
+        description="support that a clause needs with a matcher; None: as calibrated on the embedded models",
     )
 
     polish_url: str | None = Field(

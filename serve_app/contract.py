@@ -27,7 +27,7 @@ class RoundBody(BaseModel):
 class ClauseBody(BaseModel):
     text: str
     source: str = Field(description='for example "variant 3", "extension 1", "round 2"')
-    score: float | None = Field(description="match score, or of agreement without a matcher; null unless grounded")
+    score: float | None = Field(description="support: the probability that the clause is true; null unless grounded")
 
 
 class CaptionBody(BaseModel):

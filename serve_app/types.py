@@ -247,7 +247,8 @@ class Round:
 
 @dataclass(frozen=True, slots=True)
 class Clause:
-    """A piece of the caption, where it came from ("variant 3", "extension 1", "round 2") and its match score."""
+    """A piece of the caption, where it came from ("variant 3", "extension 1", "round 2") and its support: the
+    probability that it is true."""
 
     text: str
     source: str

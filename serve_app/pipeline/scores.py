@@ -48,7 +48,7 @@ class Weights:
 
 WITH_MATCHER = Weights(bias=-3.4, match=0.62, named=2.8, said=2.5, likely=-0.6)
 WITHOUT_MATCHER = Weights(bias=-2.0, match=0.0, named=1.4, said=4.8, likely=-0.4)
-"""Fitted to clauses of scenes of a stream of their own, as the floors: `python -m demo.calibrate` prints all of them."""
+"""Fitted to clauses of scenes of a stream of their own; `python -m demo.calibrate` prints them with the floors."""
 
 
 @dataclass(frozen=True, slots=True)

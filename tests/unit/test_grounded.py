@@ -45,8 +45,11 @@ class BrokenMatcher(RuleMatcher):
         raise GeneratorUnavailable("No matcher replica could be reached.")
 
 
+RIGHT, WRONG = 0.9999, 0.0001
+
+
 def no_pizza(text: str) -> float:
-    return 0.1 if "pizza" in text else 0.9
+    return WRONG if "pizza" in text else RIGHT
 
 
 def caption(
@@ -70,10 +73,10 @@ def test_only_what_the_matcher_supports_is_said_and_each_clause_has_its_source_a
         ("a large brown dog laying on a couch with a blanket", "variant 2"),
         ("a window", "variant 3"),
     ]
-    assert all(clause.score == 0.9 for clause in result.clauses)
+    assert all(clause.score is not None and clause.score > 0.75 for clause in result.clauses)
     assert result.degraded == ()
     assert result.variants[0].text == "a dog laying on a couch"
-    assert result.variants[2].score == 0.1
+    assert result.variants[2].score == WRONG
 
 
 def test_a_clause_that_fails_is_taken_out_of_the_first_sentence_too() -> None:
@@ -84,12 +87,13 @@ def test_a_clause_that_fails_is_taken_out_of_the_first_sentence_too() -> None:
 def test_where_nothing_passes_the_best_text_is_still_an_answer_with_its_score() -> None:
     result, _ = caption(dict.fromkeys(VARIANT_PROMPTS, "a pizza on a mat"), RuleMatcher(no_pizza))
     assert result.caption == "A pizza on a mat."
-    assert result.clauses[0].score == 0.1
+    assert result.clauses[0].score is not None
+    assert result.clauses[0].score < 0.5
 
 
 def test_a_clause_that_lets_the_whole_fall_is_left_out() -> None:
     def rule(text: str) -> float:
-        return 0.2 if "window" in text and "dog" in text else no_pizza(text)
+        return WRONG if "window" in text and "dog" in text else no_pizza(text)
 
     result, _ = caption(TEXTS, RuleMatcher(rule))
     assert result.caption == "A large brown dog laying on a couch with a blanket."
@@ -97,11 +101,9 @@ def test_a_clause_that_lets_the_whole_fall_is_left_out() -> None:
 
 def test_clauses_that_pass_alone_but_not_together_are_dropped_from_the_weakest_on() -> None:
     def rule(text: str) -> float:
-        if "food" in text:
-            return 0.1
-        if "cup" in text and "fork" in text:
-            return 0.3
-        return 0.88 if "fork" in text else 0.9
+        if "food" in text or ("cup" in text and "fork" in text):
+            return WRONG
+        return 0.999 if "fork" in text else RIGHT
 
     texts = dict.fromkeys(VARIANT_PROMPTS, "a large brown table in a room")
     texts[VARIANT_PROMPTS[1]] = "a table with food, a cup, and a fork"
