@@ -18,7 +18,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 run: install
-	@$(BIN)/python -m demo.run $(if $(MODEL),--model $(MODEL)) $(if $(PORT),--port $(PORT))
+	@$(BIN)/python -m demo.run $(if $(MODEL),--model $(MODEL)) $(if $(MATCHER),--matcher $(MATCHER)) \
+	  $(if $(ANSWERER),--answerer $(ANSWERER)) $(if $(PORT),--port $(PORT))
 
 test: install
 	$(BIN)/pytest -m "not gpu and not slow"

@@ -56,22 +56,42 @@ def check_machine(host: str, port: int) -> None:
         )
 
 
-def check_model(model: str | None) -> None:
-    """Downloads a hub model before anything starts. Raises `ModelError`s."""
-    if model:
-        from serve_app.engine.checkpoint import resolve  # brings torch, which the embedded model's way can do without
+def check_models(model: str | None, matcher: str | None, answerer: str | None) -> None:
+    """Downloads hub models before anything starts. Raises `ModelError`s."""
+    if not (model or matcher or answerer):
+        return
+    from serve_app.engine.checkpoint import ANSWERING, CAPTIONING, MATCHING, resolve  # brings torch
 
-        resolve(model)
+    for name, task in ((model, CAPTIONING), (matcher, MATCHING), (answerer, ANSWERING)):
+        if name:
+            resolve(name, task=task)
 
 
-def write_config(source: Path, target: Path, model: str | None, port: int | None) -> tuple[str, int]:
-    """Copies a config with another model or port; returns the host and port that it serves at."""
+def write_config(
+    source: Path,
+    target: Path,
+    model: str | None,
+    port: int | None,
+    matcher: str | None = None,
+    answerer: str | None = None,
+) -> tuple[str, int]:
+    """Copies a config with other models or another port; returns the host and port that it serves at.
+
+    Beside another captioner the embedded matcher and answerer, which know drawn scenes only, are left out.
+    """
     config = yaml.safe_load(source.read_text(encoding="utf-8"))
     http = config["http_options"]
     if port is not None:
         http["port"] = port
+    captions = config["applications"][0]
     if model is not None:
-        config["applications"][0]["args"]["model"] = model
+        captions["args"]["model"] = model
+    for task, deployment, given in (("matcher", "Matcher", matcher), ("answerer", "Answerer", answerer)):
+        if given is not None:
+            captions["args"][task] = given
+        elif model not in (None, "demo"):
+            captions["args"].pop(task, None)
+            captions["deployments"] = [one for one in captions["deployments"] if one["name"] != deployment]
     target.write_text(yaml.safe_dump(config), encoding="utf-8")
     return http["host"], http["port"]
 
@@ -158,6 +178,8 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", type=Path, default=ROOT / "configs" / "local.yaml")
     parser.add_argument("--model", help="demo, a local directory, or a hub id")
+    parser.add_argument("--matcher", help="the same; none beside another captioner unless given")
+    parser.add_argument("--answerer", help="the same")
     parser.add_argument("--port", type=int)
     args = parser.parse_args()
     # Jobs that are sent to the service find this environment's python without its activation.
@@ -168,10 +190,10 @@ def main() -> int:
     os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "serve_app.deployments.proxy:middlewares")
     with tempfile.TemporaryDirectory() as scratch:
         config = Path(scratch) / "serve.yaml"
-        host, port = write_config(args.config, config, args.model or None, args.port)
+        host, port = write_config(args.config, config, args.model or None, args.port, args.matcher, args.answerer)
         try:
             check_machine(host, port)
-            check_model(args.model)
+            check_models(args.model, args.matcher, args.answerer)
         except (CannotStart, ModelError) as error:
             print(error, file=sys.stderr)
             return 1
