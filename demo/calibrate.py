@@ -33,7 +33,7 @@ from serve_app.pipeline.scores import Agreement, Candidate, per_token
 from serve_app.types import Generated, GenerateJob, Generator, Limits, Pixels
 
 FEATURES = ("named", "said", "likely")
-LEAST = 1e-4
+LEAST = 0.02
 MIN_PASSING = 50
 """Clauses that must lie above a floor for its share of false ones to mean something."""
 

@@ -1,7 +1,7 @@
 """Trains the embedded question answering model: `python -m demo.train_answerer --out serve_app/models/demo-answerer`.
 
-Its vision encoder is another embedded model's, and stays as it is; the question's encoder and the answer's decoder
-begin with the captioner's text layers and learn from questions about drawn scenes.
+Its vision encoder is the embedded matcher's and stays as it is; the question's encoder begins with the matcher's text
+layers, the answer's decoder with the captioner's, and both learn from questions about drawn scenes.
 """
 
 from __future__ import annotations
@@ -117,24 +117,21 @@ class Trainee(nn.Module):
         return {"answer": F.cross_entropy(logits.float(), batch["labels"][wanted])}
 
 
-def begin(captioner: Path, vision: Path, tokenizer: BertTokenizer) -> BlipForQuestionAnswering:
-    """An answerer with the captioner's text layers twice and the vision encoder of a captioner or matcher."""
-    trained = BlipForConditionalGeneration.from_pretrained(str(captioner), dtype=torch.float32)
-    config: Any = BlipConfig.from_dict(copy.deepcopy(trained.config.to_dict()))
+def begin(captioner: Path, matcher: Path, tokenizer: BertTokenizer) -> BlipForQuestionAnswering:
+    """An answerer with the matcher's eyes and understanding of text, and the captioner's way to write."""
+    writing = BlipForConditionalGeneration.from_pretrained(str(captioner), dtype=torch.float32)
+    seeing = BlipForImageTextRetrieval.from_pretrained(str(matcher), dtype=torch.float32)
+    config: Any = BlipConfig.from_dict(copy.deepcopy(writing.config.to_dict()))
     config.architectures = None
     config.text_config.vocab_size = len(tokenizer)
     blip = BlipForQuestionAnswering(config)
-    seeing: Any = trained
-    if vision != captioner:
-        seeing = BlipForImageTextRetrieval.from_pretrained(str(vision), dtype=torch.float32)
     blip.vision_model.load_state_dict(seeing.vision_model.state_dict())
-    layers = trained.text_decoder.state_dict()
-    for name in [name for name in layers if layers[name].shape[:1] == (trained.config.text_config.vocab_size,)]:
+    blip.text_encoder.load_state_dict(seeing.text_encoder.state_dict())
+    layers = writing.text_decoder.state_dict()
+    for name in [name for name in layers if layers[name].shape[:1] == (writing.config.text_config.vocab_size,)]:
         table = layers[name] if layers[name].ndim == 2 else layers[name][:, None]
         layers[name] = grown(table, len(tokenizer), 0.02).reshape(-1, *layers[name].shape[1:])
     blip.text_decoder.load_state_dict(layers)
-    encoder = {name.removeprefix("bert."): value for name, value in layers.items() if name.startswith("bert.")}
-    blip.text_encoder.load_state_dict(encoder)
     return blip
 
 
@@ -142,7 +139,7 @@ def train(args: Namespace) -> None:
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.threads)
     tokenizer = write_tokenizer(args.out, for_tasks=True)
-    model = Trainee(begin(args.captioner, args.vision or args.captioner, tokenizer))
+    model = Trainee(begin(args.captioner, args.matcher, tokenizer))
     data = AskedScenes(tokenizer, args.first_scene, args.steps * args.batch_size)
     batches = DataLoader(data, batch_size=args.batch_size, num_workers=1, prefetch_factor=6)
     fit = Fit(
@@ -159,7 +156,7 @@ def train(args: Namespace) -> None:
 
 def main() -> None:
     parser = options(__doc__ or "", "serve_app/models/demo-answerer", 2_000_000)
-    parser.add_argument("--vision", type=Path, help="whose vision encoder; the captioner's when it is not given")
+    parser.add_argument("--matcher", type=Path, default=Path("serve_app/models/demo-matcher"), help="the same")
     parser.add_argument("--steps", type=int, default=1800)
     train(parser.parse_args())
 

@@ -18,7 +18,7 @@ def presets_of(args: AppArgs) -> Presets:
 
 def pipeline_of(args: AppArgs, generator: Generator, matcher: Matcher | None = None) -> CaptionPipeline:
     """Raises `InvalidOption` as `presets_of` does."""
-    floors = Floors() if args.clause_floor is None else Floors(matcher=args.clause_floor)
+    floors = Floors() if args.clause_floor is None else Floors(thing=args.clause_floor, fact=args.clause_floor)
     return CaptionPipeline(generator, presets_of(args), matcher, floors, _polisher(args))
 
 

@@ -71,6 +71,11 @@ class Phrase:
         return self.verb in ("are", "were") or (not self.verb and bool(self.subject) and is_plural(self.subject))
 
     @property
+    def bare(self) -> Phrase:
+        """The thing alone, without what is said of it."""
+        return Phrase(self.subject, "", ())
+
+    @property
     def content(self) -> frozenset[str]:
         return content(self.text)
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from serve_app.pipeline.clauses import Phrase, split
-from serve_app.pipeline.words import NUMBERS, content, joined, sentence
+from serve_app.pipeline.words import NUMBERS, OPPOSITES, content, joined, lemma, sentence
 
 MEDIA = frozenset(("photo", "picture", "image", "view", "shot", "photograph", "background"))
 """What holds the things and is none of them."""
@@ -34,8 +34,8 @@ class Addition:
     """The clause by itself, as it is scored."""
     source: str
     phrase: Phrase
-    parts: tuple[str, ...] = ()
-    """The clauses of a continuation that can be scored by themselves."""
+    scored: tuple[Phrase, ...]
+    """The clauses that have to pass: of a continuation, all that can stand alone."""
 
     @property
     def content(self) -> frozenset[str]:
@@ -131,9 +131,11 @@ def continuation(text: str, source: str, to: Composition) -> Addition | None:
     text = text.strip(" .;:")
     if not text or not content(text) - content(to.text):
         return None
-    phrases = split(text)
-    parts = tuple(phrase.text for phrase in phrases if not phrase.leans and phrase.subject and phrase.predicate)
-    return Addition("continuation", text, source, Phrase((), "", ()), parts)
+    phrases, names = split(text), to.named()
+    if any(phrase.head in names and _contradicts(phrase, names[phrase.head]) for phrase in phrases):
+        return None
+    scored = tuple(phrase for phrase in phrases if not phrase.leans and phrase.subject and phrase.predicate)
+    return Addition("continuation", text, source, Phrase((), "", ()), scored)
 
 
 def _of_unknown(phrase: Phrase, source: str, said: frozenset[str]) -> list[Addition]:
@@ -141,8 +143,11 @@ def _of_unknown(phrase: Phrase, source: str, said: frozenset[str]) -> list[Addit
     if phrase.head in said or phrase.head in MEDIA or not phrase.content - said:
         return []
     if phrase.finite or phrase.verb:
-        return [Addition("sentence", phrase.text, source, phrase)] if phrase.predicate else []
-    return [] if phrase.definite else [Addition("thing", phrase.text, source, phrase)]
+        return [Addition("sentence", phrase.text, source, phrase, (phrase,))] if phrase.predicate else []
+    if phrase.definite:
+        return []
+    forms = (phrase, phrase.bare) if phrase.predicate else (phrase,)
+    return [Addition("thing", form.text, source, form, (form,)) for form in forms]
 
 
 def _of_known(phrase: Phrase, source: str, known: Named) -> list[Addition]:
@@ -150,13 +155,22 @@ def _of_known(phrase: Phrase, source: str, known: Named) -> list[Addition]:
     name = replace(phrase, verb="", predicate=())
     longer = len(phrase.subject) > len(known.phrase.subject) and known.phrase.content - {phrase.head} <= name.content
     if not phrase.definite and not known.phrase.definite and longer and name.content - known.said:
-        found.append(Addition("description", name.text, source, name))
+        found.append(Addition("description", name.text, source, name, (name,)))
+    if _contradicts(phrase, known):
+        return []
     if phrase.predicate and not phrase.finite and content(" ".join(phrase.predicate)) - known.said:
         noun = ("the", *known.phrase.subject[1:]) if "of" in known.phrase.subject else tuple(known.phrase.noun.split())
         fact = Phrase(noun, "are" if known.phrase.plural else "is", phrase.predicate)
-        scored = phrase.text if phrase.verb else " ".join([*known.phrase.subject, *phrase.predicate])
-        found.append(Addition("fact", scored, source, fact))
+        scored = phrase if phrase.verb else Phrase(known.phrase.subject, "", phrase.predicate)
+        found.append(Addition("fact", scored.text, source, fact, (scored,)))
     return found
+
+
+def _contradicts(phrase: Phrase, known: Named) -> bool:
+    """Whether it says the opposite of what was said of the thing: "on the right side" after "in the top left"."""
+    words = {lemma(word) for word in (*phrase.subject[1:], *phrase.predicate)}
+    opposites = {opposite for word in words for opposite in OPPOSITES.get(word, ())}
+    return bool((opposites - words) & known.said)
 
 
 def _agrees(phrase: Phrase, known: Phrase) -> bool:

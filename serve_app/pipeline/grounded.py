@@ -28,6 +28,8 @@ SEQUENCES = 3
 """Sequences that each variant returns: the best of its beams, which it has decoded anyway."""
 MAX_ADDITIONS = 24
 """Most clauses that one step weighs."""
+PARSELESS_FLOOR = 0.8
+"""Support that a candidate needs in which no clause was found."""
 LONGEST = 3
 """A rewritten caption may have so many times the words."""
 
@@ -95,7 +97,11 @@ def _clause_texts(text: str) -> list[str]:
 
 
 def _score(addition: Addition, scores: Scores) -> float:
-    return min((scores.of(part) for part in addition.parts or (addition.text,)), default=0.0)
+    return min((scores.of(phrase.text) for phrase in addition.scored), default=scores.of(addition.text))
+
+
+def _passes(addition: Addition, scores: Scores) -> bool:
+    return all(map(scores.passes, addition.scored))
 
 
 def _best_of_variants(candidates: Sequence[Candidate], scores: Scores) -> dict[int, tuple[str, float]]:
@@ -110,7 +116,10 @@ async def _merge(candidates: Sequence[Candidate], scores: Scores) -> _State:
     distinct = _distinct(candidates)
     phrases = {candidate.text: split(candidate.text) for candidate in distinct}
     await scores.learn(
-        [*(candidate.text for candidate in distinct), *(phrase.text for found in phrases.values() for phrase in found)]
+        [
+            *(candidate.text for candidate in distinct),
+            *(form.text for found in phrases.values() for phrase in found for form in (phrase, phrase.bare)),
+        ]
     )
     if not distinct:
         return _State(Composition(""), "variant")
@@ -144,25 +153,33 @@ def _first_sentence(
     def sound(candidate: Candidate) -> bool:
         found = phrases[candidate.text]
         if not found:
-            return scores.passes(candidate.text)
-        return all(scores.passes(phrase.text) for phrase in found if not phrase.leans)
+            return scores.of(candidate.text) >= PARSELESS_FLOOR
+        return all(scores.passes(phrase) for phrase in found if not phrase.leans)
 
     whole = [candidate for candidate in ranked if sound(candidate)]
     if whole:
         best = max(whole, key=lambda candidate: len(content(candidate.text)))
         return best, best.text
     for candidate in ranked:
-        kept = [phrase for phrase in phrases[candidate.text] if not phrase.leans and scores.passes(phrase.text)]
+        kept = [form for phrase in phrases[candidate.text] if (form := _passing_form(phrase, scores)) is not None]
         if kept:
-            return candidate, joined([phrase.text for phrase in kept])
+            return candidate, joined([form.text for form in kept])
     return ranked[0], ranked[0].text
+
+
+def _passing_form(phrase: Phrase, scores: Scores) -> Phrase | None:
+    """The clause, or else the thing that it names, if that passes."""
+    if phrase.leans or not phrase.subject:
+        return None
+    forms = (phrase, phrase.bare) if not phrase.definite else (phrase,)
+    return next((form for form in forms if scores.passes(form)), None)
 
 
 async def _gate(composition: Composition, proposals: Sequence[Addition], scores: Scores) -> Composition:
     """The composition with those proposals that are new, pass the floor, and leave the caption's score standing."""
-    await scores.learn([part for addition in proposals for part in (addition.parts or (addition.text,))])
-    passing = [addition for addition in proposals if _score(addition, scores) >= scores.floor]
-    passing.sort(key=lambda addition: -_score(addition, scores))
+    await scores.learn([phrase.text for addition in proposals for phrase in addition.scored])
+    passing = [addition for addition in proposals if _passes(addition, scores)]
+    passing.sort(key=lambda addition: (-len(addition.content), -_score(addition, scores)))
     passing = passing[:MAX_ADDITIONS]
     if scores.judges_wholes:
         grown = {addition: composition.plus(addition).text for addition in passing}
@@ -221,11 +238,11 @@ async def _polished(context: Context, polisher: Polisher, text: str, clauses: Se
     except PolishFailed as error:
         context.degraded.append(f"polish: {error.message}.")
         return text
-    phrases = [phrase.text for phrase in split(denoise(rewritten)) if not phrase.leans]
+    phrases = [phrase for phrase in split(denoise(rewritten)) if not phrase.leans]
     if len(rewritten.split()) > LONGEST * len(text.split()):
         context.degraded.append("polish: the rewritten text was too long.")
         return text
-    await scores.learn([text, rewritten, *phrases])
+    await scores.learn([text, rewritten, *(phrase.text for phrase in phrases)])
     whole = not scores.judges_wholes or scores.match(rewritten) >= scores.match(text) - scores.fall
     new = content(rewritten) - content(text)
     said = phrases and all(map(scores.passes, phrases))

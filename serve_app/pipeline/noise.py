@@ -31,7 +31,7 @@ _UNFINISHED = words_of("a an the and or but with of in on at to for by from next
 def denoise(text: str) -> str:
     """The text without made-up words, "there is" openings, loops, and an end that leads nowhere."""
     text = _OPENING.sub("", _MADE_UP.sub(_named, text))
-    kept = _finished(_without_loops(tokens(text)))
+    kept = _with_articles(_finished(_without_loops(tokens(text))))
     while kept and not kept[0][0].isalnum() and kept[0] not in "\"'“‘(":
         kept = kept[1:]
     return untokenized(kept)
@@ -66,6 +66,14 @@ def _without_loops(words: list[str]) -> list[str]:
         else:
             place += 1
     return words
+
+
+def _with_articles(words: list[str]) -> list[str]:
+    """ "an small owl" → "a small owl"."""
+    return [
+        article_for(following) if word in ("a", "an") and following[:1].isalpha() else word
+        for word, following in zip(words, [*words[1:], ""][: len(words)], strict=True)
+    ]
 
 
 def _finished(words: list[str]) -> list[str]:

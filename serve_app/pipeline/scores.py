@@ -8,14 +8,15 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from serve_app.errors import PromptTooLong, ServiceError
-from serve_app.pipeline.words import content
+from serve_app.pipeline.clauses import Phrase, split
+from serve_app.pipeline.words import NUMBERS, content
 from serve_app.types import Generated, GenerationParameters, Matcher, Pixels
 
 MAX_TEXTS = 96
 """Most texts of one matcher call; a request's steps stay far below it."""
 
 
-_LEAST = 1e-4
+_LEAST = 0.02
 """Match scores nearer to 0 or 1 count as this near."""
 UNLIKELY = -1.0
 """Log-probability a token of what no text says; lower ones count as this."""
@@ -25,9 +26,14 @@ UNLIKELY = -1.0
 class Floors:
     """The support that a clause needs, with a matcher and without one, and how far a caption's match score may fall."""
 
-    matcher: float = 0.75
-    agreement: float = 0.75
-    fall: float = 0.2
+    thing: float = 0.6
+    """For a clause that only names something; a name is worth more than where it is."""
+    fact: float = 0.78
+    """For one that says more of it: where it is, what it does."""
+    thing_alone: float = 0.5
+    fact_alone: float = 0.7
+    """The same without a matcher."""
+    fall: float = 0.4
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +41,8 @@ class Weights:
     """Of the logistic regression that makes support of what is known of a clause.
 
     `match`: the log-odds of its match score. `named` and `said`: the shares of the variants' texts, each weighed by its
-    probability, that have the most frequent and the rarest of its words. `likely`: the log-probability a token of the
-    likeliest text that has them all.
+    probability, that name what the clause is about, and that have the rarest of all its words. `likely`: the
+    log-probability a token of the likeliest text that has them all.
     """
 
     bias: float
@@ -46,8 +52,8 @@ class Weights:
     likely: float
 
 
-WITH_MATCHER = Weights(bias=-3.4, match=0.62, named=2.8, said=2.5, likely=-0.6)
-WITHOUT_MATCHER = Weights(bias=-2.0, match=0.0, named=1.4, said=4.8, likely=-0.4)
+WITH_MATCHER = Weights(bias=-3.24, match=0.65, named=4.2, said=1.39, likely=-0.12)
+WITHOUT_MATCHER = Weights(bias=-2.15, match=0.0, named=3.27, said=2.58, likely=0.54)
 """Fitted to clauses of scenes of a stream of their own; `python -m demo.calibrate` prints them with the floors."""
 
 
@@ -80,6 +86,7 @@ class Agreement:
     def features(self, text: str) -> tuple[float, float, float]:
         """(named, said, likely): shares of the variants, and the best log-probability of a text that says it all."""
         words = content(text)
+        subjects = _subjects(text) & words or words
         if not words or not self.candidates:
             return 0.0, 0.0, UNLIKELY
         shares = dict.fromkeys(words, 0.0)
@@ -90,7 +97,7 @@ class Agreement:
                 shares[word] += weight
             if words <= said and candidate.log_probability is not None:
                 likely = max(likely, candidate.log_probability)
-        return max(shares.values()), min(shares.values()), likely
+        return min(shares[word] for word in subjects), min(shares.values()), likely
 
     def _weighted(self) -> list[tuple[Candidate, float]]:
         """The candidates with weights: each variant weighs the same, and its texts by their probabilities."""
@@ -104,6 +111,13 @@ class Agreement:
             for found in by_variant.values()
             for candidate, probability in found
         ]
+
+
+def _subjects(text: str) -> frozenset[str]:
+    """What the clauses of a text are about: nouns, and how many of them."""
+    phrases = split(text)
+    heads = {phrase.head for phrase in phrases if phrase.head}
+    return frozenset(heads | {word for phrase in phrases for word in phrase.subject if word in NUMBERS})
 
 
 def support(weights: Weights, match: float | None, features: tuple[float, float, float]) -> float:
@@ -130,10 +144,6 @@ class Scores:
         self._floors = floors
         self._agreement = Agreement()
         self._known: dict[str, float] = {}
-
-    @property
-    def floor(self) -> float:
-        return self._floors.agreement if self._matcher is None else self._floors.matcher
 
     @property
     def fall(self) -> float:
@@ -185,5 +195,11 @@ class Scores:
         known = self._known.get(text)
         return self.of(text) if known is None else known
 
-    def passes(self, text: str) -> bool:
-        return self.of(text) >= self.floor
+    def passes(self, phrase: Phrase) -> bool:
+        """Whether a clause that was learned has the support that one of its kind needs."""
+        floors = self._floors
+        if self._matcher is None:
+            floor = floors.fact_alone if phrase.predicate else floors.thing_alone
+        else:
+            floor = floors.fact if phrase.predicate else floors.thing
+        return self.of(phrase.text) >= floor

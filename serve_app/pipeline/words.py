@@ -27,6 +27,18 @@ LEANING = words_of("it its they them their he she his her him one ones other oth
 EMPTY = DETERMINERS | PREPOSITIONS | BE | CONNECTIVES | words_of("there also has have of that which who be being")
 """Words that say nothing of an image by themselves; numbers do."""
 
+OPPOSITES = {
+    "left": ("right",),
+    "right": ("left",),
+    "top": ("bottom", "lower"),
+    "upper": ("bottom", "lower"),
+    "bottom": ("top", "upper"),
+    "lower": ("top", "upper"),
+    "large": ("small", "little"),
+    "big": ("small", "little"),
+    "small": ("large", "big"),
+    "little": ("large", "big"),
+}
 _NOUNS_IN_ING = words_of(
     "building ceiling clothing evening king lightning morning painting railing ring spring string thing wedding "
     "wing living dining parking swimming fishing washing frying cutting rocking sewing shopping sleeping awning "

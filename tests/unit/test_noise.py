@@ -33,6 +33,7 @@ from serve_app.pipeline.noise import denoise
         ("a dog on a .", "a dog"),
         ("a 3.5 inch screen at 10:30", "a 3.5 inch screen at 10:30"),
         ("a man in a black t - shirt & jeans", "a man in a black t-shirt & jeans"),
+        ("an dog and a apple and an small owl", "a dog and an apple and a small owl"),
         ("", ""),
         ("arafed", ""),
     ],
