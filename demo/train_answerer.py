@@ -33,6 +33,7 @@ from demo.train import MEAN, STD
 from demo.train_matcher import additive, grown, options
 from demo.training_data import IGNORED
 from demo.vocabulary import DECODE, END, write_tokenizer
+from serve_app.engine.cross_attention import heed_masks
 
 QUESTION_PACK, ANSWER_PACK = 160, 112
 """Tokens of the packed rows of questions and of answers."""
@@ -88,6 +89,7 @@ class Trainee(nn.Module):
     def __init__(self, blip: BlipForQuestionAnswering) -> None:
         super().__init__()
         self.blip = blip
+        heed_masks(blip.text_decoder.bert)
         blip.vision_model.requires_grad_(False)
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1) * 255)
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1) * 255)

@@ -10,6 +10,7 @@ import torch
 from transformers import BlipForQuestionAnswering
 
 from serve_app.engine.batcher import Batcher
+from serve_app.engine.cross_attention import heed_masks
 from serve_app.engine.image_states import ImageStates, encoder_of
 from serve_app.engine.loading import LoadedModel
 from serve_app.engine.pixels import Normalizer
@@ -33,6 +34,7 @@ class AnswerEngine:
         self._info = loaded.info
         self._model: Any = loaded.model
         self._tokenizer: Any = loaded.tokenizer
+        heed_masks(self._model.text_decoder.bert)
         self._normalizer = Normalizer(loaded.mean, loaded.std, loaded.info)
         self._images = ImageStates(encoder_of(loaded.model), self._normalizer, max_image_cache_bytes)
         self._batcher: Batcher[_Job, Answer] = Batcher(self._run, "answer-engine", MAX_JOBS)
