@@ -58,12 +58,12 @@ async def grounded(context: Context) -> Draft:
     rounds: list[Round] = []
     with context.timed("rounds"):
         for number in range(2, context.options.rounds + 1 if state.composition.first else 2):
-            before = state
+            before, shown = state, state.composition.prompt
             state = await _round(context, number, state, scores)
             rounds.append(Round(number, state.composition.text, state is not before))
             context.tell(rounds[-1])
-            if state is before:
-                break
+            if state is before or state.composition.prompt == shown:
+                break  # the next round would be asked the same again
     text = state.composition.text
     clauses = state.clauses(scores)
     if context.polisher is not None and text:

@@ -70,10 +70,14 @@ def _without_loops(words: list[str]) -> list[str]:
 
 def _with_articles(words: list[str]) -> list[str]:
     """ "an small owl" → "a small owl"."""
-    return [
-        article_for(following) if word in ("a", "an") and following[:1].isalpha() else word
-        for word, following in zip(words, [*words[1:], ""][: len(words)], strict=True)
-    ]
+
+    def fitting(word: str, following: str) -> str:
+        if word.lower() not in ("a", "an") or not following[:1].isalpha():
+            return word
+        article = article_for(following)
+        return article.capitalize() if word[0].isupper() else article
+
+    return [fitting(word, following) for word, following in zip(words, [*words[1:], ""][: len(words)], strict=True)]
 
 
 def _finished(words: list[str]) -> list[str]:

@@ -26,11 +26,11 @@ UNLIKELY = -1.0
 class Floors:
     """The support that a clause needs, with a matcher and without one, and how far a caption's match score may fall."""
 
-    thing: float = 0.6
+    thing: float = 0.5
     """For a clause that only names something; a name is worth more than where it is."""
     fact: float = 0.78
     """For one that says more of it: where it is, what it does."""
-    thing_alone: float = 0.5
+    thing_alone: float = 0.4
     fact_alone: float = 0.7
     """The same without a matcher."""
     fall: float = 0.4

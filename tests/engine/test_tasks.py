@@ -115,7 +115,7 @@ async def test_the_embedded_matcher_tells_true_from_swapped(matcher: MatchEngine
         found = await matcher.match(pixels, texts_of(scene, 4, index))
         true += [match.probability for match in found[::2]]
         false += [match.probability for match in found[1::2]]
-    assert auc(np.array(true), np.array(false)) > 0.95
+    assert auc(np.array(true), np.array(false)) > 0.93
 
 
 def test_area_under_the_curve() -> None:
