@@ -134,7 +134,8 @@ def test_a_table_on_the_web_whose_texts_are_kept_where_they_fit(web: tuple[str, 
     for number, (file, scene) in enumerate(held_out.read()):
         if number < 12:
             shutil.copy(file, folder / file.name)
-            alt = captions.plain(scene) if number % 2 else "IMG_2041"
+            there = "giraffe" in scene.nouns
+            alt = captions.plain(scene) if number % 2 else f"two {'zebras' if there else 'giraffes'}"
             lines.append(f'{address}/{file.name},"{alt}",{number}')
     lines.append(f"{address}/gone.jpg,a dog,12")
     (folder / "table.csv").write_text("\n".join(lines))
@@ -148,10 +149,9 @@ def test_a_table_on_the_web_whose_texts_are_kept_where_they_fit(web: tuple[str, 
     assert [row["id"] for row in rows] == [str(number) for number in range(13)]
     assert rows[12]["reason"] == "fetch_failed"
     kept = [row["source"] for row in rows[:12]]
-    assert kept[::2] == ["new"] * 6
+    assert kept[::2].count("new") >= 5
     assert kept[1::2].count("existing") >= 5
     assert all(row["caption"] and row["score"] >= 0.5 for row in rows[:12] if row["source"] == "existing")
-    assert all(row["caption"] != "IMG_2041" for row in rows)
     refused = caption_serve(f"{address}/table.csv", "--out", str(tmp_path / "o2"), *words, "--matcher", "none")
     assert refused.returncode == 2
     assert "--texts needs a matcher" in refused.stderr
