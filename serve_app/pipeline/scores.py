@@ -12,6 +12,8 @@ from serve_app.pipeline.clauses import Phrase, split
 from serve_app.pipeline.words import NUMBERS, content
 from serve_app.types import Generated, GenerationParameters, Matcher, Pixels
 
+PATIENCE_S = 15.0
+"""How long a caption waits for a matcher that may be gone; captions can do without it."""
 MAX_TEXTS = 96
 """Most texts of one matcher call; a request's steps stay far below it."""
 
@@ -169,7 +171,8 @@ class Scores:
             return
         self.calls += 1
         try:
-            found = await self._matcher.match(self._pixels, texts, max(0.0, self._deadline - time.monotonic()))
+            left = max(0.0, self._deadline - time.monotonic())
+            found = await self._matcher.match(self._pixels, texts, min(left, PATIENCE_S))
         except PromptTooLong:  # of one of them, which supports nothing; no loss of the matcher
             if len(texts) == 1:
                 self._known[texts[0]] = 0.0
