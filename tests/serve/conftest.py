@@ -63,6 +63,8 @@ def _config(directory: Path) -> Path:
     """
     config = yaml.safe_load((ROOT / "configs" / "local.yaml").read_text(encoding="utf-8"))
     captions, page = config["applications"]
+    for deployment in captions["deployments"][2:]:
+        deployment["ray_actor_options"]["num_cpus"] = 0.01  # room for the jobs of tests beside so many applications
     keys = directory / "keys"
     keys.write_text(f"first:sha256:{hashlib.sha256(FIRST_KEY.encode()).hexdigest()}\n", encoding="utf-8")
     loopback = {"fetch_hosts": ["127.0.0.1"], "fetch_networks": ["127.0.0.0/8"]}

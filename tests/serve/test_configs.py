@@ -43,7 +43,7 @@ def test_config_has_known_keys_deployments_and_args(file: Path) -> None:
     from ray.serve.config import AutoscalingConfig
     from ray.serve.schema import ServeDeploySchema
 
-    from serve_app.deployments.build import CAPTIONER, INGRESS
+    from serve_app.deployments.build import ANSWERER, CAPTIONER, INGRESS, MATCHER
     from serve_app.deployments.page import PAGE
     from serve_app.wiring import presets_of
 
@@ -58,9 +58,10 @@ def test_config_has_known_keys_deployments_and_args(file: Path) -> None:
             assert page.root_path == application["route_prefix"]
             assert page.application in [other["name"] for other in config["applications"]]
             continue
-        assert names == [INGRESS, CAPTIONER]
-        ingress, captioner = application["deployments"]
+        ingress, captioner, *_ = application["deployments"]
         args = AppArgs.model_validate(application["args"]).reconfigured(ingress.get("user_config", {}))
+        tasks = [*([MATCHER] if args.matcher else []), *([ANSWERER] if args.answerer else [])]
+        assert names == [INGRESS, CAPTIONER, *tasks]
         presets_of(args)
         assert config["http_options"]["request_timeout_s"] > args.max_timeout_s
         assert "user_config" not in captioner, "the captioner has no live settings"
