@@ -36,7 +36,7 @@ _HEADROOM = 1.5
 Blip = TypeVar("Blip", bound=PreTrainedModel)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)  # no slots: a frozen generic class with them cannot be made by its alias, such as `Loaded`
 class LoadedModel(Generic[Blip]):
     """A model ready to run. `mean` and `std` per channel, for pixels scaled to 0…1."""
 

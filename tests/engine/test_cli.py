@@ -47,7 +47,7 @@ def test_bad_options_and_models_are_one_sentence() -> None:
         (("--model", "/nowhere"), "no directory"),
         (("--dtype", "int3"), "dtype"),
         (("--engine", "steam"), "engine"),
-        (("--strategy", "grounded"), "not available yet"),
+        (("--strategy", "magic"), "strategy:"),
     ]:
         done = run("caption", *arguments, str(held_out.SAMPLE))
         assert done.returncode == 2, done.stderr

@@ -13,7 +13,7 @@ from demo.evaluate import GREEDY
 from demo.objects import nouns_in
 from demo.score import Score
 from serve_app.api import CaptionService, images
-from serve_app.engine import AsyncEngine, Loaded
+from serve_app.engine import AsyncEngine, Loaded, load_matcher, start_matcher
 from serve_app.pipeline import CaptionPipeline
 from serve_app.pipeline.presets import VARIANT_PROMPTS
 from serve_app.types import Generated, GenerateJob, Limits
@@ -81,9 +81,11 @@ async def test_pictures_of_something_else_go_through(generator: AsyncEngine, kin
         "gradient": np.tile(np.arange(256, dtype=np.uint8)[None, :, None], (256, 1, 3)),
         "wide": rng.integers(0, 256, (4, 3000, 3), dtype=np.uint8),
     }
-    service = CaptionService(CaptionPipeline(generator))
+    matcher = start_matcher(load_matcher())
+    service = CaptionService(CaptionPipeline(generator, matcher=matcher))
     body = await service.caption(arrays[kind], {"detail": "low"})
     service.close()
+    matcher.close()
     assert isinstance(body.caption, str)
     assert body.degraded == []
 
