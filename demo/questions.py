@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 
@@ -116,7 +116,14 @@ QUESTIONS: dict[str, Callable[[np.random.Generator, Scene], Asked]] = {
 }
 
 
-def ask(rng: np.random.Generator, scene: Scene) -> tuple[str, str, str]:
-    """(kind of question, question, answer)."""
-    kind = list(QUESTIONS)[int(rng.integers(len(QUESTIONS)))]
+LISTS = ("what is in a cell", "what is on a side", "what is there")
+"""Kinds of questions whose answers name what is seen."""
+
+
+def ask(rng: np.random.Generator, scene: Scene, weights: Mapping[str, float] | None = None) -> tuple[str, str, str]:
+    """(kind of question, question, answer); all kinds as often, unless `weights` says how often each."""
+    kinds = list(QUESTIONS)
+    kind = kinds[int(rng.integers(len(kinds)))]
+    if weights is not None:
+        kind = kinds[int(rng.choice(len(kinds), p=[weights[name] for name in kinds]))]
     return kind, *QUESTIONS[kind](rng, scene)

@@ -1,7 +1,9 @@
 """Trains the embedded question answering model: `python -m demo.train_answerer --out serve_app/models/demo-answerer`.
 
-Its vision encoder is the embedded matcher's and stays as it is; the question's encoder begins with the matcher's text
-layers, the answer's decoder with the captioner's, and both learn from questions about drawn scenes.
+Its vision encoder and the question's encoder begin with the embedded matcher's, the answer's decoder with the
+captioner's, and all learn from questions about drawn scenes. The decoder sees the picture through the question's states
+only. Two heads that are dropped afterwards say what these have to hold: after the first layer, each noun of a question
+what it stands for (`demo.grounding`); after the last, the question's tokens in their order the kinds of the answer.
 """
 
 from __future__ import annotations
@@ -27,8 +29,9 @@ from transformers import (
 
 from demo.augment import augment
 from demo.fit import Batch, Fit, save
-from demo.questions import ask
-from demo.scenes import TRAIN_SEED, draw_scene
+from demo.grounding import FACTS, NAMES, NOTHING, Nouns
+from demo.questions import LISTS, ask
+from demo.scenes import TRAIN_SEED, Scene, draw_scene
 from demo.train import MEAN, STD
 from demo.train_matcher import additive, grown, options
 from demo.training_data import IGNORED
@@ -38,18 +41,34 @@ from serve_app.engine.cross_attention import heed_masks
 QUESTION_PACK, ANSWER_PACK = 160, 112
 """Tokens of the packed rows of questions and of answers."""
 MAX_QUESTIONS = 14
+MOST_NAMED = 4
+"""Kinds in an answer."""
+WEIGHTS = {
+    "what is in a cell": 0.18,
+    "what is on a side": 0.18,
+    "what is there": 0.14,
+    "how many": 0.08,
+    "where": 0.16,
+    "is there": 0.06,
+    "is it there": 0.12,
+    "size": 0.05,
+    "background": 0.03,
+}
+"""How often training asks what: places are hardest to learn."""
 
 
 class AskedScenes(IterableDataset[dict[str, torch.Tensor]]):
     """Scenes `first`, `first + 1`, … of the training stream, each with questions and answers.
 
-    Items: pixels uint8 [SIZE, SIZE, 3]; [QUESTION_PACK] each of input_ids, position_ids, text_ids (0 = padding);
-    [ANSWER_PACK] each of answer_ids, answer_positions, answer_of (the question's number) and labels.
+    Items: pixels uint8 [SIZE, SIZE, 3]; [QUESTION_PACK] each of input_ids, position_ids, text_ids (0 = padding), facts
+    and names (`demo.grounding`); [ANSWER_PACK] each of answer_ids, answer_positions, answer_of (the question's number)
+    and labels.
     """
 
     def __init__(self, tokenizer: BertTokenizer, first: int, count: int) -> None:
         self._question = lambda text: tokenizer(text)["input_ids"]
         self._answer = lambda text: tokenizer(text, add_special_tokens=False)["input_ids"]
+        self._nouns = Nouns(tokenizer)
         self._start, self._end = tokenizer.convert_tokens_to_ids([DECODE, END])
         self._range = range(first, first + count)
 
@@ -58,16 +77,17 @@ class AskedScenes(IterableDataset[dict[str, torch.Tensor]]):
             image, scene = draw_scene((TRAIN_SEED, index))
             rng = np.random.default_rng((TRAIN_SEED, index, 3))
             pixels, _ = augment(rng, image, [box for group in scene.groups for box in group.boxes])
-            pairs = (ask(rng, scene)[1:] for _ in range(MAX_QUESTIONS))
-            yield {"pixels": torch.from_numpy(np.array(pixels)), **self._pack(pairs)}
+            asked = (ask(rng, scene, WEIGHTS) for _ in range(MAX_QUESTIONS))
+            yield {"pixels": torch.from_numpy(np.array(pixels)), **self._pack(scene, asked)}
 
-    def _pack(self, pairs: Iterator[tuple[str, str]]) -> dict[str, torch.Tensor]:
+    def _pack(self, scene: Scene, questions: Iterator[tuple[str, str, str]]) -> dict[str, torch.Tensor]:
         names = ("input_ids", "position_ids", "text_ids"), ("answer_ids", "answer_positions", "answer_of")
         row = {name: torch.zeros(QUESTION_PACK, dtype=torch.long) for name in names[0]}
         row |= {name: torch.zeros(ANSWER_PACK, dtype=torch.long) for name in names[1]}
+        row |= {name: torch.full((QUESTION_PACK,), IGNORED) for name in ("facts", "names")}
         row["labels"] = torch.full((ANSWER_PACK,), IGNORED)
         at, answer_at = 0, 0
-        for number, (question, answer) in enumerate(pairs, start=1):
+        for number, (kind, question, answer) in enumerate(questions, start=1):
             asked, said = self._question(question), self._answer(answer)
             end, answer_end = at + len(asked), answer_at + len(said) + 1
             if end > QUESTION_PACK or answer_end > ANSWER_PACK:
@@ -75,6 +95,11 @@ class AskedScenes(IterableDataset[dict[str, torch.Tensor]]):
             row["input_ids"][at:end] = torch.tensor(asked)
             row["position_ids"][at:end] = torch.arange(len(asked))
             row["text_ids"][at:end] = number
+            row["facts"][at:end] = torch.tensor(self._nouns.facts(asked, scene))
+            if kind in LISTS:
+                names = self._nouns.names(said, scene)
+                names += [NOTHING] * (MOST_NAMED - len(names))
+                row["names"][at + 1 : at + 1 + MOST_NAMED] = torch.tensor(names)
             row["answer_ids"][answer_at:answer_end] = torch.tensor([self._start, *said])
             row["answer_positions"][answer_at:answer_end] = torch.arange(len(said) + 1)
             row["answer_of"][answer_at:answer_end] = number
@@ -84,27 +109,30 @@ class AskedScenes(IterableDataset[dict[str, torch.Tensor]]):
 
 
 class Trainee(nn.Module):
-    """The answerer with its loss."""
+    """The answerer with its losses, and the heads that exist for training only."""
 
     def __init__(self, blip: BlipForQuestionAnswering) -> None:
         super().__init__()
         self.blip = blip
         heed_masks(blip.text_decoder.bert)
-        blip.vision_model.requires_grad_(False)
+        width = blip.config.text_config.hidden_size
+        self.fact_head = nn.Linear(width, FACTS)
+        self.name_head = nn.Linear(width, NAMES)
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1) * 255)
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1) * 255)
 
     def forward(self, batch: Batch) -> dict[str, torch.Tensor]:
         pixels = (batch["pixels"].permute(0, 3, 1, 2).float() - self.mean) / self.std  # [B, 3, SIZE, SIZE]
-        with torch.no_grad():
-            image = self.blip.vision_model(pixel_values=pixels).last_hidden_state  # [B, 1 + patches, width]
+        image = self.blip.vision_model(pixel_values=pixels).last_hidden_state  # [B, 1 + patches, width]
         asked, answered = batch["text_ids"], batch["answer_of"]  # [B, QUESTION_PACK], [B, ANSWER_PACK]
-        questions = self.blip.text_encoder(
+        found = self.blip.text_encoder(
             input_ids=batch["input_ids"],
             attention_mask=additive(asked[:, None, :, None] == asked[:, None, None, :]),
             position_ids=batch["position_ids"],
             encoder_hidden_states=image,
-        ).last_hidden_state
+            output_hidden_states=True,
+        )
+        questions = found.last_hidden_state  # [B, QUESTION_PACK, width]
         states = self.blip.text_decoder.bert(
             input_ids=batch["answer_ids"],
             attention_mask=additive((answered[:, None, :, None] == answered[:, None, None, :]).tril()),
@@ -116,7 +144,13 @@ class Trainee(nn.Module):
         ).last_hidden_state
         wanted = batch["labels"] != IGNORED
         logits = self.blip.text_decoder.cls(states[wanted])  # [answer tokens, vocabulary]
-        return {"answer": F.cross_entropy(logits.float(), batch["labels"][wanted])}
+        facts = self.fact_head(found.hidden_states[1]).float().transpose(1, 2)  # [B, FACTS, QUESTION_PACK]
+        names = self.name_head(questions).float().transpose(1, 2)  # [B, NAMES, QUESTION_PACK]
+        return {
+            "answer": F.cross_entropy(logits.float(), batch["labels"][wanted]),
+            "facts": F.cross_entropy(facts, batch["facts"], ignore_index=IGNORED),
+            "names": F.cross_entropy(names, batch["names"], ignore_index=IGNORED),
+        }
 
 
 def begin(captioner: Path, matcher: Path, tokenizer: BertTokenizer) -> BlipForQuestionAnswering:
@@ -141,7 +175,11 @@ def train(args: Namespace) -> None:
     torch.manual_seed(args.seed)
     torch.set_num_threads(args.threads)
     tokenizer = write_tokenizer(args.out, for_tasks=True)
-    model = Trainee(begin(args.captioner, args.matcher, tokenizer))
+    if args.answerer is None:
+        blip = begin(args.captioner, args.matcher, tokenizer)
+    else:
+        blip = BlipForQuestionAnswering.from_pretrained(str(args.answerer), dtype=torch.float32)
+    model = Trainee(blip)
     data = AskedScenes(tokenizer, args.first_scene, args.steps * args.batch_size)
     batches = DataLoader(data, batch_size=args.batch_size, num_workers=1, prefetch_factor=6)
     fit = Fit(
@@ -153,12 +191,13 @@ def train(args: Namespace) -> None:
         args.log_every,
         args.save_every,
     )
-    fit.phase(batches, {"answer": 1.0})
+    fit.phase(batches, {"answer": 1.0, "facts": 0.5, "names": 0.5})
 
 
 def main() -> None:
     parser = options(__doc__ or "", "serve_app/models/demo-answerer", 2_000_000)
     parser.add_argument("--matcher", type=Path, default=Path("serve_app/models/demo-matcher"), help="the same")
+    parser.add_argument("--answerer", type=Path, help="an earlier run's answerer to go on with")
     parser.add_argument("--steps", type=int, default=1800)
     train(parser.parse_args())
 

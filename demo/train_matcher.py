@@ -2,9 +2,10 @@
 
 It begins with the captioner's vision encoder and its text layers, which already find words in pictures, and learns on
 drawn scenes: image–text matching (ITM) on true statements and their false twins (one thing swapped), and the contrast
-of images and captions within a batch (ITC), as in BLIP (Li et al. 2022, https://arxiv.org/abs/2201.12086). A head that
-is dropped afterwards says of each token whether it is one of those that were swapped: dense labels teach where to look,
-and the matching score has only to ask whether any token is wrong.
+of images and captions within a batch (ITC), as in BLIP (Li et al. 2022, https://arxiv.org/abs/2201.12086). Two heads
+that are dropped afterwards give each layer its part of the work: after the first one, each noun says what it stands for
+in the picture (`demo.grounding`); after the last but one, each token says whether it is one of those that were swapped;
+the matching score has only to ask whether any is.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration
 
 from demo.augment import augment
 from demo.fit import Batch, Fit, save
-from demo.scenes import TRAIN_SEED, draw_scene
+from demo.grounding import FACTS, Nouns
+from demo.scenes import TRAIN_SEED, Scene, draw_scene
 from demo.statements import SWAPS, WEIGHTS, everything, pair
 from demo.train import MEAN, STD
 from demo.training_data import IGNORED
@@ -43,14 +45,15 @@ NONE = -1
 class MatchingTexts(IterableDataset[dict[str, torch.Tensor]]):
     """Scenes `first`, `first + 1`, … of the training stream, each with true statements and their false twins.
 
-    Items: pixels uint8 [SIZE, SIZE, 3]; [PACK] each of input_ids, position_ids, text_ids (0 = padding) and swapped
-    (1 for a token that makes its statement false, IGNORED for padding);
+    Items: pixels uint8 [SIZE, SIZE, 3]; [PACK] each of input_ids, position_ids, text_ids (0 = padding), facts
+    (`demo.grounding`) and swapped (1 for a token that makes its statement false, IGNORED for padding);
     starts and labels [2 × MAX_PAIRS] (where each statement begins; 1 true, 0 false, NONE); caption
     [CAPTION_TOKENS], padded with 0.
     """
 
     def __init__(self, tokenizer: BertTokenizer, first: int, count: int) -> None:
         self._encode = lambda text: tokenizer(text)["input_ids"]
+        self._nouns = Nouns(tokenizer)
         self._range = range(first, first + count)
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
@@ -64,11 +67,11 @@ class MatchingTexts(IterableDataset[dict[str, torch.Tensor]]):
             caption[: len(ids)] = torch.tensor(ids)
             weights = [WEIGHTS[name] for name in SWAPS]
             pairs = (pair(rng, scene, weights)[1:] for _ in range(MAX_PAIRS))
-            yield {"pixels": torch.from_numpy(np.array(pixels)), "caption": caption, **self._pack(pairs)}
+            yield {"pixels": torch.from_numpy(np.array(pixels)), "caption": caption, **self._pack(scene, pairs)}
 
-    def _pack(self, pairs: Iterator[tuple[str, str]]) -> dict[str, torch.Tensor]:
+    def _pack(self, scene: Scene, pairs: Iterator[tuple[str, str]]) -> dict[str, torch.Tensor]:
         row = {name: torch.zeros(PACK, dtype=torch.long) for name in ("input_ids", "position_ids", "text_ids")}
-        row["swapped"] = torch.full((PACK,), IGNORED)
+        row |= {name: torch.full((PACK,), IGNORED) for name in ("swapped", "facts")}
         starts = torch.zeros(2 * MAX_PAIRS, dtype=torch.long)
         labels = torch.full((2 * MAX_PAIRS,), NONE)
         at, number = 0, 0
@@ -83,6 +86,7 @@ class MatchingTexts(IterableDataset[dict[str, torch.Tensor]]):
                 row["position_ids"][at:end] = torch.arange(len(ids))
                 row["text_ids"][at:end] = number + 1
                 row["swapped"][at:end] = torch.tensor(swapped)
+                row["facts"][at:end] = torch.tensor(self._nouns.facts(ids, scene))
                 starts[number], labels[number] = at, label
                 at, number = end, number + 1
         return {**row, "starts": starts, "labels": labels}
@@ -98,12 +102,14 @@ def _swapped(true: list[int], false: list[int]) -> list[int]:
 
 
 class Trainee(nn.Module):
-    """The matcher with its losses, and the head that exists for training only."""
+    """The matcher with its losses, and the heads that exist for training only."""
 
     def __init__(self, blip: BlipForImageTextRetrieval) -> None:
         super().__init__()
         self.blip = blip
-        self.token_head = nn.Linear(blip.config.text_config.hidden_size, 2)
+        width = blip.config.text_config.hidden_size
+        self.token_head = nn.Linear(width, 2)
+        self.fact_head = nn.Linear(width, FACTS)
         self.register_buffer("mean", torch.tensor(MEAN).view(1, 3, 1, 1) * 255)
         self.register_buffer("std", torch.tensor(STD).view(1, 3, 1, 1) * 255)
 
@@ -121,15 +127,17 @@ class Trainee(nn.Module):
             encoder_hidden_states=image,
             output_hidden_states=True,
         )
-        states, before = found.last_hidden_state, found.hidden_states[-2]
+        states, before, first_layer = found.last_hidden_state, found.hidden_states[-2], found.hidden_states[1]
         rows = torch.arange(len(states))[:, None]
         wanted = batch["labels"] != NONE
         first = states[rows, batch["starts"]][wanted]  # [statements, width]
+        facts = self.fact_head(first_layer).float().transpose(1, 2)  # [B, FACTS, PACK]
         # Of the layer before the last, so that the last can gather what the tokens found.
         tokens = self.token_head(before).float().transpose(1, 2)  # [B, 2, PACK]
         return {
             "itm": F.cross_entropy(self.blip.itm_head(first).float(), batch["labels"][wanted]),
             "tokens": F.cross_entropy(tokens, batch["swapped"], torch.tensor([1.0, 3.0]), ignore_index=IGNORED),
+            "facts": F.cross_entropy(facts, batch["facts"], ignore_index=IGNORED),
         }
 
     def _contrast(self, image: torch.Tensor, batch: Batch) -> torch.Tensor:
@@ -191,7 +199,7 @@ def train(args: argparse.Namespace) -> None:
         args.log_every,
         args.save_every,
     )
-    fit.phase(batches, {"itm": 1.0, "tokens": 2.0, "itc": 0.1})
+    fit.phase(batches, {"itm": 1.0, "tokens": 2.0, "facts": 0.5, "itc": 0.1})
 
 
 def options(description: str, out: str, first_scene: int) -> argparse.ArgumentParser:

@@ -127,7 +127,8 @@ def support(weights: Weights, match: float | None, features: tuple[float, float,
     odds = 0.0 if match is None else math.log(max(match, _LEAST) / max(1 - match, _LEAST))
     named, said, likely = features
     sum_ = weights.bias + weights.match * odds + weights.named * named + weights.said * said + weights.likely * likely
-    return 1 / (1 + math.exp(-sum_))
+    # Rounded, since a match score may differ in its eighth place by the other texts of its batch.
+    return round(1 / (1 + math.exp(-sum_)), 4)
 
 
 class Scores:

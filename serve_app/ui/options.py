@@ -14,6 +14,8 @@ from serve_app.ui.texts import DEFAULT, text
 DETAILS = ("high", "medium", "low")
 STRATEGIES = ("grounded", "classic", "basic")
 """Offered until the service has said what it has."""
+SEED = 0
+"""Shown until then."""
 
 
 class OptionControls:
@@ -26,7 +28,7 @@ class OptionControls:
             self.strategy = gr.Radio(
                 _strategies(DEFAULT, STRATEGIES), value=STRATEGIES[0], elem_id=f"{prefix}-strategy", label="Strategy"
             )
-            self.seed = gr.Number(0, precision=0, elem_id=f"{prefix}-seed", label="Seed")
+            self.seed = gr.Number(SEED, precision=0, elem_id=f"{prefix}-seed", label="Seed")
         self.inputs: list[gr.components.Component] = [self.detail, self.multi_round, self.strategy, self.seed]
         self._offered: tuple[str, ...] = STRATEGIES
 
@@ -48,7 +50,8 @@ class OptionControls:
         tab.defaults += [
             (self.detail, lambda _, service: {"value": service.default_detail}),
             (self.strategy, self._offer),
-            (self.seed, lambda _, service: {"value": service.default_seed}),
+            # Not sent when it is there already, lest it come after what a visitor typed.
+            (self.seed, lambda _, service: {} if service.default_seed == SEED else {"value": service.default_seed}),
         ]
 
     def _offer(self, language: str, service: Description) -> dict[str, Any]:
