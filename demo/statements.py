@@ -195,6 +195,40 @@ def swaps(rng: np.random.Generator, scene: Scene, weights: Sequence[float] | Non
     return name, SWAPS[name](rng, scene, int(rng.integers(len(scene.groups))))
 
 
+_STEMS = ("img", "dsc", "dscn", "pxl", "photo", "image", "scan", "screenshot", "picture", "untitled", "final", "banner")
+_SUFFIXES = ("", ".jpg", ".jpeg", ".png", ".webp", " (1)", " copy")
+_PHRASES = (
+    "click here",
+    "read more",
+    "buy now",
+    "free shipping",
+    "no description available",
+    "image not found",
+    "loading",
+    "all rights reserved",
+    "product photo",
+    "our new collection",
+    "best price online",
+    "stock photo",
+    "logo",
+    "thumbnail",
+    "share this",
+)
+
+
+def junk(rng: np.random.Generator) -> str:
+    """A text as stands beside images on the web and describes nothing."""
+    roll = rng.random()
+    if roll < 0.4:
+        number = str(int(rng.integers(10 ** int(rng.integers(1, 7)))))
+        stem, suffix = _STEMS[int(rng.integers(len(_STEMS)))], _SUFFIXES[int(rng.integers(len(_SUFFIXES)))]
+        return f"{stem}{'_- '[int(rng.integers(3))]}{number}{suffix}"
+    if roll < 0.7:
+        return _PHRASES[int(rng.integers(len(_PHRASES)))]
+    letters = np.array(list("abcdefghijklmnopqrstuvwxyz"))
+    return " ".join("".join(rng.choice(letters, int(rng.integers(3, 9)))) for _ in range(int(rng.integers(1, 4))))
+
+
 def pair(
     rng: np.random.Generator, scene: Scene, weights: Sequence[float] | None = None, tries: int = 12
 ) -> tuple[str, str, str]:

@@ -28,7 +28,7 @@ from demo.augment import augment
 from demo.fit import Batch, Fit, save
 from demo.grounding import FACTS, Nouns
 from demo.scenes import TRAIN_SEED, Scene, draw_scene
-from demo.statements import SWAPS, WEIGHTS, everything, pair
+from demo.statements import SWAPS, WEIGHTS, everything, junk, pair
 from demo.train import MEAN, STD
 from demo.training_data import IGNORED
 from demo.vocabulary import write_tokenizer
@@ -38,6 +38,8 @@ PACK = 224
 MAX_PAIRS = 8
 CAPTION_TOKENS = 40
 TEMPERATURE = 0.05
+JUNK = 0.05
+"""Share of the false statements that are no statements, such as file names."""
 NONE = -1
 """Label of a place without a statement."""
 
@@ -66,7 +68,7 @@ class MatchingTexts(IterableDataset[dict[str, torch.Tensor]]):
             ids = self._encode(everything(scene))[:CAPTION_TOKENS]
             caption[: len(ids)] = torch.tensor(ids)
             weights = [WEIGHTS[name] for name in SWAPS]
-            pairs = (pair(rng, scene, weights)[1:] for _ in range(MAX_PAIRS))
+            pairs = (_pair(rng, scene, weights) for _ in range(MAX_PAIRS))
             yield {"pixels": torch.from_numpy(np.array(pixels)), "caption": caption, **self._pack(scene, pairs)}
 
     def _pack(self, scene: Scene, pairs: Iterator[tuple[str, str]]) -> dict[str, torch.Tensor]:
@@ -90,6 +92,11 @@ class MatchingTexts(IterableDataset[dict[str, torch.Tensor]]):
                 starts[number], labels[number] = at, label
                 at, number = end, number + 1
         return {**row, "starts": starts, "labels": labels}
+
+
+def _pair(rng: np.random.Generator, scene: Scene, weights: list[float]) -> tuple[str, str]:
+    true, false = pair(rng, scene, weights)[1:]
+    return true, junk(rng) if rng.random() < JUNK else false
 
 
 def _swapped(true: list[int], false: list[int]) -> list[int]:

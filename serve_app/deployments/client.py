@@ -68,6 +68,10 @@ class CaptionClient:
         background = {"background": True} if self._background else {}
         return await self._patiently("caption", image, dict(options or {}), **background)
 
+    async def describe(self) -> dict[str, Any]:
+        """What the service offers, see `serve_app.contract.Description`."""
+        return await self._patiently("describe")
+
     async def match(self, image: Any, texts: Sequence[str]) -> dict[str, Any]:
         """How well each text describes the image; raises `NotDeployed` and what `caption` raises."""
         return await self._patiently("match", image, list(texts))

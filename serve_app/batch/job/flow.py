@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import json
 import logging
@@ -74,9 +75,14 @@ def _check_listens(address: str) -> None:
 
 
 def image_size(settings: JobSettings) -> tuple[int, int] | None:
-    """The model's (height, width), from its files; None where a service decodes. Raises `ModelError`s."""
+    """The model's (height, width), from its files; None where a service decodes.
+
+    Raises `ModelError`s, and `InvalidOption` when the service is not there or lacks what the job needs.
+    """
     args = settings.app_args()
     if settings.via_handle is not None:
+        needs_matcher = settings.texts_column is not None
+        answer(ray.remote(_check_service).options(num_cpus=FILES_CPUS).remote(settings.via_handle, needs_matcher))
         return None
     if args.engine == "instant":
         from serve_app.instant import IMAGE_SIZE
@@ -90,6 +96,14 @@ def _size(model: str, revision: str | None) -> tuple[int, int]:
     from serve_app.engine import image_size as size_of  # brings torch, which this process can do without
 
     return size_of(model, revision)
+
+
+def _check_service(application: str, needs_matcher: bool) -> None:
+    from serve_app.deployments.client import CaptionClient
+
+    offers = asyncio.run(CaptionClient.connect(application).describe())
+    if needs_matcher and "matches" not in offers["tasks"]:
+        raise InvalidOption(f"--texts needs a matcher, and the application {application!r} runs without one.")
 
 
 class Flow:
