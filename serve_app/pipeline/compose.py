@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from serve_app.pipeline.clauses import Phrase, split
-from serve_app.pipeline.words import NUMBERS, OPPOSITES, content, joined, lemma, sentence
+from serve_app.pipeline.words import NUMBERS, OPPOSITES, claims, content, joined, lemma, sentence
 
 MEDIA = frozenset(("photo", "picture", "image", "view", "shot", "photograph", "background"))
 """What holds the things and is none of them."""
@@ -38,8 +38,8 @@ class Addition:
     """The clauses that have to pass: of a continuation, all that can stand alone."""
 
     @property
-    def content(self) -> frozenset[str]:
-        return content(self.text)
+    def claims(self) -> frozenset[str]:
+        return claims(content(self.text))
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +129,7 @@ def additions(phrases: Iterable[Phrase], source: str, to: Composition) -> list[A
 def continuation(text: str, source: str, to: Composition) -> Addition | None:
     """A continuation of the first sentence as one addition, when it says something new."""
     text = text.strip(" .;:")
-    if not text or not content(text) - content(to.text):
+    if not claims(content(text)) - claims(content(to.text)):
         return None
     phrases, names = split(text), to.named()
     if any(phrase.head in names and _contradicts(phrase, names[phrase.head]) for phrase in phrases):
@@ -158,7 +158,7 @@ def _of_known(phrase: Phrase, source: str, known: Named) -> list[Addition]:
         found.append(Addition("description", name.text, source, name, (name,)))
     if _contradicts(phrase, known):
         return []
-    if phrase.predicate and not phrase.finite and content(" ".join(phrase.predicate)) - known.said:
+    if not phrase.finite and claims(content(" ".join(phrase.predicate))) - claims(known.said):
         noun = ("the", *known.phrase.subject[1:]) if "of" in known.phrase.subject else tuple(known.phrase.noun.split())
         fact = Phrase(noun, "are" if known.phrase.plural else "is", phrase.predicate)
         scored = phrase if phrase.verb else Phrase(known.phrase.subject, "", phrase.predicate)

@@ -179,7 +179,7 @@ async def _gate(composition: Composition, proposals: Sequence[Addition], scores:
     """The composition with those proposals that are new, pass the floor, and leave the caption's score standing."""
     await scores.learn([phrase.text for addition in proposals for phrase in addition.scored])
     passing = [addition for addition in proposals if _passes(addition, scores)]
-    passing.sort(key=lambda addition: (-len(addition.content), -_score(addition, scores)))
+    passing.sort(key=lambda addition: (-len(addition.claims), -_score(addition, scores)))
     passing = passing[:MAX_ADDITIONS]
     if scores.judges_wholes:
         grown = {addition: composition.plus(addition).text for addition in passing}

@@ -39,6 +39,9 @@ OPPOSITES = {
     "small": ("large", "big"),
     "little": ("large", "big"),
 }
+_PLACES = words_of("side half part corner area")
+"""Words that only hold a direction: "on the left side" says no more of a thing than "left"."""
+_DIRECTIONS = {"upper": "top", "lower": "bottom"}
 _NOUNS_IN_ING = words_of(
     "building ceiling clothing evening king lightning morning painting railing ring spring string thing wedding "
     "wing living dining parking swimming fishing washing frying cutting rocking sewing shopping sleeping awning "
@@ -121,6 +124,11 @@ def content(text: str) -> frozenset[str]:
     """What a text is about: the lemmas of its words that are not empty, numbers among them."""
     words = (word.lower() for word in tokens(text) if word[0].isalnum())
     return frozenset(lemma(word) for word in words if word not in EMPTY or word in NUMBERS)
+
+
+def claims(words: Iterable[str]) -> frozenset[str]:
+    """Of content words, those that claim something: "the upper half" claims no more than "top"."""
+    return frozenset(_DIRECTIONS.get(word, word) for word in words if word not in _PLACES)
 
 
 def sentence(text: str) -> str:

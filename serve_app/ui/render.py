@@ -25,7 +25,7 @@ def result(view: View, language: str) -> str:
     """The caption, or what is there instead of it yet."""
     match view.status:
         case "empty":
-            return _note(text(language, "empty"), "empty")
+            return note(text(language, "empty"))
         case "failed":
             return failure(view.error or "error_page", language)
         case "running":
@@ -51,8 +51,33 @@ def header(language: str, model: str | None) -> str:
     )
 
 
-def _note(words: str, kind: str) -> str:
-    return f'<div class="{kind}">{escape(words)}</div>'
+def note(words: str) -> str:
+    """What stands where a result will appear."""
+    return f'<div class="empty">{escape(words)}</div>'
+
+
+def answered(body: Mapping[str, Any], language: str) -> str:
+    """The answer to a question, and how sure the model is."""
+    return (
+        f'<article class="answer"><h2>{text(language, "answer")}</h2>'
+        f'<p class="words">{escape(body["answer"])}</p>{_probability(body["probability"], language)}</article>'
+    )
+
+
+def matched(matches: Iterable[Mapping[str, Any]], language: str) -> str:
+    """Texts with their scores, the best one first."""
+    rows = "".join(
+        f"<tr><td>{escape(match['text'])}</td><td>{_probability(match['probability'], language)}</td>"
+        f"<td>{match['similarity']:.2f}</td></tr>"
+        for match in sorted(matches, key=lambda match: -match["probability"])
+    )
+    head = "".join(f"<th>{text(language, name)}</th>" for name in ("text", "match", "similarity"))
+    return f'<table class="rows matches"><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>'
+
+
+def _probability(value: float, language: str) -> str:
+    told = text(language, "sure", share=f"{value:.1%}")
+    return f'<em class="{score_class(value)}" title="{escape(told)}">{value:.1%}</em>'
 
 
 def _progress(view: View, language: str) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import logging
 from collections.abc import Awaitable, Callable
 from typing import Any
@@ -14,20 +13,19 @@ from serve_app.errors import CaptionServeError
 from serve_app.ui import render
 from serve_app.ui.files import uploaded
 from serve_app.ui.parts import REQUESTS, Context, Tab
-from serve_app.ui.texts import error_text, text
+from serve_app.ui.texts import DEFAULT, error_text, text
 
 _log = logging.getLogger(__name__)
 
-Ask = Callable[[bytes, str], Awaitable[str]]
-"""Image and the words of the box → what is shown, as HTML."""
+Ask = Callable[[bytes, str, str], Awaitable[str]]
+"""Image, the words of the box and the language → what is shown, as HTML."""
 
 
 def build_answers(context: Context) -> Tab:
     """One question about one image."""
 
-    async def ask(image: bytes, question: str) -> str:
-        body = await context.backend.answer(image, question)
-        return f'<p class="answer">{html.escape(body["answer"])}</p><p class="stats">{body["probability"]:.0%}</p>'
+    async def ask(image: bytes, question: str, lang: str) -> str:
+        return render.answered(await context.backend.answer(image, question), lang)
 
     return _build(context, "question", 1, ask)
 
@@ -35,14 +33,9 @@ def build_answers(context: Context) -> Tab:
 def build_matches(context: Context) -> Tab:
     """Several texts, one a line, against one image."""
 
-    async def ask(image: bytes, lines: str) -> str:
-        body = await context.backend.match(image, [line for line in lines.splitlines() if line.strip()])
-        rows = "".join(
-            f"<tr><td>{match['probability']:.1%}</td><td>{match['similarity']:.2f}</td>"
-            f"<td>{html.escape(match['text'])}</td></tr>"
-            for match in sorted(body["matches"], key=lambda match: -match["probability"])
-        )
-        return f'<table class="matches"><tbody>{rows}</tbody></table>'
+    async def ask(image: bytes, lines: str, lang: str) -> str:
+        texts = [line for line in lines.splitlines() if line.strip()]
+        return render.matched((await context.backend.match(image, texts))["matches"], lang)
 
     return _build(context, "texts", 5, ask)
 
@@ -62,7 +55,7 @@ def _build(context: Context, name: str, lines: int, ask: Ask) -> Tab:
             box = gr.Textbox(lines=lines, elem_id=name)
             run = gr.Button(variant="primary", elem_id=f"{name}-run")
         with gr.Column(min_width=300):
-            shown = gr.HTML("", elem_id=f"{name}-result")
+            shown = gr.HTML(render.note(text(DEFAULT, f"{name}_empty")), elem_id=f"{name}-result")
 
     async def answer(payload: Any, words: str, lang: str) -> str:
         try:
@@ -71,7 +64,7 @@ def _build(context: Context, name: str, lines: int, ask: Ask) -> Tab:
                 return render.sentence(text(lang, "no_image"), lang)
             if not words.strip():
                 return render.sentence(text(lang, f"no_{name}"), lang)
-            return await ask(upload.read(), words)
+            return await ask(upload.read(), words, lang)
         except CaptionServeError as error:
             return render.sentence(error_text(lang, error), lang)
         except OSError:
@@ -94,7 +87,8 @@ def _build(context: Context, name: str, lines: int, ask: Ask) -> Tab:
             (image, lambda lang: {"label": text(lang, "image"), "placeholder": text(lang, "image_drop")}),
             (box, lambda lang: {"label": text(lang, name), "placeholder": text(lang, f"{name}_example")}),
             (run, lambda lang: {"value": text(lang, f"{name}_run")}),
-        ]
+        ],
+        defaults=[(shown, lambda lang, _: {"value": render.note(text(lang, f"{name}_empty"))})],
     )
 
 

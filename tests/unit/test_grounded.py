@@ -198,6 +198,10 @@ def grown(first: str, *more: str) -> str:
          "A group of people flying kites. The group is in a park."),
         ("a mat.", ("a view of a room",), "A mat."),
         ("a dog in the top left", ("the dog is on the right side", "a small dog"), "A small dog in the top left."),
+        ("a dog in the top left", ("the dog is on the left side", "the dog is in the upper half", "a dog in a basket"),
+         "A dog in the top left. The dog is in a basket."),
+        ("a dog on the left", ("the dog is in the bottom left corner",),
+         "A dog on the left. The dog is in the bottom left corner."),
     ],
 )  # fmt: skip
 def test_what_is_new_joins_in_a_sentence_that_holds(first: str, more: tuple[str, ...], text: str) -> None:
@@ -208,6 +212,7 @@ def test_a_continuation_that_says_nothing_new_is_none() -> None:
     caption = Composition("a dog on the grass")
     assert continuation(", with the dog on the grass", "round 2", caption) is None
     assert continuation(" .", "round 2", caption) is None
+    assert continuation("on the left side", "round 2", Composition("a dog in the top left")) is None
     found = continuation(", where the dog is small", "round 2", caption)
     assert found is not None
     assert caption.plus(found).text == "A dog on the grass, where the dog is small."
