@@ -20,7 +20,7 @@ class VariantBody(BaseModel):
 
 class RoundBody(BaseModel):
     round: int
-    text: str = Field(description="the caption that the round proposed")
+    text: str = Field(description="the caption after the round; with classic, the one that it proposed")
     accepted: bool
 
 

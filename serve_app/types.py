@@ -238,7 +238,7 @@ class Variant:
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """One refinement pass; `text` is the caption that it proposed."""
+    """One refinement pass; `text` is the caption after it, with `classic` the one that it proposed."""
 
     round: int
     text: str

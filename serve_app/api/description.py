@@ -21,7 +21,8 @@ from serve_app.contract import (
     VariantEvent,
 )
 
-TEXT = """Detailed image captions: several prompts in parallel, merged, extended and refined in rounds.
+TEXT = """Detailed image captions that say what the image supports: several prompts in parallel, merged clause by clause
+and refined in rounds. Where their models run, also answers to questions, matching and filtering of texts, and vectors.
 
 Errors are problem documents (RFC 9457) whose `detail` is one sentence. `x-request-id` is taken from the request, or
 made, and sent back. Answers are the same for the same image, options and seed.
@@ -46,12 +47,13 @@ PIXEL = (
 CAPTION = {
     "id": "5f0c1f9c",
     "model": "demo",
-    "caption": "A hamburger in the top left and a candle in the top right",
-    "stats": {"characters": 57, "words": 12},
-    "variants": [{"prompt": "a photography of", "text": "A hamburger in the top left", "score": None}],
+    "caption": "A hamburger in the top left and a candle in the top right.",
+    "stats": {"characters": 58, "words": 12},
+    "variants": [{"prompt": "a photography of", "text": "A hamburger in the top left", "score": 0.9813}],
     "rounds": [],
     "clauses": [
-        {"text": "A hamburger in the top left and a candle in the top right", "source": "variant 3", "score": None}
+        {"text": "a hamburger in the top left", "source": "variant 3", "score": 0.936},
+        {"text": "a candle in the top right", "source": "variant 3", "score": 0.9284},
     ],
     "degraded": [],
     "seed": 0,
@@ -65,7 +67,7 @@ PROBLEM = {
     "request_id": "5f0c1f9c",
 }
 EVENT_EXAMPLE = (
-    'event: start\ndata: {"id":"5f0c1f9c","model":"demo","strategy":"classic","prompts":["a photography of"],'
+    'event: start\ndata: {"id":"5f0c1f9c","model":"demo","strategy":"grounded","prompts":["a photography of"],'
     '"rounds":1,"seed":0}\n\nevent: variant\ndata: {"index":1,"prompt":"a photography of",'
     '"text":"A hamburger in the top left","score":null}\n\n'
 )

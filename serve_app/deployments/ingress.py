@@ -108,7 +108,7 @@ class IngressReplica:
         return (await self._tasks.filter(image, {"texts": list(texts), **(options or {})})).model_dump()
 
     async def embed(self, images: Sequence[Any] = (), texts: Sequence[str] = ()) -> dict[str, Any]:
-        """Vectors of the images, then of the texts, as `POST /v1/embeddings` gives them."""
+        """Vectors of the texts, then of the images, as `POST /v1/embeddings` gives them."""
         return (await self._tasks.embed(list(images), {"input": list(texts)})).model_dump()
 
     async def describe(self) -> dict[str, Any]:

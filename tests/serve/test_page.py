@@ -17,6 +17,7 @@ from tests.pictures import encoded, picture
 SCENES = Path(__file__).parents[2] / "demo" / "held_out"
 SCENE, TRUTH = SCENES / "0026.jpg", {"hamburger", "candle", "boat", "airplane"}
 WAIT_MS = 30_000
+expect.set_options(timeout=WAIT_MS)
 
 
 @pytest.fixture(scope="module")
@@ -44,8 +45,8 @@ class Visit:
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("console", lambda message: self._hear(message.type, message.text, message.location["url"]))
         self.page.goto(url)
-        expect(self.page.locator("#run")).to_be_visible(timeout=WAIT_MS)
-        expect(self.page.locator("header.head .model")).to_contain_text("demo", timeout=WAIT_MS)
+        expect(self.page.locator("#run")).to_be_visible()
+        expect(self.page.locator("header.head .model")).to_contain_text("demo")
 
     def _look(self, url: str) -> None:
         parts = urlsplit(url)
@@ -90,7 +91,7 @@ def fill(page: Page, selector: str, value: str) -> None:
 
 def caption(page: Page) -> str:
     page.click("#run")
-    expect(page.locator("#caption")).to_be_visible(timeout=WAIT_MS)
+    expect(page.locator("#caption")).to_be_visible()
     return page.locator("#caption").inner_text()
 
 
@@ -140,7 +141,7 @@ def test_options_reach_the_service(page: Page) -> None:
     page.locator("#one-strategy label", has_text="Classic").click()
     page.locator("#one-detail label", has_text="Low").click()
     page.click("#run")
-    expect(page.locator("#caption")).not_to_have_text(basic, timeout=WAIT_MS)
+    expect(page.locator("#caption")).not_to_have_text(basic)
     page.click("details.how summary")
     expect(page.locator("#how")).to_contain_text("a detailed photography of")
     assert "Round 2" not in page.locator("#how").inner_text()
@@ -168,7 +169,7 @@ def test_a_file_that_is_no_image_gets_one_sentence(visit: Visit, tmp_path: Path,
     choose(page, bad)
     page.click("#run")
     sentence = page.locator("#result .failure p")
-    expect(sentence).to_contain_text("image", timeout=WAIT_MS)
+    expect(sentence).to_contain_text("image")
     assert sentence.inner_text().count(".") == 1
     assert "Traceback" not in page.locator("body").inner_text()
 
@@ -180,7 +181,7 @@ def test_a_bad_option_and_a_missing_image_get_one_sentence(page: Page) -> None:
     page.click("#one-more button")
     fill(page, "#one-seed input", "-1")
     page.click("#run")
-    expect(page.locator("#result .failure p")).to_contain_text("seed", timeout=WAIT_MS)
+    expect(page.locator("#result .failure p")).to_contain_text("seed")
 
 
 @pytest.mark.parametrize("visit", [{"width": 390}], indirect=True)
@@ -204,7 +205,7 @@ def test_several_images_with_a_bad_one(page: Page, tmp_path: Path) -> None:
     expect(page.locator("#files")).to_contain_text("bad")
     page.locator("#many-detail label", has_text="Low").click()
     page.click("#run-batch")
-    expect(page.locator("#csv")).to_be_visible(timeout=WAIT_MS)
+    expect(page.locator("#csv")).to_be_visible()
     expect(page.locator("#rows tr.done")).to_have_count(2)
     expect(page.locator("#rows tr.failed")).to_contain_text("image")
     with page.expect_download() as download:
@@ -228,12 +229,12 @@ def test_a_question_and_texts_about_an_image(page: Page) -> None:
     expect(page.locator("#question-image img")).to_be_attached()
     page.fill("#question textarea, #question input", "is there a hamburger?")
     page.click("#question-run")
-    expect(page.locator("#question-result .words")).to_have_text("yes", timeout=WAIT_MS)
+    expect(page.locator("#question-result .words")).to_have_text("yes")
     page.get_by_role("tab").nth(3).click()
     page.set_input_files("#texts-image input[type=file]", SCENE)
     expect(page.locator("#texts-image img")).to_be_attached()
     page.fill("#texts textarea", "a zebra on the green grass\na hamburger\n")
     page.click("#texts-run")
     rows = page.locator("#texts-result tbody tr")
-    expect(rows).to_have_count(2, timeout=WAIT_MS)
+    expect(rows).to_have_count(2)
     expect(rows.first).to_contain_text("a hamburger")

@@ -636,7 +636,7 @@ def test_the_batch_fails_unless_only_images_were_no_good(tmp_path: Path, code: i
     stub = tmp_path / "python"
     stub.write_text(f"#!/bin/bash\nexit {code}\n", encoding="utf-8")
     stub.chmod(0o755)
-    variables = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "MODEL": "demo", "DETAIL": "low", "SHARD": "10"}
+    variables = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "MODEL": "demo", "MATCHER": "none", "DETAIL": "low", "SHARD": "10"}
     script = ["bash", str(K8S / "batch" / "caption.sh")]
     assert subprocess.run(script, env=variables, check=False).returncode == wanted
 
