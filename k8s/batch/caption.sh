@@ -3,7 +3,7 @@
 # stopped; for other images or options, empty /output first.
 set -euo pipefail
 status=0
-python -m serve_app.batch /images --out /output --model "$MODEL" --matcher "$MATCHER" --detail "$DETAIL" \
-  --shard-size "$SHARD" || status=$?
+options=(--model "$MODEL" --matcher "$MATCHER" --detail "$DETAIL" --shard-size "$SHARD")
+python -m serve_app.batch /images --out /output "${options[@]}" || status=$?
 # 1: some images are no good, and their rows say so; trying again would not help. Anything else is a failure.
 [ "$status" -le 1 ] || exit "$status"

@@ -151,9 +151,13 @@ class TaskService:
         )
         if options.improve and not any(text.keep for text in texts):
             asked = {"detail": options.detail, "seed": options.seed, "timeout_s": left()}
-            made = await self._captions.caption(
-                image, {name: value for name, value in asked.items() if value is not None}, body.id
-            )
+            try:
+                made = await self._captions.caption(
+                    image, {name: value for name, value in asked.items() if value is not None}, body.id
+                )
+            except ServiceError as error:  # the verdicts stand
+                body.degraded.append(f"caption: {error.message}")
+                return body
             body.caption, body.degraded = made.caption, made.degraded
             try:
                 (score,) = await matcher.match(pixels, [made.caption or " "], left())

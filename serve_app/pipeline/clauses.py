@@ -22,6 +22,9 @@ from serve_app.pipeline.words import (
 
 _STOPS = frozenset(".;:!?")
 _QUANTITIES = words_of("group pair couple bunch lot lots number set row pile piece herd flock crowd")
+_OFTEN_NOUNS = words_of("sleeping fishing swimming cutting washing shopping")
+"""Nouns or participles, as what follows says: "a cutting board", "a man cutting a cake"."""
+_NOUNS_IN_ED = words_of("bed shed sled seed weed reed speed moped")
 _OPENERS = DETERMINERS - {"that", "both", "no", "all", "each", "every"}
 
 
@@ -120,12 +123,18 @@ def parse(words: Sequence[str]) -> Phrase | None:
         return None
     if rest and rest[0] in DETERMINERS:
         return Phrase(tuple(subject[:-1]), "", (subject[-1], *rest), finite=True) if len(subject) > 2 else None
-    if (at := next((place for place, word in enumerate(rest) if word in BE), 0)) and rest[at + 1 :]:
+    if (at := _main_verb(rest)) and rest[at + 1 :]:
         # "a man in a blue shirt is cutting a cake": what stands before the verb only says which man.
         return Phrase(tuple(subject), rest[at], tuple(rest[at + 1 :]))
     if _is_finite(subject, rest):
         return Phrase(tuple(subject[:-1]), "", (subject[-1], *rest), finite=True)
     return Phrase(tuple(subject), "", tuple(rest))
+
+
+def _main_verb(rest: Sequence[str]) -> int:
+    """Where a form of be stands that is none of a relative clause ("that is on a leash"); 0 where none does."""
+    relative = ("that", "which", "who")
+    return next((at for at, word in enumerate(rest) if word in BE and rest[at - 1] not in relative), 0)
 
 
 def _is_finite(subject: Sequence[str], rest: Sequence[str]) -> bool:
@@ -146,9 +155,14 @@ def _begins_predicate(words: Sequence[str], place: int) -> bool:
         return words[place - 1] != "of"
     if place == 1:
         return False
+    following = words[place + 1] if place + 1 < len(words) else ""
+    if following == "of":  # "a drawing of"
+        return False
     if is_participle(word):
         return True
-    return word.endswith("ed") and place + 1 < len(words) and words[place + 1] in PREPOSITIONS
+    if word in _OFTEN_NOUNS:
+        return not following or following in PREPOSITIONS | DETERMINERS
+    return word.endswith("ed") and word not in _NOUNS_IN_ED and following in PREPOSITIONS
 
 
 def _without_opening(words: list[str]) -> list[str]:

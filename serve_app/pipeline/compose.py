@@ -7,12 +7,12 @@ returns a new one.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from serve_app.pipeline.clauses import Phrase, split
-from serve_app.pipeline.words import NUMBERS, OPPOSITES, claims, content, joined, lemma, sentence
+from serve_app.pipeline.words import NUMBERS, OPPOSITES, claims, content, joined, lemma, sentence, tokens
 
 MEDIA = frozenset(("photo", "picture", "image", "view", "shot", "photograph", "background"))
 """What holds the things and is none of them."""
@@ -122,7 +122,7 @@ def additions(phrases: Iterable[Phrase], source: str, to: Composition) -> list[A
         if known is None:
             found += _of_unknown(phrase, source, said)
         elif _agrees(phrase, known.phrase):
-            found += _of_known(phrase, source, known)
+            found += _of_known(phrase, source, known, names)
     return found
 
 
@@ -135,7 +135,9 @@ def continuation(text: str, source: str, to: Composition) -> Addition | None:
     if any(phrase.head in names and _contradicts(phrase, names[phrase.head]) for phrase in phrases):
         return None
     scored = tuple(phrase for phrase in phrases if not phrase.leans and phrase.subject and phrase.predicate)
-    return Addition("continuation", text, source, Phrase((), "", ()), scored)
+    # Where no clause can stand alone, the whole has to pass.
+    words = tuple(word.lower() for word in tokens(text.lstrip(" ,")))
+    return Addition("continuation", text, source, Phrase((), "", ()), scored or (Phrase((), "", words),))
 
 
 def _of_unknown(phrase: Phrase, source: str, said: frozenset[str]) -> list[Addition]:
@@ -150,20 +152,34 @@ def _of_unknown(phrase: Phrase, source: str, said: frozenset[str]) -> list[Addit
     return [Addition("thing", form.text, source, form, (form,)) for form in forms]
 
 
-def _of_known(phrase: Phrase, source: str, known: Named) -> list[Addition]:
+def _of_known(phrase: Phrase, source: str, known: Named, names: Mapping[str, Named]) -> list[Addition]:
     found = []
     name = replace(phrase, verb="", predicate=())
     longer = len(phrase.subject) > len(known.phrase.subject) and known.phrase.content - {phrase.head} <= name.content
-    if not phrase.definite and not known.phrase.definite and longer and name.content - known.said:
+    if (
+        not phrase.definite
+        and not known.phrase.definite
+        and longer
+        and name.content - known.said
+        and not _two(phrase, names)
+    ):
         found.append(Addition("description", name.text, source, name, (name,)))
     if _contradicts(phrase, known):
         return []
+    if phrase.predicate[:1] == ("with",) and phrase.predicate[-1] in MEDIA:
+        return found  # "with trees in the background": a place in the picture, nothing that the thing has
     if not phrase.finite and claims(content(" ".join(phrase.predicate))) - claims(known.said):
         noun = ("the", *known.phrase.subject[1:]) if "of" in known.phrase.subject else tuple(known.phrase.noun.split())
         fact = Phrase(noun, "are" if known.phrase.plural else "is", phrase.predicate)
         scored = phrase if phrase.verb else Phrase(known.phrase.subject, "", phrase.predicate)
         found.append(Addition("fact", scored.text, source, fact, (scored,)))
     return found
+
+
+def _two(phrase: Phrase, names: Mapping[str, Named]) -> bool:
+    """Whether the subject joins a thing that the caption names to another: "a man and woman"."""
+    pairs = zip(phrase.subject, phrase.subject[1:], strict=False)
+    return any(following == "and" and lemma(word) in names for word, following in pairs)
 
 
 def _contradicts(phrase: Phrase, known: Named) -> bool:

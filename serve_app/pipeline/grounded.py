@@ -20,7 +20,7 @@ from serve_app.pipeline.draft import Draft, variant_prompts
 from serve_app.pipeline.noise import denoise
 from serve_app.pipeline.refine import added, fill, needs_extension
 from serve_app.pipeline.scores import Candidate, Scores
-from serve_app.pipeline.words import content, joined
+from serve_app.pipeline.words import content, joined, tokens, untokenized
 from serve_app.steps import Extended, Merged
 from serve_app.types import Clause, Polisher, Round, Variant
 
@@ -154,7 +154,7 @@ def _first_sentence(
         found = phrases[candidate.text]
         if not found:
             return scores.of(candidate.text) >= PARSELESS_FLOOR
-        return all(scores.passes(phrase) for phrase in found if not phrase.leans)
+        return all(map(scores.passes, found))
 
     whole = [candidate for candidate in ranked if sound(candidate)]
     if whole:
@@ -244,6 +244,9 @@ async def _polished(context: Context, polisher: Polisher, text: str, clauses: Se
         return text
     await scores.learn([text, rewritten, *(phrase.text for phrase in phrases)])
     whole = not scores.judges_wholes or scores.match(rewritten) >= scores.match(text) - scores.fall
+    if any(phrase.head not in content(rewritten) for phrase in split(text) if phrase.head):
+        context.degraded.append("polish: the rewritten text left something out.")
+        return text
     new = content(rewritten) - content(text)
     said = phrases and all(map(scores.passes, phrases))
     if whole and said and (scores.judges_wholes or not new):
@@ -258,10 +261,12 @@ async def _grow(state: _State, texts: Sequence[str], sources: Sequence[str], sco
     wholes: list[Addition] = []
     pieces: list[Addition] = []
     for text, source in zip(texts, sources, strict=False):
-        rest = denoise(added(shown, text)) if text else ""
+        plain = untokenized(tokens(text))  # as `shown` is written: "t-shirt" where a decoder puts "t - shirt"
+        rest = added(shown, plain)
+        continues, rest = rest != plain, denoise(rest)
         if not rest:
             continue
-        if rest != text and (whole := continuation(rest, source, state.composition)) is not None:
+        if continues and (whole := continuation(rest, source, state.composition)) is not None:
             wholes.append(whole)
         pieces += additions(split(rest), source, state.composition)
     grown = await _gate(state.composition, wholes[:1], scores)

@@ -54,7 +54,7 @@ class Weights:
     likely: float
 
 
-WITH_MATCHER = Weights(bias=-3.24, match=0.65, named=4.2, said=1.39, likely=-0.12)
+WITH_MATCHER = Weights(bias=-5.46, match=0.86, named=5.94, said=3.31, likely=-2.18)
 WITHOUT_MATCHER = Weights(bias=-2.15, match=0.0, named=3.27, said=2.58, likely=0.54)
 """Fitted to clauses of scenes of a stream of their own; `python -m demo.calibrate` prints them with the floors."""
 

@@ -74,7 +74,9 @@ _IRREGULAR = {
 _IRREGULAR_PLURALS = frozenset(_IRREGULAR) | {"cattle", "police"}
 _TOKEN = re.compile(r"\d+(?:[.:,]\d+)+|[\w'’-]+|[,.;:!?]|[^\s\w]")
 _VOWEL_SOUND = re.compile(
-    r"^(?:[ai]|e(?!u|we)|o(?!ne\b|nce)|u(?!ni|se|s[aeiou]|kule|r[aeiou])|hour|honest|heir)", re.IGNORECASE
+    r"^(?:(?:suv|lcd|mri|rv|xbox|nba|nfl|mlb|x)\b|[ai]|e(?!u|we)|o(?!ne\b|nce)|hour|honest|heir|"
+    r"u(?!ni(?![dmn])|se|s[aeiou]|s[bp]?\b|kule|r[aeiou]|t[ei]|fo\b|ps\b))",
+    re.IGNORECASE,
 )
 
 
