@@ -89,7 +89,7 @@ async def label(count: int, matcher_name: str) -> list[Labelled]:
         texts = [*(candidate.text for candidate in candidates), *later]
         clauses = dict.fromkeys(phrase.text for text in texts for phrase in split(text) if not phrase.leans)
         labels = {clause: truth for clause in clauses if (truth := is_true(scene, clause)) is not None}
-        agreement = Agreement(candidates=candidates)
+        agreement = Agreement(tuple(candidates))
         matches = await matcher.match(pixels, list(labels)) if labels else []
         for (clause, truth), match in zip(labels.items(), matches, strict=True):
             found.append(Labelled(clause, match.probability, agreement.features(clause), truth))

@@ -55,4 +55,6 @@ class ChatPolisher:
         text = choices[0].message.content if choices and choices[0].message else None
         if not isinstance(text, str) or not text.strip():
             raise PolishFailed("the chat model answered with no text")
+        if choices[0].finish_reason == "length":
+            raise PolishFailed("the chat model's answer was cut off")
         return " ".join(text.split())

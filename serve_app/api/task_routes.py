@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
@@ -20,6 +21,9 @@ from serve_app.api.sources import image_bytes
 from serve_app.api.tasks import AnswerOptions, EmbeddingOptions, FilterOptions, MatchOptions, TaskService
 from serve_app.contract import AnswerBody, EmbeddingsBody, FilterBody, MatchBody
 from serve_app.errors import ImageTooLarge, InvalidOption
+
+FETCHES_AT_ONCE = 8
+"""Images of one request for vectors that are fetched at a time."""
 
 router = APIRouter()
 
@@ -111,13 +115,18 @@ async def embeddings(request: Request) -> Response:
 
 async def _embedded(request: Request, tasks: TaskService, given: list[str], values: dict[str, Any]) -> EmbeddingsBody:
     limits = request.app.state.service.limits
-    images, total = [], 0
-    for image in given:
-        images.append(await image_bytes(image, limits, request.app.state.fetcher))
-        total += len(images[-1])
+    room, total = asyncio.Semaphore(FETCHES_AT_ONCE), 0
+
+    async def fetch(image: str) -> bytes:
+        nonlocal total
+        async with room:
+            data = await image_bytes(image, limits, request.app.state.fetcher)
+        total += len(data)
         if total > limits.max_batch_bytes:
             raise ImageTooLarge(f"The images together have more than {limits.max_batch_bytes} bytes.")
-    return await tasks.embed(images, values)
+        return data
+
+    return await tasks.embed(given, values, fetch)
 
 
 async def _respond(

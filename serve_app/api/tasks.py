@@ -7,7 +7,7 @@ import base64
 import struct
 import time
 import uuid
-from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Annotated, Any, Literal, Protocol, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
@@ -66,6 +66,7 @@ class HasInfo(Protocol):
 
 
 Model = TypeVar("Model", bound=HasInfo)
+Result = TypeVar("Result")
 
 
 class TaskService:
@@ -166,7 +167,10 @@ class TaskService:
                 body.degraded.append(f"score: {error.message}")
         return body
 
-    async def embed(self, images: Sequence[Any], values: Mapping[str, Any]) -> EmbeddingsBody:
+    async def embed(
+        self, images: Sequence[Any], values: Mapping[str, Any], fetch: Callable[[Any], Awaitable[Any]] | None = None
+    ) -> EmbeddingsBody:
+        """`fetch` makes an image of what stands for one in `images`, within the request's time."""
         matcher = self.need_matcher()
         options = validated(EmbeddingOptions, values)
         texts = [options.input] if isinstance(options.input, str) else options.input
@@ -182,6 +186,8 @@ class TaskService:
         info = await _info(matcher, left)
 
         async def of_image(image: Any) -> list[float]:
+            if fetch is not None:
+                image = await _in_time(fetch(image), left, "The images could not be fetched in time.")
             return await matcher.embed_image(await self._captions.read(image, info, left()), left())
 
         vectors = await matcher.embed_texts(texts, left()) if texts else []
@@ -218,11 +224,16 @@ class _Budget:
 
 
 async def _info(model: HasInfo, left: _Budget) -> ModelInfo:
+    return await _in_time(model.info(), left, "No replica of the model answered in time.")
+
+
+async def _in_time(work: Awaitable[Result], left: _Budget, otherwise: str) -> Result:
+    """Raises `DeadlineExceeded` with the sentence `otherwise`."""
     try:
         async with asyncio.timeout(left()):
-            return await model.info()
+            return await work
     except TimeoutError:
-        raise DeadlineExceeded("No replica of the model answered in time.") from None
+        raise DeadlineExceeded(otherwise) from None
 
 
 class _Together:

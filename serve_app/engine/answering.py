@@ -59,7 +59,8 @@ class AnswerEngine:
     @torch.inference_mode()
     def _run(self, jobs: Sequence[_Job]) -> list[Answer]:
         device, config = self._model.device, self._model.config.text_config
-        states = self._images([job.image for job in jobs])
+        states = self._images([job.image for job in jobs], self._batcher.alive)
+        self._batcher.alive()
         images = torch.stack([states[job.image.digest] for job in jobs])  # [jobs, 1 + patches, width]
         longest = max(len(job.question) for job in jobs)
         ids = torch.full((len(jobs), longest), config.pad_token_id)

@@ -102,6 +102,7 @@ class Batcher(Generic[Job, Result]):
         except Exception as error:
             if len(batch) > 1:
                 for item in batch:
+                    self.alive()
                     self._work([item])
                 return
             batch[0][1].set_exception(_told(error))

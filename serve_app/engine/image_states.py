@@ -11,6 +11,9 @@ import torch
 from serve_app.engine.pixels import Normalizer
 from serve_app.types import Pixels
 
+IMAGES_AT_ONCE = 8
+"""Images of one pass: a batch of more says in between that it goes on."""
+
 
 class ImageStates:
     """The vision encoder's output for each image, [1 + patches, width]; the least recently used goes first.
@@ -28,15 +31,20 @@ class ImageStates:
         self.encoded = 0
         """Images encoded so far."""
 
-    def __call__(self, images: Sequence[Pixels]) -> dict[str, torch.Tensor]:
-        """The states of the images by digest; those not known are encoded together. Raises `WrongImageSize`."""
+    def __call__(self, images: Sequence[Pixels], alive: Callable[[], None]) -> dict[str, torch.Tensor]:
+        """The states of the images by digest; those not known are encoded together, `alive` is told between passes.
+
+        Raises `WrongImageSize`.
+        """
         wanted = {image.digest: image for image in images}
         new = [image for digest, image in wanted.items() if digest not in self._known]
         found = {digest: self._known[digest] for digest in wanted if digest in self._known}
-        if new:
-            states = self._encode(torch.cat([self._normalize(image) for image in new]))
-            self.encoded += len(new)
-            found.update({image.digest: row.clone() for image, row in zip(new, states, strict=True)})
+        for start in range(0, len(new), IMAGES_AT_ONCE):
+            alive()
+            some = new[start : start + IMAGES_AT_ONCE]
+            states = self._encode(torch.cat([self._normalize(image) for image in some]))
+            self.encoded += len(some)
+            found.update({image.digest: row.clone() for image, row in zip(some, states, strict=True)})
         for digest in wanted:
             self._keep(digest, found[digest])
         return found

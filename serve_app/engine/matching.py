@@ -121,7 +121,7 @@ class MatchEngine:
 
     @torch.inference_mode()
     def _run(self, jobs: Sequence[_Job]) -> list[_Result]:
-        images = self._images([job.image for job in jobs if job.image is not None])
+        images = self._images([job.image for job in jobs if job.image is not None], self._batcher.alive)
         matched = self._by_job(jobs, [job.match for job in jobs], images)
         embedded = self._by_job(jobs, [job.embed for job in jobs], None)
         return [

@@ -109,6 +109,18 @@ async def test_an_image_is_encoded_once_and_the_cache_is_bounded() -> None:
     engine.close()
 
 
+async def test_many_images_are_encoded_in_passes_that_say_they_live(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Dozens of images in one pass took longer than a health check waits, and a busy replica was ended."""
+    engine = start_matcher(load_matcher(), EngineLimits())
+    pictures = [pixels for pixels, _ in scenes(await engine.info(), 20)]
+    passes: list[int] = []
+    monkeypatch.setattr(engine._batcher, "alive", lambda: passes.append(engine._images.encoded))
+    states = engine._images(pictures, engine._batcher.alive)
+    assert passes == [0, 8, 16]
+    assert len(states) == engine._images.encoded == 20
+    engine.close()
+
+
 async def test_the_embedded_matcher_tells_true_from_swapped(matcher: MatchEngine) -> None:
     true, false = [], []
     for index, (pixels, scene) in enumerate(scenes(await matcher.info(), 60)):

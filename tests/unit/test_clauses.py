@@ -33,6 +33,9 @@ def texts(caption: str) -> list[str]:
         ("a small living room with a couch", ["a small living room with a couch"]),
         ("a man with glasses and a beard standing next to a cake",
          ["a man with glasses and a beard standing next to a cake"]),
+        ("a large bed with white pillows", ["a large bed with white pillows"]),
+        ("a cat sleeping on a couch", ["a cat sleeping on a couch"]),
+        ("a woman with a dog that is on a leash", ["a woman with a dog that is on a leash"]),
         ("something odd entirely", []),
         ("", []),
     ],
@@ -50,6 +53,10 @@ def test_clauses(caption: str, clauses: list[str]) -> None:
         ("a view of the city", "view", False),
         ("three buses on the road", "bus", True),
         ("a glass on the table", "glass", False),
+        ("a large bed in a bedroom", "bed", False),
+        ("a white drawing of a cat", "drawing", False),
+        ("a cat sleeping on a couch", "cat", False),
+        ("a cutting board", "board", False),
     ],
 )
 def test_what_a_clause_is_about(clause: str, head: str, plural: bool) -> None:

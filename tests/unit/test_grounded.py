@@ -148,6 +148,38 @@ def test_of_a_round_that_is_half_wrong_the_right_half_is_taken() -> None:
     assert "The dog is sleeping." in result.caption
 
 
+LONG = "a dog laying on a couch with a blanket and a pillow"
+
+
+@pytest.mark.parametrize("matcher", [RuleMatcher(no_pizza), None])
+@pytest.mark.parametrize("later", [" eating a pizza with cheese", ", while he is eating a pizza", " and pizza"])
+def test_a_continuation_without_a_clause_has_to_pass_too(matcher: RuleMatcher | None, later: str) -> None:
+    """What had no clause that stands alone was taken without any check."""
+    result, _ = caption(dict.fromkeys(VARIANT_PROMPTS, LONG), matcher, later=later, rounds=2)
+    assert "pizza" not in result.caption
+
+
+def test_a_text_that_leans_has_to_pass_too() -> None:
+    """A candidate with "his" in each clause was never weighed, and began the caption for its length."""
+    said = dict.fromkeys(VARIANT_PROMPTS, "a man holding a phone")
+    said["a photography of"] = "a man holding a large pizza in his hands"
+    result, _ = caption(said, RuleMatcher(no_pizza))
+    assert "pizza" not in result.caption
+
+
+def test_a_round_after_a_word_with_a_hyphen_adds_and_repeats_nothing() -> None:
+    """Decoders write "t - shirt"; the caption was not found at the round's beginning and stood twice in the answer."""
+    said = dict.fromkeys(VARIANT_PROMPTS, "a man in a t - shirt sitting on a wooden bench in a park")
+
+    def rule(prompt: str) -> str:
+        words = f"{prompt} {said[prompt]}" if prompt in said else prompt + ", where the man is old"
+        return words.replace("t-shirt", "t - shirt")
+
+    pipeline = CaptionPipeline(RuleGenerator(rule), matcher=RuleMatcher(no_pizza))
+    result = asyncio.run(pipeline.caption(PIXELS, options(strategy="grounded", rounds=2)))
+    assert result.caption == "A man in a t-shirt sitting on a wooden bench in a park, where the man is old."
+
+
 def test_matcher_calls_stay_a_handful() -> None:
     matcher = RuleMatcher(no_pizza)
     caption(TEXTS, matcher, later=", where the dog is wearing a red collar", rounds=3)
@@ -200,6 +232,9 @@ def grown(first: str, *more: str) -> str:
         ("a dog in the top left", ("the dog is on the right side", "a small dog"), "A small dog in the top left."),
         ("a dog in the top left", ("the dog is on the left side", "the dog is in the upper half", "a dog in a basket"),
          "A dog in the top left. The dog is in a basket."),
+        ("a man and a woman on a couch", ("a man and woman on a couch",), "A man and a woman on a couch."),
+        ("a giraffe", ("a giraffe with trees in the background",), "A giraffe."),
+        ("a woman", ("a woman with a dog that is on a leash",), "A woman. The woman has a dog that is on a leash."),
         ("a dog on the left", ("the dog is in the bottom left corner",),
          "A dog on the left. The dog is in the bottom left corner."),
     ],

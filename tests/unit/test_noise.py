@@ -34,6 +34,8 @@ from serve_app.pipeline.noise import denoise
         ("a 3.5 inch screen at 10:30", "a 3.5 inch screen at 10:30"),
         ("a man in a black t - shirt & jeans", "a man in a black t-shirt & jeans"),
         ("an dog and a apple and an small owl", "a dog and an apple and a small owl"),
+        ("an usb stick and an utility pole and a uninhabited island and a suv",
+         "a usb stick and a utility pole and an uninhabited island and an suv"),
         ("", ""),
         ("arafed", ""),
     ],

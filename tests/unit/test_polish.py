@@ -24,10 +24,10 @@ Answer = Callable[[dict[str, Any]], tuple[int, bytes]]
 CAPTION = "A dog on a couch."
 
 
-def says(text: str | None) -> tuple[int, bytes]:
+def says(text: str | None, finish_reason: str = "stop") -> tuple[int, bytes]:
     body = {
         "id": "c1", "object": "chat.completion", "created": 1, "model": "m",
-        "choices": [{"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}],
+        "choices": [{"index": 0, "finish_reason": finish_reason, "message": {"role": "assistant", "content": text}}],
     }  # fmt: skip
     return 200, json.dumps(body).encode()
 
@@ -101,10 +101,12 @@ def slow(_: dict[str, Any]) -> tuple[int, bytes]:
         (lambda _: (200, b'{"choices": []}'), "no text"),
         (lambda _: says(""), "no text"),
         (lambda _: says(None), "no text"),
+        (lambda _: says("A dog on a couch", "length"), "cut off"),
+        (lambda _: says("A couch."), "left something out"),
         (slow, "in time"),
         (lambda _: says(" ".join(["the dog is on a couch and"] * 400)), "too long"),
     ],
-    ids=["500", "429", "no json", "a list", "no choices", "empty", "null", "slow", "endless"],
+    ids=["500", "429", "no json", "a list", "no choices", "empty", "null", "cut", "less", "slow", "endless"],
 )
 def test_any_fault_leaves_the_caption_and_is_told(answer: Answer, reason: str) -> None:
     with chat(answer) as (url, _):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import math
 import struct
@@ -15,9 +16,16 @@ import pytest
 
 from serve_app.api import CaptionService, TaskService, create_app
 from serve_app.client import AsyncCaptionServe
-from serve_app.errors import GenerationFailed, GeneratorUnavailable, NotDeployed, PromptTooLong
+from serve_app.errors import (
+    DeadlineExceeded,
+    GenerationFailed,
+    GeneratorUnavailable,
+    InvalidOption,
+    NotDeployed,
+    PromptTooLong,
+)
 from serve_app.pipeline import CaptionPipeline
-from serve_app.types import Answer, Limits, Match, ModelInfo, Pixels
+from serve_app.types import Answer, Generated, Limits, Match, ModelInfo, Pixels
 from tests.pictures import encoded, picture
 from tests.unit.fakes import CLASSIC, INFO, RuleGenerator
 from tests.unit.test_api import PNG, assert_problem, echo
@@ -114,6 +122,42 @@ async def test_filter_keeps_what_passes_and_writes_a_caption_only_where_nothing_
     assert "brown dog" in none["caption"]
     assert none["caption_score"] == 0.9
     assert low["texts"][0]["keep"]
+
+
+async def test_verdicts_stand_when_the_new_caption_fails() -> None:
+    """They were lost with it: a full captioner made a 503 of texts that had been weighed."""
+    generator = RuleGenerator(echo)
+
+    async def generate(*_: object) -> list[Generated]:
+        raise GeneratorUnavailable("No caption replica could be reached.")
+
+    generator.generate = generate  # type: ignore[method-assign]
+    service = CaptionService(CaptionPipeline(generator), CLASSIC)
+    found = await TaskService(service, RuleMatchModel()).filter(PNG, {"texts": ["a cat"]})
+    service.close()
+    assert [(text.text, text.keep) for text in found.texts] == [("a cat", False)]
+    assert found.caption is None
+    assert found.degraded == ["caption: No caption replica could be reached."]
+
+
+async def test_images_of_vectors_are_fetched_within_the_requests_time_and_after_its_check() -> None:
+    """All were fetched one after the other before options were looked at and time began to run."""
+    fetched: list[str] = []
+
+    async def fetch(image: str) -> bytes:
+        fetched.append(image)
+        await asyncio.sleep(10)
+        return PNG
+
+    service = CaptionService(CaptionPipeline(RuleGenerator(echo)), CLASSIC)
+    tasks = TaskService(service, RuleMatchModel())
+    with pytest.raises(InvalidOption):
+        await tasks.embed(["a"], {"x": 1}, fetch)
+    assert fetched == []
+    with pytest.raises(DeadlineExceeded):
+        await tasks.embed(["a", "b"], {"timeout_s": 0.05}, fetch)
+    assert fetched == ["a", "b"]
+    service.close()
 
 
 async def test_embeddings_in_openais_shape_by_its_own_client() -> None:
