@@ -225,6 +225,11 @@ class CaptionOptions:
     timeout_s: float
     extra_prompts: tuple[str, ...] = ()
     """Further variant prompts, after the others."""
+    max_words: int | None = None
+    max_characters: int | None = None
+    """Longest caption; whole statements are left out until it fits."""
+    tidy: bool = True
+    """Whether `basic` and `classic` write sentences without noise; False gives their reference's text to the letter."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -245,14 +250,47 @@ class Round:
     accepted: bool
 
 
+SourceKind = Literal["variant", "extension", "round"]
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a piece of the caption came from. What does not apply is None."""
+
+    kind: SourceKind
+    index: int | None = None
+    """Place among the variants or extensions from 1, or number of the round; None for words of all variants."""
+    captioner: str | None = None
+    """Name of the model that wrote it."""
+    prompt: str | None = None
+    """What the model was asked; empty for the unconditional caption."""
+
+
 @dataclass(frozen=True, slots=True)
 class Clause:
-    """A piece of the caption, where it came from ("variant 3", "extension 1", "round 2") and its support: the
-    probability that it is true."""
+    """A piece of the caption: `text == caption[start:end]`. Clauses stand in the caption's order and don't overlap."""
 
     text: str
-    source: str
+    start: int
+    end: int
+    source: Source
+    statement: str | None = None
+    """The short sentence that was weighed; None where nothing was."""
     score: float | None = None
+    """Support: the probability that the statement is true, 0…1."""
+    whole: bool = False
+    """Whether the piece could not be taken apart into statements and was weighed as it stands."""
+
+
+@dataclass(frozen=True, slots=True)
+class Contested:
+    """A statement that was left out because it contradicts another one. `score` and `against_score` are their supports;
+    where they are about equal, both are left out."""
+
+    text: str
+    score: float
+    against: str
+    against_score: float
 
 
 class Polisher(Protocol):
@@ -273,5 +311,8 @@ class CaptionResult:
     variants: tuple[Variant, ...] = ()
     rounds: tuple[Round, ...] = ()
     clauses: tuple[Clause, ...] = ()
+    contested: tuple[Contested, ...] = ()
     degraded: tuple[str, ...] = ()
+    notices: tuple[str, ...] = ()
+    """What a reader of the caption should know although nothing is missing."""
     timings_ms: Mapping[str, float] = field(default_factory=dict)

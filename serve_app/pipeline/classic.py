@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from serve_app.pipeline import presets
 from serve_app.pipeline.context import Context
-from serve_app.pipeline.draft import Draft, variant_prompts
+from serve_app.pipeline.draft import Draft, placed, variant_prompts
 from serve_app.pipeline.merge import merge
 from serve_app.pipeline.refine import accepts_round, added, choose_extension, fill, needs_extension
 from serve_app.steps import Extended, Merged
-from serve_app.types import Clause, Round, Variant
+from serve_app.types import Round, Source, Variant
+
+Pieces = tuple[tuple[str, Source], ...]
+"""What a caption is made of, in its order."""
 
 
 async def basic(context: Context) -> Draft:
@@ -16,7 +19,7 @@ async def basic(context: Context) -> Draft:
     with context.timed("variants"):
         texts = await context.variants("caption", [""], context.presets.basic)
     caption = texts[0]
-    return Draft(caption, (Variant("", caption),), _clauses((caption, "caption")))
+    return Draft(caption, (Variant("", caption),), placed(caption, [(caption, Source("variant", 1, prompt=""))]))
 
 
 async def classic(context: Context) -> Draft:
@@ -26,13 +29,16 @@ async def classic(context: Context) -> Draft:
         texts = await context.variants("variant", prompts, context.presets.variant)
     with context.timed("merge"):
         prefix, base = merge(texts)
-        source = f"variant {texts.index(base) + 1}" if base else "variant"
-        clauses = _clauses((prefix.strip(), "words of all variants"), (base, source))
+        best = texts.index(base) if base else 0
+        pieces: Pieces = (
+            (prefix.strip(), Source("variant")),
+            (base, Source("variant", best + 1, prompt=prompts[best])),
+        )
         caption = prefix + base
     context.tell(Merged(caption))
     if needs_extension(caption):
         with context.timed("extension"):
-            caption, clauses = await _extend(context, caption, clauses)
+            caption, pieces = await _extend(context, caption, pieces)
     rounds: list[Round] = []
     with context.timed("rounds"):
         for number in range(2, context.options.rounds + 1):
@@ -43,20 +49,23 @@ async def classic(context: Context) -> Draft:
             rounds.append(Round(number, text, accepted))
             context.tell(rounds[-1])
             if accepted:
-                clauses = _grown(clauses, caption, text, f"round {number}")
+                pieces = _grown(pieces, caption, text, Source("round", number, prompt=presets.ROUND_PROMPT))
                 caption = text
     variants = tuple(Variant(prompt, text) for prompt, text in zip(prompts, texts, strict=True))
-    return Draft(caption, variants, clauses, tuple(rounds))
+    return Draft(caption, variants, placed(caption, pieces), tuple(rounds))
 
 
-async def _extend(context: Context, caption: str, clauses: tuple[Clause, ...]) -> tuple[str, tuple[Clause, ...]]:
+async def _extend(context: Context, caption: str, pieces: Pieces) -> tuple[str, Pieces]:
     prompts = [fill(prompt, caption) for prompt in presets.EXTENSION_PROMPTS]
     texts = await context.may_generate("extension", prompts, context.presets.extension)
     longer = choose_extension(caption, texts)
     context.tell(Extended(longer or max(texts, key=len, default=""), longer is not None))
     if longer is None:
-        return caption, clauses
-    return longer, _grown(clauses, caption, longer, f"extension {texts.index(longer) + 1}")
+        return caption, pieces
+    best = texts.index(longer)
+    return longer, _grown(
+        pieces, caption, longer, Source("extension", best + 1, prompt=presets.EXTENSION_PROMPTS[best])
+    )
 
 
 async def _round(context: Context, number: int, caption: str) -> str | None:
@@ -66,11 +75,7 @@ async def _round(context: Context, number: int, caption: str) -> str | None:
     return texts[0] if texts and texts[0] else None
 
 
-def _clauses(*pieces: tuple[str, str]) -> tuple[Clause, ...]:
-    return tuple(Clause(text, source) for text, source in pieces if text)
-
-
-def _grown(clauses: tuple[Clause, ...], caption: str, text: str, source: str) -> tuple[Clause, ...]:
-    """The clauses of `text`: those of `caption` and what it adds, or one for all when it says everything anew."""
+def _grown(pieces: Pieces, caption: str, text: str, source: Source) -> Pieces:
+    """The pieces of `text`: those of `caption` and what it adds, or one for all when it says everything anew."""
     new = added(caption, text)
-    return (*clauses, Clause(new, source)) if new != text else (Clause(text, source),)
+    return (*pieces, (new, source)) if new != text else ((text, source),)

@@ -22,7 +22,7 @@ from serve_app.pipeline.refine import added, fill, needs_extension
 from serve_app.pipeline.scores import Candidate, Scores
 from serve_app.pipeline.words import content, joined, tokens, untokenized
 from serve_app.steps import Extended, Merged
-from serve_app.types import Clause, Polisher, Round, Variant
+from serve_app.types import Clause, Polisher, Round, Source, Variant
 
 SEQUENCES = 3
 """Sequences that each variant returns: the best of its beams, which it has decoded anyway."""
@@ -84,11 +84,17 @@ class _State:
     source: str
 
     def clauses(self, scores: Scores) -> tuple[Clause, ...]:
-        first = tuple(Clause(text, self.source, scores.of(text)) for text in _clause_texts(self.composition.first))
-        return first + tuple(
-            Clause(addition.text.strip(" ,"), addition.source, _score(addition, scores))
-            for addition in self.composition.additions
-        )
+        pieces = [(text, self.source, scores.of(text)) for text in _clause_texts(self.composition.first)]
+        pieces += [(each.text.strip(" ,"), each.source, _score(each, scores)) for each in self.composition.additions]
+        found, end, caption = [], 0, self.composition.text
+        for text, source, score in pieces:
+            start = caption.lower().find(text.lower(), end)
+            if start >= 0:
+                end = start + len(text)
+                kind, _, index = source.partition(" ")
+                where = Source(kind, int(index) if index else None)  # type: ignore[arg-type]
+                found.append(Clause(caption[start:end], start, end, where, text, score))
+        return tuple(found)
 
 
 def _clause_texts(text: str) -> list[str]:

@@ -77,7 +77,9 @@ class CaptionPipeline:
             variants=draft.variants,
             rounds=draft.rounds,
             clauses=draft.clauses,
+            contested=draft.contested,
             degraded=tuple(context.degraded),
+            notices=draft.notices,
             timings_ms={**context.timings_ms, "total": (time.perf_counter() - start) * 1000},
         )
 
