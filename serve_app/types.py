@@ -14,6 +14,10 @@ EngineName = Literal["decode", "reference"]
 
 ROUNDS_BY_DETAIL: Mapping[Detail, int] = {"low": 1, "medium": 2, "high": 3}
 MAX_ROUNDS = max(ROUNDS_BY_DETAIL.values())
+MIN_CHARACTERS = 20
+"""Least `max_characters`: room for one short statement."""
+LEFT_OUT = "Left out"
+"""Begins the notice of a caption that a length limit took statements from."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,35 +185,6 @@ class Matcher(Protocol):
 
         Raises `DeadlineExceeded` after `timeout_s` seconds, and other `ServiceError`s where none was scored.
         """
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What is answered to a question about an image."""
-
-    text: str
-    probability: float
-    """Product of the probabilities of the answer's tokens, its end included."""
-
-
-class MatchModel(Matcher, Protocol):
-    """A Matcher that also gives the vectors that it compares, each of length 1."""
-
-    async def info(self) -> ModelInfo: ...
-
-    async def embed_image(self, pixels: Pixels, timeout_s: float | None = None) -> list[float]: ...
-
-    async def embed_texts(self, texts: Sequence[str], timeout_s: float | None = None) -> list[list[float]]: ...
-
-
-class Answerer(Protocol):
-    """Answers questions about images."""
-
-    async def info(self) -> ModelInfo: ...
-
-    async def answer(self, pixels: Pixels, question: str, timeout_s: float | None = None) -> Answer:
-        """Raises `PromptTooLong`, `DeadlineExceeded` and other `ServiceError`s."""
         ...
 
 

@@ -25,7 +25,8 @@ from serve_app.contract import (
     MatchedText,
 )
 from serve_app.errors import DeadlineExceeded, InvalidOption, NotDeployed, PromptTooLong, ServiceError
-from serve_app.types import Answerer, Detail, Limits, MatchModel, ModelInfo
+from serve_app.task_types import Answerer, MatchModel
+from serve_app.types import Detail, Limits, ModelInfo
 
 DEFAULT_FLOOR = 0.5
 """Match score at which a text describes an image more likely than not."""

@@ -10,11 +10,12 @@ from ray.serve.handle import DeploymentHandle
 
 from serve_app.args import AppArgs
 from serve_app.deployments.calls import ReplicaCalls
-from serve_app.types import Answer, Match, ModelInfo, Pixels
+from serve_app.task_types import Answer
+from serve_app.types import Match, ModelInfo, Pixels
 
 
 class MatcherReplica:
-    """One matching model on one device; see `serve_app.types.MatchModel`. `deadline` in seconds of the epoch.
+    """One matching model on one device; see `serve_app.task_types.MatchModel`. `deadline` in seconds of the epoch.
 
     Raises `ModelError`s when the model cannot be loaded.
     """
@@ -50,7 +51,7 @@ class MatcherReplica:
 
 
 class AnswererReplica:
-    """One question answering model on one device; see `serve_app.types.Answerer`."""
+    """One question answering model on one device; see `serve_app.task_types.Answerer`."""
 
     def __init__(self, args: AppArgs) -> None:
         from serve_app.engine import load_answerer, start_answerer  # brings torch

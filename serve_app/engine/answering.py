@@ -15,7 +15,8 @@ from serve_app.engine.image_states import ImageStates, encoder_of
 from serve_app.engine.loading import LoadedModel
 from serve_app.engine.pixels import Normalizer
 from serve_app.errors import PromptTooLong
-from serve_app.types import Answer, ModelInfo, Pixels
+from serve_app.task_types import Answer
+from serve_app.types import ModelInfo, Pixels
 
 MAX_ANSWER_TOKENS = 20
 MAX_JOBS = 64

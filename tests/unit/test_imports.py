@@ -10,9 +10,10 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[2] / "serve_app"
-EVERYONES = {"steps", "types", "errors", "contract"}
+EVERYONES = {"steps", "types", "task_types", "errors", "contract"}
 MAY_IMPORT = {
     "types": {"errors"},
+    "task_types": {"types"},
     "steps": {"types", "errors"},
     "contract": set[str](),
     "client": {"contract", "errors"},
@@ -31,6 +32,7 @@ MAY_IMPORT = {
 FORBIDDEN = {
     "types": {"torch", "ray", "PIL", "starlette", "fastapi", "transformers", "numpy", "pydantic"},
     "errors": {"torch", "ray", "PIL", "starlette", "fastapi", "transformers", "numpy", "pydantic"},
+    "task_types": {"torch", "ray", "PIL", "starlette", "fastapi", "transformers", "numpy", "pydantic"},
     "steps": {"torch", "ray", "PIL", "starlette", "fastapi", "transformers", "numpy", "pydantic"},
     "pipeline": {"torch", "ray", "PIL", "starlette", "fastapi", "transformers", "numpy"},
     "instant": {"torch", "ray", "PIL", "starlette", "fastapi", "transformers", "numpy"},
