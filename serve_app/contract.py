@@ -24,10 +24,36 @@ class RoundBody(BaseModel):
     accepted: bool
 
 
+class SourceBody(BaseModel):
+    """Where a piece of the caption came from; what does not apply is null."""
+
+    kind: Literal["variant", "extension", "round"]
+    index: int | None = Field(
+        description="place among the variants or extensions from 1, or number of the round; null for words of all"
+    )
+    captioner: str = Field(description="name of the model that wrote it")
+    prompt: str | None = Field(description="what that model was asked; empty for the unconditional caption")
+
+
 class ClauseBody(BaseModel):
+    """A piece of the caption; pieces stand in its order and don't overlap."""
+
     text: str
-    source: str = Field(description='for example "variant 3", "extension 1", "round 2"')
-    score: float | None = Field(description="support: the probability that the clause is true; null unless grounded")
+    start: int = Field(description="place of its first character in the caption, from 0")
+    end: int = Field(description="place behind its last character")
+    statement: str | None = Field(description="the short sentence that was weighed; null where nothing was")
+    score: float | None = Field(description="support: the probability that the statement is true; null unless grounded")
+    source: SourceBody
+    whole: bool = Field(description="whether it could not be taken apart into statements and was weighed as it stands")
+
+
+class ContestedBody(BaseModel):
+    """A statement that was left out because it contradicts another one; where both are about equal, both are."""
+
+    text: str
+    score: float = Field(description="its support, 0 to 1")
+    against: str = Field(description="the statement that it contradicts")
+    against_score: float = Field(description="the support of that one, 0 to 1")
 
 
 class CaptionBody(BaseModel):
@@ -40,7 +66,9 @@ class CaptionBody(BaseModel):
     variants: list[VariantBody]
     rounds: list[RoundBody]
     clauses: list[ClauseBody]
+    contested: list[ContestedBody] = Field(description="statements that were left out for a contradiction")
     degraded: list[str] = Field(description="what is missing from this answer and why; empty when nothing is")
+    notices: list[str] = Field(description="what a reader should know although nothing is missing")
     seed: int
     timings_ms: dict[str, float]
 

@@ -166,8 +166,14 @@ VALUES: tuple[Any, ...] = (
     -1, 2**63, 10**30, 0.5, 1e308, True, None, "", "x", "\x00", "-0", "1e400", "NaN", "x" * 20_000, [], [1], [None],
     {}, {"a": 1}, [[["x"]]], ["x"] * 100, ["y" * 5000], "é\u202e",
 )  # fmt: skip
-OPTIONS = ("detail", "multi_round", "rounds", "strategy", "prompts", "extra_prompts", "seed", "timeout_s", "unknown")
-CHAT_FIELDS = ("model", "messages", "n", "seed", "max_tokens", "stream", "stream_options", "tools", "response_format")
+OPTIONS = (
+    "detail", "multi_round", "rounds", "strategy", "prompts", "extra_prompts", "max_words", "max_characters", "tidy",
+    "seed", "timeout_s", "unknown",
+)  # fmt: skip
+CHAT_FIELDS = (
+    "model", "messages", "n", "seed", "max_tokens", "max_words", "max_characters", "tidy", "stream", "stream_options",
+    "tools", "response_format",
+)  # fmt: skip
 
 
 def options() -> Iterator[Hostile]:

@@ -48,14 +48,42 @@ CAPTION = {
     "id": "5f0c1f9c",
     "model": "demo",
     "caption": "A hamburger in the top left and a candle in the top right.",
-    "stats": {"characters": 58, "words": 12},
-    "variants": [{"prompt": "a photography of", "text": "A hamburger in the top left", "score": 0.9813}],
+    "stats": {"characters": 58, "words": 13},
+    "variants": [
+        {"prompt": "a photography of", "text": "A hamburger in the top left", "score": 0.9813},
+        {"prompt": "a detailed photography of", "text": "A candle in the top right", "score": 0.9704},
+    ],
     "rounds": [],
     "clauses": [
-        {"text": "a hamburger in the top left", "source": "variant 3", "score": 0.936},
-        {"text": "a candle in the top right", "source": "variant 3", "score": 0.9284},
+        {
+            "text": "A hamburger in the top left",
+            "start": 0,
+            "end": 27,
+            "statement": "There is a hamburger in the top left.",
+            "score": 0.936,
+            "source": {"kind": "variant", "index": 1, "captioner": "demo", "prompt": "a photography of"},
+            "whole": False,
+        },
+        {
+            "text": "a candle in the top right",
+            "start": 32,
+            "end": 57,
+            "statement": "There is a candle in the top right.",
+            "score": 0.9284,
+            "source": {"kind": "variant", "index": 2, "captioner": "demo", "prompt": "a detailed photography of"},
+            "whole": False,
+        },
+    ],
+    "contested": [
+        {
+            "text": "There is a lamp in the top right.",
+            "score": 0.0312,
+            "against": "There is a candle in the top right.",
+            "against_score": 0.9284,
+        }
     ],
     "degraded": [],
+    "notices": [],
     "seed": 0,
     "timings_ms": {"intake": 1.3, "variants": 306.3, "merge": 0.1, "total": 307.7},
 }

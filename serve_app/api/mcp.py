@@ -25,8 +25,9 @@ from serve_app.api.disconnect import ClientGone, while_connected
 from serve_app.api.json_size import check_json_size
 from serve_app.api.sources import image_bytes
 from serve_app.api.tasks import TaskService
-from serve_app.contract import AnswerBody, ClauseBody, MatchBody
+from serve_app.contract import AnswerBody, ClauseBody, ContestedBody, MatchBody
 from serve_app.errors import CaptionServeError
+from serve_app.types import MIN_CHARACTERS
 
 PATH = "/mcp"
 INSTRUCTIONS = "Tools that look at an image for you and say in words what is in it."
@@ -41,7 +42,9 @@ class Captioned(BaseModel):
 
     caption: str
     clauses: list[ClauseBody]
+    contested: list[ContestedBody] = Field(description="statements that were left out for a contradiction")
     degraded: list[str] = Field(description="what is missing from this answer and why")
+    notices: list[str] = Field(description="what else a reader should know")
     seed: int
 
 
@@ -127,13 +130,27 @@ def _server(app: FastAPI) -> MCPServer:
             str | None,
             Field(description='the beginning of a sentence that the model also completes, as "the weather is"'),
         ] = None,
+        max_words: Annotated[
+            int | None, Field(description="most words of the description; the best supported statements that fit", ge=1)
+        ] = None,
+        max_characters: Annotated[
+            int | None, Field(description="most characters of the description, likewise", ge=MIN_CHARACTERS)
+        ] = None,
     ) -> Annotated[CallToolResult, Captioned]:
         """Look at an image and get a long, accurate description of what is in it.
 
         Use it whenever you have an image that you cannot see yourself. The text is the caption; the structured content
-        has its clauses with where each came from, and what is missing, if anything.
+        has its clauses with where each came from, what was left out for a contradiction, and what is missing, if
+        anything.
         """
-        given = {"detail": detail, "strategy": strategy, "seed": seed, "extra_prompts": [prompt] if prompt else None}
+        given = {
+            "detail": detail,
+            "strategy": strategy,
+            "seed": seed,
+            "extra_prompts": [prompt] if prompt else None,
+            "max_words": max_words,
+            "max_characters": max_characters,
+        }
         options = {name: value for name, value in given.items() if value is not None}
         service = app.state.service
         try:
@@ -141,7 +158,7 @@ def _server(app: FastAPI) -> MCPServer:
             body = await service.caption(data, options)
         except CaptionServeError as error:
             raise ToolError(error.message) from error
-        found = Captioned(caption=body.caption, clauses=body.clauses, degraded=body.degraded, seed=body.seed)
+        found = Captioned.model_validate(body, from_attributes=True)
         return CallToolResult(
             content=[TextContent(type="text", text=body.caption)], structured_content=found.model_dump()
         )

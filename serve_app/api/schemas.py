@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Annotated, Any, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
@@ -10,10 +11,12 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from serve_app.contract import (
     CaptionBody,
     ClauseBody,
+    ContestedBody,
     ExtensionEvent,
     MergeEvent,
     RoundBody,
     RoundEvent,
+    SourceBody,
     StartEvent,
     Stats,
     StepEvent,
@@ -22,7 +25,18 @@ from serve_app.contract import (
 )
 from serve_app.errors import InvalidOption
 from serve_app.steps import Extended, Merged, Started, Step, VariantDone
-from serve_app.types import MAX_ROUNDS, ROUNDS_BY_DETAIL, CaptionOptions, CaptionResult, Detail, Limits, Round, Strategy
+from serve_app.types import (
+    MAX_ROUNDS,
+    MIN_CHARACTERS,
+    ROUNDS_BY_DETAIL,
+    CaptionOptions,
+    CaptionResult,
+    Clause,
+    Detail,
+    Limits,
+    Round,
+    Strategy,
+)
 
 MAX_SEED = 2**63 - 1
 
@@ -45,6 +59,13 @@ class Options(BaseModel):
     prompts: list[Prompt] | None = Field(None, min_length=1, description="variant prompts, instead of the presets'")
     extra_prompts: list[Prompt] | None = Field(None, description="variant prompts besides the others")
     seed: int | None = Field(None, ge=0, le=MAX_SEED, description="same request and seed, same answer")
+    max_words: int | None = Field(
+        None,
+        ge=1,
+        description="most words of the caption; the best supported statements that fit, as whole sentences",
+    )
+    max_characters: int | None = Field(None, ge=MIN_CHARACTERS, description="most characters of the caption, likewise")
+    tidy: bool = Field(True, description="false: basic and classic give their reference's text to the letter")
     timeout_s: float | None = Field(
         None, gt=0, allow_inf_nan=False, description="seconds; then the best caption so far"
     )
@@ -67,6 +88,9 @@ class Options(BaseModel):
             seed=limits.default_seed if self.seed is None else self.seed,
             timeout_s=timeout_s,
             extra_prompts=extra_prompts,
+            max_words=self.max_words,
+            max_characters=self.max_characters,
+            tidy=self.tidy,
         )
 
     def _rounds(self, limits: Limits) -> int:
@@ -106,11 +130,19 @@ def caption_body(result: CaptionResult, request_id: str, intake_ms: float) -> Ca
         stats=Stats(characters=len(result.caption), words=len(result.caption.split())),
         variants=[VariantBody(prompt=v.prompt, text=v.text, score=v.score) for v in result.variants],
         rounds=[RoundBody(round=r.round, text=r.text, accepted=r.accepted) for r in result.rounds],
-        clauses=[ClauseBody(text=c.text, source=c.source, score=c.score) for c in result.clauses],
+        clauses=[_clause_body(clause, result.model) for clause in result.clauses],
+        contested=[ContestedBody(**asdict(contested)) for contested in result.contested],
         degraded=list(result.degraded),
+        notices=list(result.notices),
         seed=result.seed,
         timings_ms={step: round(ms, 1) for step, ms in timings.items()},
     )
+
+
+def _clause_body(clause: Clause, model: str) -> ClauseBody:
+    values = asdict(clause)
+    source = values.pop("source")
+    return ClauseBody(**values, source=SourceBody(**{**source, "captioner": clause.source.captioner or model}))
 
 
 def step_event(step: Step, request_id: str, options: CaptionOptions) -> StepEvent:

@@ -16,6 +16,9 @@ class CaptionOptions(TypedDict, total=False):
     strategy: Literal["basic", "classic", "grounded"]
     prompts: Sequence[str]
     extra_prompts: Sequence[str]
+    max_words: int
+    max_characters: int
+    tidy: bool
     seed: int
     timeout_s: float
 

@@ -13,10 +13,13 @@ import httpx
 import pytest
 
 from serve_app.api import CaptionService, create_app
+from serve_app.api.description import CAPTION
+from serve_app.contract import CaptionBody
 from serve_app.errors import DeadlineExceeded, GenerationFailed, GeneratorUnavailable, Overloaded, PromptTooLong
 from serve_app.pipeline import CaptionPipeline
 from serve_app.types import Limits
 from tests.pictures import encoded, hostile, picture
+from tests.unit.captioners import LENGTH, TellingCaptioner, length_of
 from tests.unit.fakes import CLASSIC, RuleGenerator
 
 PNG = encoded(picture(), "PNG")
@@ -36,6 +39,15 @@ async def api(
     transport = httpx.ASGITransport(create_app(service), raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         yield client, generator
+    service.close()
+
+
+@asynccontextmanager
+async def told() -> AsyncIterator[tuple[httpx.AsyncClient, TellingCaptioner]]:
+    captioner = TellingCaptioner()
+    service = CaptionService(captioner)
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(create_app(service)), base_url="http://test") as client:
+        yield client, captioner
     service.close()
 
 
@@ -70,14 +82,19 @@ async def test_answer_has_every_field_of_the_contract() -> None:
         response = await client.post("/v1/captions", files={"image": PNG}, headers={"x-request-id": "me-1"})
     body = response.json()
     assert set(body) == {
-        "id", "model", "caption", "stats", "variants", "rounds", "clauses", "degraded", "seed", "timings_ms",
+        "id", "model", "caption", "stats", "variants", "rounds", "clauses", "contested", "degraded", "notices",
+        "seed", "timings_ms",
     }  # fmt: skip
     assert body["id"] == response.headers["x-request-id"] == "me-1"
     assert body["stats"] == {"characters": len(body["caption"]), "words": len(body["caption"].split())}
     assert len(body["variants"]) == 4
     assert set(body["variants"][0]) == {"prompt", "text", "score"}
     assert set(body["rounds"][0]) == {"round", "text", "accepted"}
-    assert set(body["clauses"][0]) == {"text", "source", "score"}
+    assert set(body["clauses"][0]) == {"text", "start", "end", "statement", "score", "source", "whole"}
+    assert set(body["clauses"][0]["source"]) == {"kind", "index", "captioner", "prompt"}
+    for clause in body["clauses"]:
+        assert body["caption"][clause["start"] : clause["end"]] == clause["text"]
+        assert clause["source"]["captioner"] == body["model"]
     assert {"intake", "variants", "merge", "rounds", "total"} <= set(body["timings_ms"])
 
 
@@ -105,7 +122,8 @@ async def test_no_detail_level_has_a_smaller_share_of_the_variants(detail: str) 
      ({"rounds": "x"}, "rounds"),
      ({"seed": "-1"}, "seed"), ({"seed": str(2**63)}, "seed"), ({"timeout_s": "0"}, "timeout_s"),
      ({"timeout_s": "nan"}, "timeout_s"), ({"timeout_s": "1e9"}, "timeout_s"), ({"strategy": "magic"}, "strategy"),
-     ({"colour": "red"}, "no such option"),
+     ({"max_words": "0"}, "max_words"), ({"max_words": "few"}, "max_words"), ({"max_characters": "19"}, "max_char"),
+     ({"tidy": "perhaps"}, "tidy"), ({"colour": "red"}, "no such option"),
      ({"multi_round": "maybe"}, "multi_round"), ({"multi_round": "false", "rounds": "2"}, "multi_round"),
      ({"prompts": [" "]}, "prompts"), ({"prompts": ["p"] * 9}, "prompts"), ({"prompts": ["x" * 401]}, "prompts")],
 )  # fmt: skip
@@ -114,6 +132,61 @@ async def test_bad_options_are_422_and_named(options: dict[str, Any], told: str)
         response = await client.post("/v1/captions", files={"image": PNG}, data=options)
     assert told in assert_problem(response, 422)["detail"]
     assert generator.calls == []
+
+
+async def test_clauses_and_contested_statements_are_told_with_their_supports() -> None:
+    async with told() as (client, _):
+        body = (await client.post("/v1/captions", files={"image": PNG})).json()
+    assert body["clauses"][1] == {
+        "text": "A cat sits by it", "start": 23, "end": 39, "statement": "A cat sits by it.", "score": 0.92,
+        "source": {"kind": "extension", "index": 1, "captioner": "another", "prompt": "describe it"}, "whole": False,
+    }  # fmt: skip
+    sources = [clause["source"] for clause in body["clauses"]]
+    assert [source["captioner"] for source in sources] == ["fake", "another", "fake"], "the model where none is named"
+    assert (sources[2]["index"], sources[2]["prompt"]) == (None, None)
+    assert body["contested"] == [
+        {"text": "The dog stands.", "score": 0.31, "against": "A dog lies on a couch.", "against_score": 0.92}
+    ]
+    assert body["notices"] == ["It is a drawing."]
+
+
+@pytest.mark.parametrize("door", ["form", "query", "json", "batch", "events"])
+async def test_length_and_tidiness_reach_the_captioner(door: str) -> None:
+    fields = {name: str(value).lower() for name, value in LENGTH.items()}
+    form: dict[str, Any] = {"files": {"image": PNG}, "data": fields}
+    async with told() as (client, captioner):
+        match door:
+            case "form":
+                answer = await client.post("/v1/captions", **form)
+            case "query":
+                kind = {"content-type": "image/png"}
+                answer = await client.post("/v1/captions", params=fields, content=PNG, headers=kind)
+            case "json":
+                answer = await client.post("/v1/captions", json={"image": base64.b64encode(PNG).decode(), **LENGTH})
+            case "batch":
+                answer = await client.post("/v1/captions/batch", **form)
+            case _:
+                answer = await client.post("/v1/captions", **form, headers={"accept": "text/event-stream"})
+    assert answer.status_code == 200
+    assert "A dog lies on a couch." in answer.text
+    assert "There is a window" not in answer.text
+    assert [length_of(options) for options in captioner.asked] == [LENGTH]
+
+
+async def test_without_options_captions_are_tidy_and_as_long_as_they_come() -> None:
+    async with told() as (client, captioner):
+        await client.post("/v1/captions", files={"image": PNG})
+    assert length_of(captioner.asked[0]) == {"max_words": None, "max_characters": None, "tidy": True}
+
+
+def test_the_example_of_the_description_is_an_answer() -> None:
+    example = CaptionBody.model_validate(CAPTION)
+    assert len(example.caption) == example.stats.characters
+    assert len(example.caption.split()) == example.stats.words
+    for clause in example.clauses:
+        assert example.caption[clause.start : clause.end] == clause.text
+        assert clause.source.index
+        assert example.variants[clause.source.index - 1].prompt == clause.source.prompt
 
 
 async def test_repeated_option_is_refused() -> None:

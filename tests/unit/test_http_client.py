@@ -15,7 +15,7 @@ import pytest
 
 from serve_app.api import CaptionService, create_app
 from serve_app.client import AsyncCaptionServe, CaptionServe, ServiceUnreachable, UnexpectedAnswer
-from serve_app.contract import ResultEvent
+from serve_app.contract import CaptionBody, ResultEvent
 from serve_app.errors import (
     CaptionServeError,
     DeadlineExceeded,
@@ -30,12 +30,13 @@ from serve_app.errors import (
 )
 from serve_app.pipeline import CaptionPipeline
 from tests.pictures import picture
+from tests.unit.captioners import LENGTH, TellingCaptioner, length_of
 from tests.unit.fakes import CLASSIC, RuleGenerator
 from tests.unit.test_api import PNG, echo
 
 BODY = {
     "id": "1", "model": "m", "caption": "a cat", "stats": {"characters": 5, "words": 2}, "variants": [], "rounds": [],
-    "clauses": [], "degraded": [], "seed": 0, "timings_ms": {},
+    "clauses": [], "contested": [], "degraded": [], "notices": [], "seed": 0, "timings_ms": {},
 }  # fmt: skip
 
 
@@ -91,6 +92,26 @@ async def test_every_kind_of_image_gets_the_same_caption(tmp_path: Path) -> None
     assert len(captions) == 6
     assert len(set(captions)) == 1
     assert "brown dog" in captions[0]
+
+
+async def test_every_method_takes_the_length_and_reads_where_clauses_stand() -> None:
+    captioner = TellingCaptioner()
+    service = CaptionService(captioner)
+    http = httpx.AsyncClient(transport=httpx.ASGITransport(create_app(service)))
+    client = AsyncCaptionServe("http://test", http_client=http)
+    body = await client.caption(PNG, max_words=9, max_characters=60, tidy=False)
+    events = [event async for event in client.stream(PNG, max_words=9, max_characters=60, tidy=False)]
+    lines = [line async for line in client.caption_batch([PNG], max_words=9, max_characters=60, tidy=False)]
+    service.close()
+    assert [length_of(options) for options in captioner.asked] == [LENGTH] * 3
+    assert lines[0].result
+    for answer in (body, events[-1], lines[0].result):
+        assert isinstance(answer, CaptionBody)
+        (clause,) = answer.clauses
+        assert answer.caption[clause.start : clause.end] == clause.text == "A dog lies on a couch"
+        assert (clause.source.kind, clause.source.index, clause.source.captioner) == ("variant", 2, "fake")
+        assert answer.contested[0].against_score == 0.92
+        assert answer.notices[0].startswith("Left out")
 
 
 async def test_stream_ends_with_the_result() -> None:

@@ -18,7 +18,8 @@ from mcp.client.client import Client
 
 from serve_app.api import CaptionService, TaskService, create_app
 from serve_app.pipeline import CaptionPipeline
-from serve_app.types import Limits
+from serve_app.types import LEFT_OUT, Limits
+from tests.unit.captioners import TellingCaptioner
 from tests.unit.fakes import RuleGenerator
 from tests.unit.test_api import PNG, echo
 from tests.unit.test_tasks import RuleAnswerer, RuleMatchModel
@@ -70,7 +71,23 @@ async def test_agent_finds_the_tool_and_gets_a_caption(url: str) -> None:
     assert found.structured_content
     assert found.content[0].text == found.structured_content["caption"]  # type: ignore[union-attr]
     assert "brown dog" in found.structured_content["caption"]
-    assert found.structured_content["clauses"]
+    assert found.structured_content["clauses"][0]["source"]["captioner"] == "fake"
+
+
+async def test_an_agent_says_how_long_and_hears_what_was_left_out() -> None:
+    captioner = TellingCaptioner()
+    with running(CaptionService(captioner)) as address:
+        async with Client(address) as client:
+            found = await client.call_tool("caption_image", {"image": IMAGE, "max_words": 12, "max_characters": 90})
+            small = await client.call_tool("caption_image", {"image": IMAGE, "max_characters": 19})
+    assert [(options.max_words, options.max_characters) for options in captioner.asked] == [(12, 90)]
+    assert found.content[0].text == "A dog lies on a couch. A cat sits by it."  # type: ignore[union-attr]
+    content = found.structured_content
+    assert content
+    assert content["contested"][0]["against"] == "A dog lies on a couch."
+    assert content["notices"][0].startswith(LEFT_OUT)
+    assert (content["clauses"][1]["start"], content["clauses"][1]["end"]) == (23, 39)
+    assert small.is_error
 
 
 @pytest.mark.parametrize(
