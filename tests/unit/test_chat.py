@@ -16,6 +16,7 @@ from serve_app.api import CaptionService, create_app
 from serve_app.errors import GeneratorUnavailable
 from serve_app.pipeline import CaptionPipeline
 from serve_app.types import Limits
+from tests.unit.captioners import LENGTH, STATEMENTS, TellingCaptioner, length_of
 from tests.unit.fakes import RuleGenerator
 from tests.unit.test_api import PNG, echo
 
@@ -71,11 +72,66 @@ async def test_several_images_are_numbered_lines_and_n_gives_choices() -> None:
         assert [line[:3] for line in lines] == ["1. ", "2. "]
 
 
-async def test_max_tokens_cuts_and_says_so() -> None:
-    async with client() as ai:
-        answer = await ai.chat.completions.create(model="fake", messages=message(URI), max_tokens=3)
-    assert answer.choices[0].finish_reason == "length"
-    assert len(str(answer.choices[0].message.content).split()) == 3
+@asynccontextmanager
+async def telling() -> AsyncIterator[tuple[openai.AsyncOpenAI, TellingCaptioner]]:
+    captioner = TellingCaptioner()
+    service = CaptionService(captioner)
+    http = httpx.AsyncClient(transport=httpx.ASGITransport(create_app(service)), base_url="http://test")
+    async with openai.AsyncOpenAI(api_key="x", base_url="http://test/v1", http_client=http, max_retries=0) as found:
+        yield found, captioner
+    service.close()
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+async def test_a_shorter_answer_has_whole_sentences_and_says_so(name: str) -> None:
+    async with telling() as (ai, _):
+        short = await ai.chat.completions.create(model="fake", messages=message(URI), **{name: 12})
+        whole = await ai.chat.completions.create(model="fake", messages=message(URI), **{name: 100})
+    assert short.choices[0].message.content == "A dog lies on a couch. A cat sits by it."
+    assert short.choices[0].finish_reason == "length"
+    assert whole.choices[0].message.content == " ".join(STATEMENTS)
+    assert whole.choices[0].finish_reason == "stop", "a notice of another kind is no length"
+
+
+async def test_a_caption_that_does_not_fit_is_not_cut() -> None:
+    async with telling() as (ai, _):
+        answer = await ai.chat.completions.create(model="fake", messages=message(URI), max_tokens=1)
+    assert answer.choices[0].message.content == STATEMENTS[0]
+
+
+async def test_a_streamed_answer_is_as_short_and_says_so() -> None:
+    async with telling() as (ai, _):
+        stream = await ai.chat.completions.create(model="fake", messages=message(URI), max_tokens=12, stream=True)
+        choices = [choice for chunk in [chunk async for chunk in stream] for choice in chunk.choices]
+    assert "".join(choice.delta.content or "" for choice in choices) == "A dog lies on a couch. A cat sits by it."
+    assert choices[-1].finish_reason == "length"
+
+
+@pytest.mark.parametrize(
+    ("images", "more", "shares"),
+    [
+        (1, {}, [None]),
+        (1, {"max_tokens": 7}, [7]),
+        (3, {"max_tokens": 20}, [6, 6, 5]),
+        (3, {"max_tokens": 2}, [1, 1, 1]),
+        (2, {"extra_body": {"max_words": 5}}, [5, 5]),
+        (2, {"max_tokens": 13, "extra_body": {"max_words": 5}}, [5, 5]),
+        (2, {"max_tokens": 8, "extra_body": {"max_words": 5}}, [3, 3]),
+    ],
+)
+async def test_images_share_the_words_of_an_answer(images: int, more: dict[str, Any], shares: list[int | None]) -> None:
+    async with telling() as (ai, captioner):
+        answer = await ai.chat.completions.create(model="fake", messages=message(*[URI] * images), **more)
+    assert answer.choices
+    assert [options.max_words for options in captioner.asked] == shares
+
+
+async def test_length_and_tidiness_of_each_caption_are_fields_of_the_request() -> None:
+    async with telling() as (ai, captioner):
+        await ai.chat.completions.create(model="fake", messages=message(URI, URI), extra_body=LENGTH)
+        await ai.chat.completions.create(model="fake", messages=message(URI))
+    wanted = [LENGTH, LENGTH, {"max_words": None, "max_characters": None, "tidy": True}]
+    assert [length_of(options) for options in captioner.asked] == wanted
 
 
 async def test_stream_gives_role_text_reason_and_usage() -> None:
@@ -116,6 +172,8 @@ async def test_models_are_listed_and_found() -> None:
         (message(URI), {"n": 9}),
         (message(URI), {"n": 0}),
         (message(URI), {"max_tokens": 0}),
+        (message(URI), {"extra_body": {"max_words": 0}}),
+        (message(URI), {"extra_body": {"max_characters": 19}}),
         (message(URI), {"seed": -1}),
         (message(URI), {"tools": [{"type": "function", "function": {"name": "f"}}]}),
         (message(URI), {"response_format": {"type": "json_object"}}),

@@ -36,10 +36,6 @@ class Task:
     def choices(self) -> int:
         return self.chat.n or 1
 
-    @property
-    def most_words(self) -> int | None:
-        return self.chat.max_completion_tokens or self.chat.max_tokens
-
 
 async def read_task(request: Request, limits: Limits, fetcher: Fetcher) -> Task:
     """Raises `InvalidRequest`, `InvalidOption`, `ImageTooLarge` and what `image_bytes` raises."""
@@ -49,7 +45,7 @@ async def read_task(request: Request, limits: Limits, fetcher: Fetcher) -> Task:
     urls, text = _asked(chat.messages)
     if len(urls) > limits.max_batch_images:
         raise ImageTooLarge(f"The message has more than {limits.max_batch_images} images.")
-    options = [_options(url, text, chat) for url in urls]
+    options = [_options(url, text, chat, words) for url, words in zip(urls, _most_words(chat, len(urls)), strict=True)]
     for given in options:
         parse_options(given, limits)
     images, size = [], 0
@@ -91,10 +87,23 @@ def _asked(messages: list[ChatMessage]) -> tuple[list[ImageUrl], str]:
     raise InvalidRequest(NO_IMAGE)
 
 
-def _options(url: ImageUrl, text: str, chat: ChatRequest) -> dict[str, Any]:
+def _most_words(chat: ChatRequest, images: int) -> list[int | None]:
+    """What each image's caption may have: an equal share of the answer's words, without the numbers of its lines."""
+    most = chat.max_completion_tokens or chat.max_tokens
+    if most is None:
+        return [chat.max_words] * images
+    share, rest = divmod(most - (images if images > 1 else 0), images)
+    shares = [max(1, share + (place < rest)) for place in range(images)]
+    return [min(words, chat.max_words or words) for words in shares]
+
+
+def _options(url: ImageUrl, text: str, chat: ChatRequest, most_words: int | None) -> dict[str, Any]:
     given = {
         "detail": None if url.detail == "auto" else url.detail,
         "extra_prompts": [text] if text else None,
         "seed": chat.seed,
+        "max_words": most_words,
+        "max_characters": chat.max_characters,
+        "tidy": chat.tidy,
     }
     return {name: value for name, value in given.items() if value is not None}

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any, Literal
+from typing import Any
 
 from serve_app.api.chat.request import Task
 from serve_app.api.chat.schemas import AnswerMessage, Choice, Usage
 from serve_app.api.service import CaptionService
 from serve_app.contract import CaptionBody
+from serve_app.types import LEFT_OUT
 
 IMAGE_TOKENS = 85
 """What an image counts in `usage`: OpenAI's own figure for one of low detail."""
@@ -25,9 +26,7 @@ async def run(service: CaptionService, task: Task, request_id: str) -> tuple[lis
                 jobs.append(group.create_task(service.caption(image, {**options, "seed": seed}, name)))
     bodies = [job.result() for job in jobs]
     images = len(task.images)
-    choices = [
-        _choice(index, bodies[index * images : (index + 1) * images], task.most_words) for index in range(task.choices)
-    ]
+    choices = [_choice(index, bodies[index * images : (index + 1) * images]) for index in range(task.choices)]
     asked = images * IMAGE_TOKENS + len(task.text.split())
     said = sum(len(choice.message.content.split()) for choice in choices)
     return choices, Usage(prompt_tokens=asked, completion_tokens=said, total_tokens=asked + said)
@@ -49,23 +48,10 @@ class _cancelling:
             raise failures.exceptions[0] from None
 
 
-def _choice(index: int, bodies: list[CaptionBody], most_words: int | None) -> Choice:
+def _choice(index: int, bodies: list[CaptionBody]) -> Choice:
     if len(bodies) == 1:
         text = bodies[0].caption
     else:
         text = "\n".join(f"{number}. {body.caption}" for number, body in enumerate(bodies, start=1))
-    reason: Literal["stop", "length"] = "stop"
-    if most_words is not None and len(text.split()) > most_words:
-        text, reason = _cut(text, most_words), "length"
-    return Choice(index=index, message=AnswerMessage(content=text), finish_reason=reason)
-
-
-def _cut(text: str, most_words: int) -> str:
-    """The first words, with the line breaks between them."""
-    kept, left = [], most_words
-    for line in text.split("\n"):
-        words = line.split()[:left]
-        left -= len(words)
-        if words:
-            kept.append(" ".join(words))
-    return "\n".join(kept)
+    left_out = any(notice.startswith(LEFT_OUT) for body in bodies for notice in body.notices)
+    return Choice(index=index, message=AnswerMessage(content=text), finish_reason="length" if left_out else "stop")

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from serve_app.types import MIN_CHARACTERS
+
 MAX_CHOICES = 8
 MAX_MESSAGES = 1000
 MAX_PARTS = 1000
@@ -53,8 +55,11 @@ class ChatRequest(BaseModel):
     )
     n: int | None = Field(None, ge=1, le=MAX_CHOICES, description="choices, with seed, seed + 1, …")
     seed: int | None = Field(None, ge=0, le=MAX_SEED)
-    max_tokens: int | None = Field(None, ge=1, description="longest answer, in words")
+    max_tokens: int | None = Field(None, ge=1, description="longest answer, in words; its captions share them")
     max_completion_tokens: int | None = Field(None, ge=1, description="the same")
+    max_words: int | None = Field(None, ge=1, description="most words of each caption")
+    max_characters: int | None = Field(None, ge=MIN_CHARACTERS, description="most characters of each caption")
+    tidy: bool = Field(True, description="as the option of captions")
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
