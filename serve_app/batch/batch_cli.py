@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from serve_app.args import matcher_for
+from serve_app.types import MIN_CHARACTERS
 
 
 def batch(
@@ -28,11 +29,15 @@ def batch(
         str | None, typer.Option(help="table column with alt texts: one that fits its image stays, else a new caption")
     ] = None,
     floor: Annotated[float, typer.Option(min=0, max=1, help="match score that such a text needs")] = 0.5,
-    full: Annotated[bool, typer.Option(help="variants, rounds, clauses, scores and timings too")] = False,
+    full: Annotated[
+        bool, typer.Option(help="variants, rounds, clauses, contested statements, scores and timings too")
+    ] = False,
     template: Annotated[str, typer.Option(help="of {caption}, {stem}, {path}, {clauses}")] = "{caption}",
     prefix: Annotated[str, typer.Option(help="text before each caption")] = "",
     suffix: Annotated[str, typer.Option(help="text behind each caption")] = "",
-    max_words: Annotated[int | None, typer.Option(min=1, help="words of a caption, at most")] = None,
+    max_words: Annotated[int | None, typer.Option(min=1, help="most words of a caption, in whole sentences")] = None,
+    max_characters: Annotated[int | None, typer.Option(min=MIN_CHARACTERS, help="most characters, likewise")] = None,
+    tidy: Annotated[bool, typer.Option(help="off: basic and classic give their reference's text to the letter")] = True,
     sidecar_suffix: Annotated[str, typer.Option(help="of --to sidecar, for example .caption")] = ".txt",
     skip_existing: Annotated[bool, typer.Option(help="leave out images that have a sidecar")] = False,
     shard_size: Annotated[int, typer.Option(min=1, help="inputs of an output file")] = 1000,
@@ -84,6 +89,7 @@ def batch(
 
     given = {
         "strategy": strategy, "detail": detail, "rounds": rounds, "prompts": prompt or None, "seed": seed,
+        "max_words": max_words, "max_characters": max_characters, "tidy": None if tidy else False,
         "timeout_s": timeout_s,
     }  # fmt: skip
     args: dict[str, Any] = {
@@ -99,7 +105,7 @@ def batch(
     settings = {
         "sink": to, "source_kind": source_kind, "column": column, "keep": tuple(keep or ()), "full": full,
         "texts_column": texts, "floor": floor,
-        "template": template, "prefix": prefix, "suffix": suffix, "max_words": max_words,
+        "template": template, "prefix": prefix, "suffix": suffix,
         "sidecar_suffix": sidecar_suffix, "skip_existing": skip_existing, "shard_size": shard_size,
         "options": {name: value for name, value in given.items() if value is not None}, "args": args,
         "via_handle": via_handle, "concurrency": concurrency, "address": address, "min_engines": least,

@@ -17,6 +17,7 @@ from serve_app.api import CaptionService, parse_options
 from serve_app.args import AppArgs, matcher_for
 from serve_app.batch.batch_cli import batch
 from serve_app.errors import CaptionServeError, InvalidOption, ModelError
+from serve_app.types import MIN_CHARACTERS
 
 SOME_FAILED, USAGE = 1, 2
 """Exit codes: a file could not be captioned; nothing could be tried."""
@@ -51,6 +52,9 @@ def caption(
     detail: Annotated[str | None, typer.Option(help="low, medium or high")] = None,
     rounds: Annotated[int | None, typer.Option(help="rounds, instead of --detail")] = None,
     prompt: Annotated[list[str] | None, typer.Option(help="variant prompt; may be repeated")] = None,
+    max_words: Annotated[int | None, typer.Option(min=1, help="most words of a caption, in whole sentences")] = None,
+    max_characters: Annotated[int | None, typer.Option(min=MIN_CHARACTERS, help="most characters, likewise")] = None,
+    tidy: Annotated[bool, typer.Option(help="off: basic and classic give their reference's text to the letter")] = True,
     seed: Annotated[int | None, typer.Option(help="same seed, same caption")] = None,
     timeout_s: Annotated[float | None, typer.Option(help="seconds for each image")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="the full result, one JSON object a line")] = False,
@@ -63,6 +67,7 @@ def caption(
 
     given = {
         "strategy": strategy, "detail": detail, "rounds": rounds, "prompts": prompt or None,
+        "max_words": max_words, "max_characters": max_characters, "tidy": None if tidy else False,
         "seed": seed, "timeout_s": timeout_s,
     }  # fmt: skip
     options = {name: value for name, value in given.items() if value is not None}

@@ -27,14 +27,22 @@ from tests.pictures import tiny
 
 BODY: dict[str, Any] = {
     "caption": "A dog, a cat and a bird",
-    "clauses": [{"text": "A dog", "source": "variant 1", "score": 0.93}],
+    "clauses": [
+        {
+            "text": "A dog", "start": 0, "end": 5, "statement": "There is a dog.", "score": 0.93,
+            "source": {"kind": "variant", "index": 1, "captioner": "demo", "prompt": "a photography of"},
+            "whole": False,
+        }
+    ],
+    "contested": [{"text": "A mouse.", "score": 0.31, "against": "A cat.", "against_score": 0.92}],
     "variants": [{"prompt": "a photography of", "text": "A dog", "score": None}],
     "rounds": [{"round": 2, "text": "A dog and more", "accepted": False}],
     "degraded": [],
+    "notices": ["Left out for the length: 2 statements."],
     "seed": 0,
     "model": "demo",
     "timings_ms": {"total": 1.5},
-}
+}  # fmt: skip
 
 
 def job(source: Path, **given: Any) -> JobSettings:
@@ -69,7 +77,9 @@ def test_parquet_opens_in_pandas_and_datasets(images: Path, tmp_path: Path, full
     assert table["caption"].fillna("none").tolist() == [BODY["caption"], "none", BODY["caption"]]
     assert table["reason"].tolist()[1] == "invalid_image"
     if full:
-        assert table["clauses"][0][0]["score"] == 0.93
+        assert dict(table["clauses"][0][0]) == BODY["clauses"][0]
+        assert dict(table["contested"][0][0]) == BODY["contested"][0]
+        assert list(table["notices"][0]) == BODY["notices"]
         assert json.loads(table["timings_ms"][0]) == {"total": 1.5}
     loaded = datasets.load_dataset(
         "parquet", data_files=f"{tmp_path}/out/part-*.parquet", split="train", cache_dir=str(tmp_path / "cache")
@@ -85,12 +95,13 @@ def test_jsonl_and_csv(images: Path, tmp_path: Path) -> None:
     table = pd.read_csv(tmp_path / "c" / "part-00000.csv", keep_default_na=False)
     assert table["caption"].tolist() == [BODY["caption"], "", BODY["caption"]]
     assert json.loads(table["clauses"][0]) == BODY["clauses"]
+    assert json.loads(table["contested"][0]) == BODY["contested"]
 
 
 def test_sidecars_lie_where_training_tools_look(images: Path, tmp_path: Path) -> None:
-    written(images, images, sink="sidecar", sidecar_suffix=".caption", template="{stem}: {caption}", max_words=3)
+    written(images, images, sink="sidecar", sidecar_suffix=".caption", template="{stem}: {caption}")
     assert sorted(file.name for file in images.glob("*.caption")) == ["0.caption", "2.caption"]
-    assert (images / "0.caption").read_text() == "0: A dog, a"
+    assert (images / "0.caption").read_text() == "0: A dog, a cat and a bird"
 
 
 def test_webdataset_opens_in_its_own_package(images: Path, tmp_path: Path) -> None:
@@ -123,6 +134,7 @@ def test_bad_templates_are_refused(tmp_path: Path, template: str) -> None:
         ({"sidecar_suffix": "txt", "sink": "sidecar"}, "dot"),
         ({"options": {"detail": "huge"}}, "detail"),
         ({"options": {"strategy": "fine"}}, "strategy"),
+        ({"options": {"max_characters": 19}}, "max_characters"),
         ({"shard_size": 0}, "--shard-size"),
     ],
 )
@@ -145,6 +157,26 @@ def test_a_changed_setting_is_refused_and_restart_drops_the_job(images: Path, tm
         plan(images, out, shard_size=3)
     assert plan(images, out, restart=True, shard_size=3).shards == 1
     assert sorted(file.name for file in out.iterdir()) == ["_job", "mine.txt"]
+
+
+def test_a_job_of_another_length_is_another_job(images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    made = plan(images, out, options={"max_words": 9})
+    assert made.settings.caption_options().max_words == 9
+    assert plan(images, out, options={"max_words": 9}).settings == made.settings
+    with pytest.raises(InvalidOption, match=r"options was \{'max_words': 9\} when the job began and is \{\} now"):
+        plan(images, out)
+
+
+def test_a_job_whose_words_were_cut_behind_the_captioner_does_not_go_on(images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    plan(images, out)
+    file = out / "_job" / "job.json"
+    stored = json.loads(file.read_text())
+    stored["settings"]["max_words"] = None
+    file.write_text(json.dumps(stored))
+    with pytest.raises(InvalidOption, match="of another version of this job; use --restart"):
+        plan(images, out)
 
 
 def test_restart_keeps_the_lock_of_its_own_run(images: Path, tmp_path: Path) -> None:

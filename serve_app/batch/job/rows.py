@@ -5,24 +5,36 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Literal, get_args, get_origin
 
 import pyarrow as pa
+from pydantic import BaseModel
 
 from serve_app.batch.job.inputs import Input
 from serve_app.batch.job.settings import JobSettings
+from serve_app.contract import CaptionBody
 from serve_app.errors import CaptionServeError
 
 _TEXT = pa.string()
+_PLAIN: Mapping[Any, pa.DataType] = {str: _TEXT, int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
+
+
+def _column(kind: Any) -> pa.DataType:
+    """The column type of one of the contract's types. Any column may hold nulls."""
+    if kind in _PLAIN:
+        return _PLAIN[kind]
+    if isinstance(kind, type) and issubclass(kind, BaseModel):
+        return pa.struct([(name, _column(field.annotation)) for name, field in kind.model_fields.items()])
+    if get_origin(kind) is Literal:
+        return _TEXT
+    inner = _column(next(part for part in get_args(kind) if part is not type(None)))
+    return pa.list_(inner) if get_origin(kind) is list else inner
+
+
 _FULL = {
-    "variants": pa.list_(pa.struct([("prompt", _TEXT), ("text", _TEXT), ("score", pa.float64())])),
-    "rounds": pa.list_(pa.struct([("round", pa.int64()), ("text", _TEXT), ("accepted", pa.bool_())])),
-    "clauses": pa.list_(pa.struct([("text", _TEXT), ("source", _TEXT), ("score", pa.float64())])),
-    "degraded": pa.list_(_TEXT),
-    "seed": pa.int64(),
-    "model": _TEXT,
-    "timings_ms": _TEXT,
-}
+    name: _column(CaptionBody.model_fields[name].annotation)
+    for name in ("variants", "rounds", "clauses", "contested", "degraded", "notices", "seed", "model")
+} | {"timings_ms": _TEXT}
 """Columns of `full`; `timings_ms` is JSON, because its keys depend on the strategy."""
 
 
@@ -76,12 +88,9 @@ def reason_of(error: CaptionServeError) -> str:
 
 
 def render(item: Input, body: Mapping[str, Any], settings: JobSettings) -> str:
-    """The caption as the output has it: cut to `max_words`, put into the template, between prefix and suffix."""
-    words = str(body["caption"]).split()
-    if settings.max_words is not None and len(words) > settings.max_words:
-        words = [*words[: settings.max_words - 1], words[settings.max_words - 1].rstrip(",;:")]
+    """The caption as the output has it: put into the template, between prefix and suffix."""
     slots = {
-        "caption": " ".join(words),
+        "caption": body["caption"],
         "stem": item.stem,
         "path": item.path,
         "clauses": "; ".join(clause["text"] for clause in body["clauses"]),

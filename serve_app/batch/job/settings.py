@@ -36,13 +36,14 @@ class JobSettings(BaseModel):
     sink: SinkKind
     sidecar_suffix: str = ".txt"
     skip_existing: bool = False
-    full: bool = Field(False, description="variants, rounds, clauses, scores and timings besides the caption")
+    full: bool = Field(
+        False, description="variants, rounds, clauses, contested statements, scores and timings besides the caption"
+    )
     prefix: str = ""
     suffix: str = ""
     template: str = "{caption}"
-    max_words: int | None = Field(None, ge=1)
     shard_size: int = Field(1000, ge=1, description="inputs of one output file")
-    options: dict[str, Any] = Field(default_factory=dict)
+    options: dict[str, Any] = Field(default_factory=dict, description="of each caption, as in the HTTP contract")
     args: dict[str, Any] = Field(default_factory=dict, description="AppArgs of the model and the limits of an image")
     via_handle: str | None = Field(None, description="application that captions, instead of engines of the job's own")
 

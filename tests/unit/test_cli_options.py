@@ -1,0 +1,70 @@
+"""Flags of the command line, up to what the captioner or the job is told."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from serve_app.api import CaptionService
+from serve_app.batch.cli import app
+from serve_app.batch.job import command
+from tests.unit.captioners import LENGTH, TellingCaptioner, length_of
+from tests.unit.test_api import PNG
+
+FLAGS = ("--max-words", "9", "--max-characters", "60", "--no-tidy")
+
+
+@pytest.fixture
+def image(tmp_path: Path) -> Path:
+    (tmp_path / "a.png").write_bytes(PNG)
+    return tmp_path / "a.png"
+
+
+@pytest.fixture
+def captioner(monkeypatch: pytest.MonkeyPatch) -> TellingCaptioner:
+    """In place of the models that `caption-serve caption` would load."""
+    found = TellingCaptioner()
+    local = SimpleNamespace(local_service=lambda _: CaptionService(found))
+    monkeypatch.setitem(sys.modules, "serve_app.batch.local", local)
+    return found
+
+
+def test_caption_takes_length_and_tidiness(captioner: TellingCaptioner, image: Path) -> None:
+    done = CliRunner().invoke(app, ["caption", *FLAGS, str(image)])
+    assert done.exit_code == 0, done.output
+    assert done.stdout == "A dog lies on a couch.\n"
+    assert [length_of(options) for options in captioner.asked] == [LENGTH]
+
+
+@pytest.mark.parametrize("flags", [(), ("--tidy",)])
+def test_captions_are_tidy_and_of_any_length_by_default(
+    captioner: TellingCaptioner, image: Path, flags: tuple[str, ...]
+) -> None:
+    assert CliRunner().invoke(app, ["caption", *flags, str(image)]).exit_code == 0
+    assert length_of(captioner.asked[0]) == {"max_words": None, "max_characters": None, "tidy": True}
+
+
+@pytest.mark.parametrize("flags", [("--max-words", "0"), ("--max-characters", "19"), ("--max-words", "few")])
+@pytest.mark.parametrize("words", [("caption",), ("batch", "--out", "/nowhere")])
+def test_lengths_that_hold_nothing_are_refused(image: Path, words: tuple[str, ...], flags: tuple[str, ...]) -> None:
+    done = CliRunner().invoke(app, [*words, *flags, str(image)])
+    assert done.exit_code == 2
+    assert flags[0] in done.output
+
+
+def test_batch_asks_for_captions_of_that_length(monkeypatch: pytest.MonkeyPatch, image: Path) -> None:
+    given: list[dict[str, Any]] = []
+
+    def main(source: str, out: str, settings: dict[str, Any], dry_run: bool) -> int:
+        given.append(command.settings_of(source, out, settings)[0].model_dump())
+        return 0
+
+    monkeypatch.setattr(command, "main", main)
+    for flags in (FLAGS, (), ("--tidy",)):
+        assert CliRunner().invoke(app, ["batch", str(image), "--out", "/nowhere", *flags]).exit_code == 0
+    assert [settings["options"] for settings in given] == [LENGTH, {}, {}]
