@@ -19,7 +19,7 @@ SEED = 0
 
 
 class OptionControls:
-    """Detail, rounds, strategy and seed; `prefix` begins their ids in the page."""
+    """Detail, rounds, strategy, length and seed; `prefix` begins their ids in the page."""
 
     def __init__(self, prefix: str) -> None:
         self.detail = gr.Radio(_details(DEFAULT), value=DETAILS[0], elem_id=f"{prefix}-detail", label="Detail")
@@ -28,8 +28,15 @@ class OptionControls:
             self.strategy = gr.Radio(
                 _strategies(DEFAULT, STRATEGIES), value=STRATEGIES[0], elem_id=f"{prefix}-strategy", label="Strategy"
             )
+            self.max_words = gr.Number(None, precision=0, elem_id=f"{prefix}-max-words", label="Most words")
             self.seed = gr.Number(SEED, precision=0, elem_id=f"{prefix}-seed", label="Seed")
-        self.inputs: list[gr.components.Component] = [self.detail, self.multi_round, self.strategy, self.seed]
+        self.inputs: list[gr.components.Component] = [
+            self.detail,
+            self.multi_round,
+            self.strategy,
+            self.max_words,
+            self.seed,
+        ]
         self._offered: tuple[str, ...] = STRATEGIES
 
     def join(self, tab: Tab) -> None:
@@ -45,6 +52,7 @@ class OptionControls:
                 self.strategy,
                 lambda lang: {"label": text(lang, "strategy"), "choices": _strategies(lang, self._offered)},
             ),
+            (self.max_words, lambda lang: {"label": text(lang, "max_words"), "info": text(lang, "max_words_info")}),
             (self.seed, lambda lang: {"label": text(lang, "seed"), "info": text(lang, "seed_info")}),
         ]
         tab.defaults += [
@@ -61,8 +69,14 @@ class OptionControls:
 
 def options_of(values: Sequence[Any]) -> dict[str, Any]:
     """Options of the contract from the controls' values; what was left empty is the service's to choose."""
-    detail, multi_round, strategy, seed = values
-    options = {"detail": detail, "strategy": strategy, "seed": seed, "multi_round": None if multi_round else False}
+    detail, multi_round, strategy, max_words, seed = values
+    options = {
+        "detail": detail,
+        "strategy": strategy,
+        "max_words": max_words,
+        "seed": seed,
+        "multi_round": None if multi_round else False,
+    }
     return {name: value for name, value in options.items() if value is not None}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -12,7 +11,6 @@ from serve_app.ui.texts import error_text, text
 from serve_app.ui.view import View
 
 _TEMPLATE_SIGNS = str.maketrans({"{": "&#123;", "}": "&#125;", "$": "&#36;", "`": "&#96;"})
-_SOURCE = re.compile(r"(variant|extension|round) (\d+)")
 FAIR_SCORE, GOOD_SCORE = 0.4, 0.7
 
 
@@ -113,7 +111,7 @@ def _verdict(event: Mapping[str, Any], language: str) -> str:
 
 def _answer(view: View, language: str) -> str:
     body = view.result or {}
-    caption = body["caption"] or text(language, "no_caption")
+    caption = coloured(body, language) or escape(text(language, "no_caption"))
     stats = body["stats"]
     seconds = body["timings_ms"].get("total", 0.0) / 1000
     figures = "".join(
@@ -126,16 +124,32 @@ def _answer(view: View, language: str) -> str:
     )
     return (
         f'<article class="answer"><h2>{text(language, "caption")}</h2>'
-        f'<p id="caption">{escape(caption)}</p><dl class="figures">{figures}</dl>'
-        f"{_degraded(body['degraded'], language)}</article>"
+        f'<p id="caption">{caption}</p>{_legend(body, language)}<dl class="figures">{figures}</dl>'
+        f"{_told('degraded', body, language)}{_told('notices', body, language)}</article>"
     )
 
 
-def _degraded(missing: list[str], language: str) -> str:
-    if not missing:
+def coloured(body: Mapping[str, Any], language: str) -> str:
+    """The caption, its pieces coloured by their support; without its tags it is the caption to the letter."""
+    caption, parts, end = body["caption"], [], 0
+    for entry in body["clauses"]:
+        parts += [escape(caption[end : entry["start"]]), clause(entry, language)]
+        end = entry["end"]
+    return "".join([*parts, escape(caption[end:])])
+
+
+def _legend(body: Mapping[str, Any], language: str) -> str:
+    if all(entry["score"] is None for entry in body["clauses"]):
         return ""
-    entries = "".join(f"<li>{escape(entry)}</li>" for entry in missing)
-    return f'<div class="degraded"><b>{text(language, "degraded")}</b><ul>{entries}</ul></div>'
+    return f'<p class="legend">{escape(text(language, "legend"))}</p>'
+
+
+def _told(name: str, body: Mapping[str, Any], language: str) -> str:
+    """A list of sentences, `degraded` or `notices`, under its heading; nothing where it is empty."""
+    if not body[name]:
+        return ""
+    entries = "".join(f"<li>{escape(entry)}</li>" for entry in body[name])
+    return f'<div class="{name}"><b>{text(language, name)}</b><ul>{entries}</ul></div>'
 
 
 def details(view: View, language: str) -> str:
@@ -151,26 +165,41 @@ def details(view: View, language: str) -> str:
         _entry(f"{text(language, 'round', n=r['round'])} · {_verdict(r, language)}", r["text"], None, language, False)
         for r in body["rounds"]
     )
-    parts = "".join(clause(entry, language) for entry in body["clauses"])
-    sections = [
-        (text(language, "clauses"), parts and f'<p class="clauses">{parts}</p>'),
-        (text(language, "variants"), variants and f"<ul>{variants}</ul>"),
-        (text(language, "rounds"), rounds and f"<ul>{rounds}</ul>"),
-    ]
-    shown = "".join(f"<h3>{title}</h3>{content}" for title, content in sections if content)
+    contested = "".join(_contested(entry, language) for entry in body["contested"])
+    sections = {"variants": variants, "rounds": rounds, "contested": contested}
+    shown = "".join(f"<h3>{text(language, name)}</h3><ul>{found}</ul>" for name, found in sections.items() if found)
     return f'<details class="how"><summary>{text(language, "how")}</summary>{shown}</details>'
 
 
 def _entry(title: str, words: str, score: float | None, language: str, scored: bool = True) -> str:
-    badge = f'<em class="{score_class(score)}">{_score(score, language)}</em>' if scored and score is not None else ""
+    badge = _badge(score, language) if scored and score is not None else ""
     return f"<li><b>{escape(title)}</b>{badge}<span>{escape(words)}</span></li>"
 
 
+def _contested(entry: Mapping[str, Any], language: str) -> str:
+    against = escape(text(language, "against", statement=entry["against"]))
+    return (
+        f"<li><b>{escape(text(language, 'left_out', statement=entry['text']))}</b>{_badge(entry['score'], language)}"
+        f"<span>{against} {_badge(entry['against_score'], language)}</span></li>"
+    )
+
+
+def _badge(score: float, language: str) -> str:
+    return f'<em class="{score_class(score)}">{_score(score, language)}</em>'
+
+
 def clause(entry: Mapping[str, Any], language: str) -> str:
-    """A piece of the caption, coloured by its score; source and score on hover."""
-    source = _SOURCE.sub(lambda m: f"{text(language, f'source_{m[1]}')} {m[2]}", entry["source"])
-    told = escape(f"{source} · {_score(entry['score'], language)}")
-    return f'<mark class="{score_class(entry["score"])}" title="{told}" tabindex="0">{escape(entry["text"])}</mark> '
+    """A piece of the caption, coloured by its score; source, score and the weighed statement on hover and focus."""
+    told = [_source(entry["source"], language), _score(entry["score"], language)]
+    if entry["statement"] is not None:
+        told.append(text(language, "whole" if entry["whole"] else "weighed", statement=entry["statement"]))
+    title = escape(" · ".join(told))
+    return f'<mark class="{score_class(entry["score"])}" title="{title}" tabindex="0">{escape(entry["text"])}</mark>'
+
+
+def _source(source: Mapping[str, Any], language: str) -> str:
+    kind, index = source["kind"], source["index"]
+    return text(language, f"source_{kind}", n=index) if index is not None else text(language, "source_all")
 
 
 def score_class(score: float | None) -> str:

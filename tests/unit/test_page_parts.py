@@ -6,7 +6,9 @@ import asyncio
 import csv
 import io
 import json
+import re
 from collections.abc import AsyncGenerator
+from html import unescape
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,19 @@ from serve_app.ui.view import View
 HOSTILE = '<img src=x onerror=alert(1)> "quoted" {{this}} ${1+1} `x`'
 
 
+def piece(words: str, start: int, **changes: Any) -> dict[str, Any]:
+    return {
+        "text": words,
+        "start": start,
+        "end": start + len(words),
+        "statement": f"there is {words}",
+        "score": 0.9,
+        "source": {"kind": "variant", "index": 1, "captioner": "demo", "prompt": "a photo of"},
+        "whole": False,
+        **changes,
+    }
+
+
 def answer(**changes: Any) -> dict[str, Any]:
     return {
         "event": "result",
@@ -36,8 +51,10 @@ def answer(**changes: Any) -> dict[str, Any]:
         "stats": {"characters": 6, "words": 2},
         "variants": [{"prompt": "a photo of", "text": "a boat", "score": None}],
         "rounds": [{"round": 2, "text": "a boat", "accepted": False}],
-        "clauses": [{"text": "a boat", "source": "variant 1", "score": 0.9}],
+        "clauses": [piece("a boat", 0)],
+        "contested": [],
         "degraded": [],
+        "notices": [],
         "seed": 0,
         "timings_ms": {"total": 1500.0},
         **changes,
@@ -107,8 +124,10 @@ def test_nothing_from_outside_becomes_markup_or_template() -> None:
         caption=HOSTILE,
         variants=[{"prompt": HOSTILE, "text": HOSTILE, "score": 0.5}],
         rounds=[{"round": 2, "text": HOSTILE, "accepted": True}],
-        clauses=[{"text": HOSTILE, "source": HOSTILE, "score": 0.5}],
+        clauses=[piece(HOSTILE[3:], 3, statement=HOSTILE)],
+        contested=[{"text": HOSTILE, "score": 0.3, "against": HOSTILE, "against_score": 0.9}],
         degraded=[HOSTILE],
+        notices=[HOSTILE],
     )
     failed = View()
     failed.fail(InvalidImage(HOSTILE))
@@ -134,9 +153,81 @@ def test_nothing_from_outside_becomes_markup_or_template() -> None:
     [(None, "score-none"), (0.0, "score-poor"), (0.5, "score-fair"), (0.95, "score-good")],
 )
 def test_a_clause_is_coloured_by_its_score_and_tells_its_source(score: float | None, kind: str) -> None:
-    html = render.clause({"text": "a boat", "source": "variant 3", "score": score}, "zh")
+    source = {"kind": "variant", "index": 3, "captioner": "demo", "prompt": "a photo of"}
+    html = render.clause(piece("a boat", 0, source=source, score=score), "zh")
     assert f'class="{kind}"' in html
     assert 'title="变体 3 · ' in html
+    assert 'tabindex="0"' in html
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({}, "variant 1 · score 0.90 · weighed as: there is a boat"),
+        ({"whole": True}, "variant 1 · score 0.90 · weighed in one piece: there is a boat"),
+        ({"statement": None, "score": None}, "variant 1 · not scored"),
+        (
+            {"source": {"kind": "round", "index": 2}, "statement": None},
+            "round 2 · score 0.90",
+        ),
+        (
+            {"source": {"kind": "variant", "index": None}, "statement": None},
+            "words of all variants · score 0.90",
+        ),
+    ],
+)
+def test_a_clause_tells_what_was_weighed(changes: dict[str, Any], told: str) -> None:
+    assert f'title="{told}"' in render.clause(piece("a boat", 0, **changes), "en")
+
+
+CAPTION = 'A boat & a "big" dog <near> it.'
+
+
+def test_the_caption_itself_is_coloured_and_reads_as_it_is() -> None:
+    clauses = [piece("boat", 2), piece('"big" dog', 11, score=0.5), piece("near", 22, score=0.1)]
+    html = render.result(done(caption=CAPTION, clauses=clauses), "en")
+    shown = html[html.index('<p id="caption">') + len('<p id="caption">') : html.index("</p>")]
+    marks = re.findall(r'<mark class="score-(\w+)"[^>]*>([^<]*)</mark>', shown)
+    assert [(kind, unescape(words)) for kind, words in marks] == [
+        ("good", "boat"), ("fair", '"big" dog'), ("poor", "near"),
+    ]  # fmt: skip
+    assert unescape(re.sub(r"<[^>]*>", "", shown)) == CAPTION, "what the copy button takes"
+    assert shown.startswith("A <mark")
+    assert shown.endswith("</mark>&gt; it.")
+
+
+def test_a_caption_without_words_says_so() -> None:
+    assert text("en", "no_caption") in render.result(done(caption="", clauses=[]), "en")
+
+
+def test_colours_are_explained_where_there_are_some() -> None:
+    assert text("en", "legend") in render.result(done(), "en")
+    assert text("en", "legend") not in render.result(done(clauses=[piece("a boat", 0, score=None)]), "en")
+
+
+@pytest.mark.parametrize(
+    ("language", "title", "first", "second"),
+    [
+        ("en", "Statements that contradict others", "Left out: there are two boats", "Against: there is a boat"),
+        ("zh", "相互矛盾的陈述", "未采用：there are two boats", "与之矛盾：there is a boat"),
+    ],
+)
+def test_contested_statements_are_listed_with_both_scores(language: str, title: str, first: str, second: str) -> None:
+    entry = {"text": "there are two boats", "score": 0.31, "against": "there is a boat", "against_score": 0.92}
+    html = render.details(done(contested=[entry]), language)
+    left_out, against = html[html.index(title) :].split("<span>")
+    assert first in left_out
+    assert "0.31" in left_out
+    assert second in against
+    assert "0.92" in against
+    assert title not in render.details(done(), language)
+
+
+def test_notices_are_shown_with_the_caption() -> None:
+    html = render.result(done(notices=["Left out for the length: 2 statements."]), "en")
+    assert "<li>Left out for the length: 2 statements.</li>" in html
+    assert text("en", "notices") in html
+    assert text("en", "degraded") not in html
 
 
 def test_progress_shows_what_finished_and_what_is_to_come() -> None:
@@ -158,9 +249,9 @@ def test_result_shows_caption_and_figures() -> None:
 
 
 def test_options_leave_defaults_to_the_service() -> None:
-    assert options_of(["high", True, "classic", None]) == {"detail": "high", "strategy": "classic"}
-    assert options_of(["low", False, "basic", 7]) == {
-        "detail": "low", "strategy": "basic", "seed": 7, "multi_round": False,
+    assert options_of(["high", True, "classic", None, None]) == {"detail": "high", "strategy": "classic"}
+    assert options_of(["low", False, "basic", 20, 7]) == {
+        "detail": "low", "strategy": "basic", "max_words": 20, "seed": 7, "multi_round": False,
     }  # fmt: skip
 
 
