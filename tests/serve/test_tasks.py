@@ -27,7 +27,10 @@ def test_grounded_is_the_default_and_every_clause_has_a_score(service: Service) 
     assert body["degraded"] == []
     assert nouns_in(body["caption"]) <= TRUTH
     assert body["clauses"]
-    assert all(0 <= clause["score"] <= 1 for clause in body["clauses"])
+    for clause in body["clauses"]:
+        assert 0 <= clause["score"] <= 1
+        assert body["caption"][clause["start"] : clause["end"]] == clause["text"]
+        assert clause["source"]["captioner"] == body["model"]
     assert all(variant["score"] is not None for variant in body["variants"])
 
 
