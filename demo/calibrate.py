@@ -1,9 +1,16 @@
-"""Floors of the grounded strategy from labelled clauses: `python -m demo.calibrate`.
+"""Weights and floors of the grounded strategy from labelled statements: `python -m demo.calibrate`.
 
-Scenes of a stream that neither training nor evaluation draws are captioned; every clause of every variant, extension
-and round is true or false by the scene (`demo.facts`). Two logistic regressions are fitted, with the matcher's score
-and without it, and the floor is the lowest support from which on at most `--wrong` of the clauses that pass are false.
-The figures go into `serve_app.pipeline.scores` by hand.
+    python -m demo.calibrate                                              # on scenes, for the embedded models
+    python -m demo.calibrate --model Salesforce/blip-image-captioning-large --matcher Salesforce/blip-itm-base-coco \\
+        --images DIR --annotations captions.json                          # on your own images, captions as COCO's
+
+Images are captioned; every statement of every variant, extension and round is true or false. Of a scene (of a stream
+that neither training nor evaluation draws) `demo.facts` knows which. Of an image with captions by people a statement
+counts as true when people said every word of it, else as false; that errs where people left out what is there, the
+same for all statements, so that agreement and match score still weigh rightly against each other. Two logistic
+regressions are fitted, with the matcher's score and without it; a floor is the lowest support from which on at most
+`--wrong` of the statements that pass are false. The figures are printed as they stand in
+`serve_app/pipeline/support.toml`, under the names of the models.
 """
 
 from __future__ import annotations
@@ -13,61 +20,97 @@ import asyncio
 import io
 import json
 import sys
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 
+from demo import coco
 from demo.facts import claims
 from demo.objects import nouns_in
 from demo.scenes import CALIBRATION_SEED, Scene, draw_scene
 from serve_app.api import images
 from serve_app.engine import load, load_matcher, start, start_matcher
-from serve_app.pipeline.clauses import split
 from serve_app.pipeline.clean import clean
 from serve_app.pipeline.grounded import SEQUENCES
-from serve_app.pipeline.noise import denoise
+from serve_app.pipeline.language.kinds import content, kinds_of
+from serve_app.pipeline.language.noise import denoise
+from serve_app.pipeline.language.parsing import read
+from serve_app.pipeline.language.reading import Statement
+from serve_app.pipeline.language.tokens import tokens
 from serve_app.pipeline.presets import EXTENSION_PROMPTS, ROUND_PROMPT, VARIANT_PROMPTS, Presets
 from serve_app.pipeline.refine import added, fill
-from serve_app.pipeline.scores import Agreement, Candidate, per_token
-from serve_app.types import Generated, GenerateJob, Generator, Limits, Pixels
+from serve_app.pipeline.scores import FEATURES, Agreement, Candidate, per_token
+from serve_app.types import Generated, GenerateJob, Generator, Limits, Pixels, Source
 
-FEATURES = ("named", "said", "likely")
 LEAST = 0.02
 MIN_PASSING = 50
-"""Clauses that must lie above a floor for its share of false ones to mean something."""
+"""Statements that must lie above a floor for its share of false ones to mean something."""
+MARGIN = 0.5
+
+Truth = Callable[[Statement], bool | None]
+"""Whether a statement is true; None for one that claims nothing that can be checked."""
 
 
 @dataclass(frozen=True)
 class Labelled:
-    """A clause with its text, its score by the matcher, its features without one, and whether it is true."""
+    """A statement with its score by the matcher, its features without one, and whether it is true."""
 
-    text: str
+    kind: str
     score: float
     features: tuple[float, float, float]
     true: bool
 
 
-def is_true(scene: Scene, text: str) -> bool | None:
-    """None for a clause that claims nothing that can be checked."""
-    named, claimed = nouns_in(text), claims(text)
-    if not named and not claimed:
-        return None
-    return named <= scene.nouns and all(claim.holds(scene) for claim in claimed)
+def of_scene(scene: Scene) -> Truth:
+    def truth(statement: Statement) -> bool | None:
+        named, claimed = nouns_in(statement.text), claims(statement.text)
+        if not named and not claimed:
+            return None
+        return named <= scene.nouns and all(claim.holds(scene) for claim in claimed)
+
+    return truth
+
+
+def of_captions(captions: list[str]) -> Truth:
+    """True when people said all of it, themselves or by a more exact name."""
+    said = frozenset().union(*(content(word.lower() for word in tokens(caption)) for caption in captions))
+    known = said.union(*map(kinds_of, said))
+
+    def truth(statement: Statement) -> bool | None:
+        return statement.words <= known if statement.words else None
+
+    return truth
+
+
+def scenes(count: int) -> Iterator[tuple[bytes, Truth]]:
+    for index in range(count):
+        image, scene = draw_scene((CALIBRATION_SEED, index))
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG")
+        yield buffer.getvalue(), of_scene(scene)
+
+
+def annotated(directory: Path, annotations: Path, count: int) -> Iterator[tuple[bytes, Truth]]:
+    for image in coco.read(annotations, None)[:count]:
+        if image.captions:
+            yield (directory / image.file).read_bytes(), of_captions(image.captions)
 
 
 async def candidates_of(generator: Generator, pixels: Pixels) -> tuple[list[Candidate], list[str]]:
-    """The candidates of the variants, and what extensions and a round say beyond the first of them."""
+    """The candidates of the variants, and what extensions and a round say beyond the longest of them."""
     presets = Presets()
     several = replace(presets.variant, num_return_sequences=SEQUENCES)
     outcomes = await generator.generate(pixels, [GenerateJob(prompt, several, 1) for prompt in VARIANT_PROMPTS])
     found = [
-        Candidate(denoise(clean(one.text)), number, per_token(one, several))
+        Candidate(read(text), Source("variant", number), number, per_token(one, several))
         for number, outcome in enumerate(outcomes, start=1)
         if isinstance(outcome, Generated)
         for one in (outcome, *outcome.alternatives)
+        if (text := denoise(clean(one.text, openings=())))
     ]
-    longest = max((candidate.text for candidate in found), key=len)
+    longest = max((candidate.text for candidate in found), key=len, default="")
     prompts = [
         *((fill(prompt, longest), presets.extension) for prompt in EXTENSION_PROMPTS[:1]),
         (fill(ROUND_PROMPT, longest), presets.round),
@@ -76,44 +119,34 @@ async def candidates_of(generator: Generator, pixels: Pixels) -> tuple[list[Cand
     return found, [denoise(added(longest, clean(one.text))) for one in later if isinstance(one, Generated)]
 
 
-async def label(count: int, matcher_name: str) -> list[Labelled]:
-    generator, matcher = start(load("demo")), start_matcher(load_matcher(matcher_name))
+async def label(model: str, matcher_name: str, inputs: Iterator[tuple[bytes, Truth]]) -> list[Labelled]:
+    generator, matcher = start(load(model)), start_matcher(load_matcher(matcher_name))
     info = await generator.info()
-    found = []
-    for index in range(count):
-        image, scene = draw_scene((CALIBRATION_SEED, index))
-        buffer = io.BytesIO()
-        image.save(buffer, "PNG")
-        pixels = images.read(buffer.getvalue(), Limits(), info)
+    found: list[Labelled] = []
+    for number, (data, truth) in enumerate(inputs, start=1):
+        pixels = images.read(data, Limits(), info)
         candidates, later = await candidates_of(generator, pixels)
-        texts = [*(candidate.text for candidate in candidates), *later]
-        clauses = dict.fromkeys(phrase.text for text in texts for phrase in split(text) if not phrase.leans)
-        labels = {clause: truth for clause in clauses if (truth := is_true(scene, clause)) is not None}
+        readings = [*(candidate.reading for candidate in candidates), *map(read, later)]
+        every = {statement.text: statement for reading in readings for statement in reading.statements}
+        labels = {text: known for text, statement in every.items() if (known := truth(statement)) is not None}
         agreement = Agreement(tuple(candidates))
         matches = await matcher.match(pixels, list(labels)) if labels else []
-        for (clause, truth), match in zip(labels.items(), matches, strict=True):
-            found.append(Labelled(clause, match.probability, agreement.features(clause), truth))
-        if (index + 1) % 50 == 0:
-            print(f"{index + 1} scenes, {len(found)} clauses", file=sys.stderr, flush=True)
+        for (text, true), match in zip(labels.items(), matches, strict=True):
+            statement = every[text]
+            found.append(Labelled(statement.kind, match.probability, agreement.features(statement), true))
+        if number % 50 == 0:
+            print(f"{number} images, {len(found)} statements", file=sys.stderr, flush=True)
     generator.close()
     matcher.close()
     return found
 
 
-def floor_of(scores: np.ndarray, true: np.ndarray, wrong: float) -> dict[str, float]:
-    """The lowest score from which on at most `wrong` of the clauses are false, and the share of true ones that pass."""
+def floor_of(scores: np.ndarray, true: np.ndarray, wrong: float) -> float:
+    """The lowest score from which on at most `wrong` of the statements are false; 1 where there is none."""
     order = np.argsort(-scores)
-    false = np.cumsum(~true[order])
-    share = false / np.arange(1, len(scores) + 1)
+    share = np.cumsum(~true[order]) / np.arange(1, len(scores) + 1)
     fit = np.flatnonzero((share <= wrong) & (np.arange(len(scores)) >= MIN_PASSING))
-    last = int(fit[-1]) if len(fit) else 0
-    floor = float(scores[order[last]])
-    passing = scores >= floor
-    return {
-        "floor": round(floor, 3),
-        "true that pass": round(float(true[passing].sum() / max(1, true.sum())), 4),
-        "false of those that pass": round(float((~true[passing]).mean()), 4),
-    }
+    return round(float(scores[order[int(fit[-1])]]), 2) if len(fit) else 1.0
 
 
 def logistic(features: np.ndarray, true: np.ndarray, steps: int = 50, ridge: float = 1e-3) -> np.ndarray:
@@ -127,26 +160,44 @@ def logistic(features: np.ndarray, true: np.ndarray, steps: int = 50, ridge: flo
     return weights
 
 
+def block(name: str, found: list[Labelled], matched: bool, wrong: float) -> str:
+    """The fitted weights and floors as a table of `support.toml`."""
+    true = np.array([each.true for each in found])
+    scores = np.clip([each.score for each in found], LEAST, 1 - LEAST)
+    odds = np.log(scores / (1 - scores))[:, None] * float(matched)
+    inputs = np.column_stack([odds, np.array([each.features for each in found])])
+    weights = logistic(inputs if matched else inputs[:, 1:], true)
+    values = [weights[0], *(weights[1:] if matched else (0.0, *weights[1:]))]
+    fitted = 1 / (1 + np.exp(-(values[0] + inputs @ np.array(values[1:]))))
+    things = np.array([each.kind == "thing" for each in found])
+    floors = {
+        "thing": floor_of(fitted[things], true[things], wrong),
+        "fact": floor_of(fitted[~things], true[~things], wrong),
+    }
+    lines = [f"[{name}]", *(f"{key} = {value:.2f}" for key, value in zip(("bias", *FEATURES), values, strict=True))]
+    lines += [f"{key} = {value}" for key, value in floors.items()]
+    return "\n".join([*lines, f"keep = {floors['thing']}", f"margin = {MARGIN}"])
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--scenes", type=int, default=300)
-    parser.add_argument("--matcher", default="demo")
-    parser.add_argument("--wrong", type=float, default=0.005, help="share of false clauses among those that pass")
+    parser.add_argument("--model", default="demo", help="captioner: demo, a directory or a hub id")
+    parser.add_argument("--matcher", default="demo", help="the same, for the matcher")
+    parser.add_argument("--scenes", type=int, default=300, help="scenes, or most images of --images")
+    parser.add_argument("--images", type=Path, help="directory of images that the annotations name")
+    parser.add_argument("--annotations", type=Path, help="captions by people in COCO's format")
+    parser.add_argument("--wrong", type=float, default=0.01, help="share of false statements among those that pass")
     args = parser.parse_args()
-    found = asyncio.run(label(args.scenes, args.matcher))
-    true = np.array([clause.true for clause in found])
-    features = np.array([clause.features for clause in found])
-    scores = np.clip([clause.score for clause in found], LEAST, 1 - LEAST)
-    matched = np.column_stack([np.log(scores / (1 - scores)), features])
-    report: dict[str, Any] = {"clauses": len(found), "true": round(float(true.mean()), 4)}
-    for name, columns, inputs in (("matcher", ("match", *FEATURES), matched), ("agreement", FEATURES, features)):
-        weights = logistic(inputs, true)
-        fitted = 1 / (1 + np.exp(-(weights[0] + inputs @ weights[1:])))
-        report[name] = {
-            "weights": dict(zip(("bias", *columns), weights.round(2).tolist(), strict=True)),
-            **floor_of(fitted, true, args.wrong),
-        }
-    print(json.dumps(report, indent=1))
+    if (args.images is None) != (args.annotations is None):
+        parser.error("--images and --annotations go together")
+    inputs = annotated(args.images, args.annotations, args.scenes) if args.images else scenes(args.scenes)
+    found = asyncio.run(label(args.model, args.matcher, inputs))
+    if not found or all(each.true for each in found) or not any(each.true for each in found):
+        sys.exit("There are no statements both true and false to fit to.")
+    print(block(f'"{args.matcher}".matched', found, True, args.wrong), end="\n\n")
+    print(block(f'"{args.model}".alone', found, False, args.wrong), end="\n\n")
+    true = sum(each.true for each in found) / len(found)
+    print(json.dumps({"statements": len(found), "true": round(true, 4)}))
 
 
 if __name__ == "__main__":

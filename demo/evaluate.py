@@ -28,10 +28,10 @@ from demo.score import MEASURES, Score
 from serve_app.api import images
 from serve_app.args import matcher_for
 from serve_app.engine import load, load_matcher, start, start_matcher
-from serve_app.pipeline import CaptionPipeline
+from serve_app.pipeline import CaptionPipeline, Support
 from serve_app.pipeline.clean import clean
+from serve_app.pipeline.language.writing import tidied
 from serve_app.pipeline.presets import VARIANT_PROMPTS, Presets
-from serve_app.pipeline.words import sentence
 from serve_app.types import (
     ROUNDS_BY_DETAIL,
     CaptionOptions,
@@ -156,9 +156,12 @@ class Texts:
 class Evaluation:
     """Captions one image by every strategy."""
 
-    def __init__(self, generator: Generator, matcher: Matcher | None, seed: int, greedy_only: bool) -> None:
+    def __init__(
+        self, generator: Generator, matcher: Matcher | None, support: Support, seed: int, greedy_only: bool
+    ) -> None:
         self._generator = generator
         self._matcher = matcher
+        self._support = support
         self._seed = seed
         self._greedy_only = greedy_only
         self.found: dict[str, Texts] = {}
@@ -182,7 +185,7 @@ class Evaluation:
     async def _strategy(
         self, models: Remembering, pixels: Pixels, strategy: Strategy, rounds: int, matched: bool
     ) -> str:
-        pipeline = CaptionPipeline(models, matcher=models if matched else None)
+        pipeline = CaptionPipeline(models, matcher=models if matched else None, support=self._support)
         return (await pipeline.caption(pixels, CaptionOptions(strategy, rounds, (), self._seed, TIMEOUT_S))).caption
 
     async def _run(self, name: str, models: Remembering, work: Coroutine[Any, Any, str]) -> None:
@@ -205,7 +208,7 @@ async def _best_of_n(models: Remembering, pixels: Pixels, seed: int) -> str:
     parameters = replace(Presets().variant, num_return_sequences=SEQUENCES)
     outcomes = await models.generate(pixels, [GenerateJob(prompt, parameters, seed) for prompt in VARIANT_PROMPTS])
     texts = [
-        sentence(clean(one.text))
+        tidied(clean(one.text))
         for outcome in outcomes
         if isinstance(outcome, Generated)
         for one in (outcome, *outcome.alternatives)
@@ -220,7 +223,7 @@ async def evaluate(args: argparse.Namespace, runner: Runner) -> dict[str, Texts]
     name = matcher_for(args.model, args.matcher)
     matcher = start_matcher(load_matcher(name)) if name else None
     info = await engine.info()
-    evaluation = Evaluation(engine, matcher, args.seed, args.greedy_only)
+    evaluation = Evaluation(engine, matcher, Support.of(name, args.model), args.seed, args.greedy_only)
     begun = time.monotonic()
     for number, (data, _) in enumerate(scenes_of(args.scenes), start=1):
         await evaluation.caption(images.read(data, Limits(), info))

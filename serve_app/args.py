@@ -74,7 +74,7 @@ class AppArgs(BaseModel):
         None,
         ge=0,
         le=1,
-        description="support that a clause needs with a matcher; None: as calibrated on the embedded models",
+        description="support that a statement needs with a matcher; None: by the matcher's name, pipeline/support.toml",
     )
 
     polish_url: str | None = Field(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from serve_app.args import AppArgs
-from serve_app.pipeline import CaptionPipeline, Floors, Presets
+from serve_app.pipeline import CaptionPipeline, Presets, Support
 from serve_app.types import Generator, Matcher, Polisher
 
 
@@ -18,8 +18,10 @@ def presets_of(args: AppArgs) -> Presets:
 
 def pipeline_of(args: AppArgs, generator: Generator, matcher: Matcher | None = None) -> CaptionPipeline:
     """Raises `InvalidOption` as `presets_of` does."""
-    floors = Floors() if args.clause_floor is None else Floors(thing=args.clause_floor, fact=args.clause_floor)
-    return CaptionPipeline(generator, presets_of(args), matcher, floors, _polisher(args))
+    support = Support.of(args.matcher, args.model)
+    if args.clause_floor is not None:
+        support = support.with_floor(args.clause_floor)
+    return CaptionPipeline(generator, presets_of(args), matcher, support, _polisher(args))
 
 
 def _polisher(args: AppArgs) -> Polisher | None:

@@ -2,6 +2,6 @@
 
 from serve_app.pipeline.presets import Presets
 from serve_app.pipeline.run import CaptionPipeline
-from serve_app.pipeline.scores import Floors
+from serve_app.pipeline.scores import Support
 
-__all__ = ["CaptionPipeline", "Floors", "Presets"]
+__all__ = ["CaptionPipeline", "Presets", "Support"]

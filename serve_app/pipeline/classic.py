@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from serve_app.pipeline import presets
 from serve_app.pipeline.context import Context
-from serve_app.pipeline.draft import Draft, placed, variant_prompts
+from serve_app.pipeline.draft import Draft, left_out, length_of, placed, variant_prompts
+from serve_app.pipeline.fitting import shortened
+from serve_app.pipeline.language.noise import denoise
+from serve_app.pipeline.language.writing import tidied
 from serve_app.pipeline.merge import merge
 from serve_app.pipeline.refine import accepts_round, added, choose_extension, fill, needs_extension
 from serve_app.steps import Extended, Merged
@@ -18,8 +21,7 @@ async def basic(context: Context) -> Draft:
     """The checkpoint's unconditional caption: one generate, cleaned."""
     with context.timed("variants"):
         texts = await context.variants("caption", [""], context.presets.basic)
-    caption = texts[0]
-    return Draft(caption, (Variant("", caption),), placed(caption, [(caption, Source("variant", 1, prompt=""))]))
+    return _draft(context, ((texts[0], Source("variant", 1, prompt="")),), texts[0], (Variant("", texts[0]),))
 
 
 async def classic(context: Context) -> Draft:
@@ -30,6 +32,8 @@ async def classic(context: Context) -> Draft:
     with context.timed("merge"):
         prefix, base = merge(texts)
         best = texts.index(base) if base else 0
+        if context.options.tidy:
+            prefix = ""
         pieces: Pieces = (
             (prefix.strip(), Source("variant")),
             (base, Source("variant", best + 1, prompt=prompts[best])),
@@ -52,7 +56,20 @@ async def classic(context: Context) -> Draft:
                 pieces = _grown(pieces, caption, text, Source("round", number, prompt=presets.ROUND_PROMPT))
                 caption = text
     variants = tuple(Variant(prompt, text) for prompt, text in zip(prompts, texts, strict=True))
-    return Draft(caption, variants, placed(caption, pieces), tuple(rounds))
+    return _draft(context, pieces, caption, variants, tuple(rounds))
+
+
+def _draft(
+    context: Context, pieces: Pieces, caption: str, variants: tuple[Variant, ...], rounds: tuple[Round, ...] = ()
+) -> Draft:
+    """The caption as sentences where that is asked for, within the length that was asked for."""
+    if context.options.tidy:
+        caption, pieces = tidied(caption), tuple((denoise(text), source) for text, source in pieces)
+    caption, gone = shortened(caption, length_of(context))
+    clauses = placed(caption, pieces)
+    if not clauses and caption:
+        clauses = placed(caption, [(caption, pieces[-1][1])])
+    return Draft(caption, variants, clauses, rounds, notices=(left_out(gone),) if gone else ())
 
 
 async def _extend(context: Context, caption: str, pieces: Pieces) -> tuple[str, Pieces]:

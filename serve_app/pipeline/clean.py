@@ -24,17 +24,17 @@ def _echo(prompts: Iterable[str]) -> re.Pattern[str]:
     return re.compile(rf"^\s*(?:{'|'.join(patterns)})\s*:?\s*", re.IGNORECASE)
 
 
-_KNOWN = (*VARIANT_PROMPTS, *EXTENSION_PROMPTS, ROUND_PROMPT, *OPENINGS)
-_KNOWN_ECHO = _echo(_KNOWN)
+_PROMPTS = (*VARIANT_PROMPTS, *EXTENSION_PROMPTS, ROUND_PROMPT)
+_ECHOES = {openings: _echo((*_PROMPTS, *openings)) for openings in (OPENINGS, ())}
 
 
-def clean(text: str, prompts: Iterable[str] = ()) -> str:
-    """Drops leading prompt echoes, colons and punctuation, folds white space, and capitalises.
+def clean(text: str, prompts: Iterable[str] = (), openings: tuple[str, ...] = OPENINGS) -> str:
+    """Drops leading prompt echoes, openings, colons and punctuation, folds white space, and capitalises.
 
     `prompts` are dropped besides the known ones.
     """
     own = tuple(prompts)
-    echo = _echo((*_KNOWN, *own)) if own else _KNOWN_ECHO
+    echo = _echo((*_PROMPTS, *openings, *own)) if own or openings not in _ECHOES else _ECHOES[openings]
     text = " ".join(text.split())
     while True:
         shorter = _LEADING_PUNCTUATION.sub("", echo.sub("", text, count=1))

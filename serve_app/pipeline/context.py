@@ -9,9 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from serve_app.errors import CaptionServeError, DeadlineExceeded, ServiceError
-from serve_app.pipeline.clean import clean
+from serve_app.pipeline.clean import OPENINGS, clean
+from serve_app.pipeline.language.parsing import read
+from serve_app.pipeline.language.reading import Reading
 from serve_app.pipeline.presets import Presets
-from serve_app.pipeline.scores import Floors, Scores, per_token
+from serve_app.pipeline.scores import Scores, Support, per_token
 from serve_app.steps import OnStep, Step, VariantDone
 from serve_app.types import (
     CaptionOptions,
@@ -57,7 +59,7 @@ class Context:
         options: CaptionOptions,
         on_step: OnStep | None = None,
         matcher: Matcher | None = None,
-        floors: Floors | None = None,
+        support: Support | None = None,
         polisher: Polisher | None = None,
     ) -> None:
         self.polisher = polisher
@@ -69,8 +71,9 @@ class Context:
         self._pixels = pixels
         self._on_step = on_step
         self._matcher = matcher
-        self._floors = floors or Floors()
+        self._support = support or Support.of()
         self._deadline = time.monotonic() + options.timeout_s
+        self._readings: dict[str, Reading] = {}
 
     @contextmanager
     def timed(self, step: str) -> Iterator[None]:
@@ -80,6 +83,12 @@ class Context:
             yield
         finally:
             self.timings_ms[step] = self.timings_ms.get(step, 0.0) + (time.perf_counter() - start) * 1000
+
+    def read(self, text: str) -> Reading:
+        """The text's reading; each text of a request is read once."""
+        if text not in self._readings:
+            self._readings[text] = read(text)
+        return self._readings[text]
 
     def tell(self, step: Step) -> None:
         """Tells whoever follows the request of a step that is done."""
@@ -92,7 +101,7 @@ class Context:
 
     def scores(self) -> Scores:
         """The request's scores, by the matcher where there is one."""
-        return Scores(self._matcher, self._pixels, self._deadline, self._floors)
+        return Scores(self._matcher, self._pixels, self._deadline, self._support)
 
     async def variants(self, step: str, prompts: Sequence[str], parameters: GenerationParameters) -> list[str]:
         """Cleaned texts of all prompts, empty where one failed; raises the cause when every one did.
@@ -102,8 +111,16 @@ class Context:
         found = await self.sequences(step, prompts, parameters)
         return [sequences[0].text if sequences else "" for sequences in found]
 
-    async def sequences(self, step: str, prompts: Sequence[str], parameters: GenerationParameters) -> list[list[Text]]:
-        """Like `variants`, with all sequences that each prompt returned, best first; none where one failed."""
+    async def sequences(
+        self,
+        step: str,
+        prompts: Sequence[str],
+        parameters: GenerationParameters,
+        openings: tuple[str, ...] = OPENINGS,
+    ) -> list[list[Text]]:
+        """Like `variants`, with all sequences that each prompt returned, best first; none where one failed.
+
+        `openings` are dropped from the beginning of each text besides the prompts."""
 
         def ended(index: int, outcome: Outcome) -> None:
             text = self._cleaned(step, outcome) if isinstance(outcome, Generated) else ""
@@ -116,7 +133,10 @@ class Context:
             raise failures[0]
         self._note_losses(step, outcomes)
         return [
-            [Text(self._cleaned(step, one), per_token(one, parameters)) for one in (outcome, *outcome.alternatives)]
+            [
+                Text(self._cleaned(step, one, openings), per_token(one, parameters))
+                for one in (outcome, *outcome.alternatives)
+            ]
             if isinstance(outcome, Generated)
             else []
             for outcome in outcomes
@@ -132,8 +152,8 @@ class Context:
         self._note_losses(step, outcomes)
         return [self._cleaned(step, outcome) if isinstance(outcome, Generated) else "" for outcome in outcomes]
 
-    def _cleaned(self, step: str, outcome: Generated) -> str:
-        return clean(outcome.text, self._echoes(step, outcome))
+    def _cleaned(self, step: str, outcome: Generated, openings: tuple[str, ...] = OPENINGS) -> str:
+        return clean(outcome.text, self._echoes(step, outcome), openings)
 
     def _echoes(self, step: str, outcome: Generated) -> tuple[str, ...]:
         """A request's own prompt is dropped like the known ones; later prompts carry a caption that must stay."""

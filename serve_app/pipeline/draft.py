@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from serve_app.pipeline import presets
-from serve_app.types import CaptionOptions, Clause, Contested, Round, Source, Variant
+from serve_app.pipeline.context import Context
+from serve_app.types import LEFT_OUT, CaptionOptions, Clause, Contested, Round, Source, Variant
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +28,27 @@ def variant_prompts(options: CaptionOptions) -> tuple[str, ...]:
     return (*(options.prompts or presets.VARIANT_PROMPTS), *options.extra_prompts)
 
 
+def length_of(context: Context) -> Callable[[str], bool]:
+    """Whether a text keeps the length that the request asks for."""
+    words, characters = context.options.max_words, context.options.max_characters
+
+    def fits(text: str) -> bool:
+        return (words is None or len(text.split()) <= words) and (characters is None or len(text) <= characters)
+
+    return fits
+
+
+def left_out(count: int) -> str:
+    """The notice of a caption that was shortened."""
+    return f"{LEFT_OUT} to keep the length that was asked for: {count} statement{'' if count == 1 else 's'}."
+
+
 def placed(caption: str, pieces: Iterable[tuple[str, Source]]) -> tuple[Clause, ...]:
     """The pieces that stand in the caption, in its order, with their places."""
     clauses, end = [], 0
     for text, source in pieces:
-        start = caption.lower().find(text.lower(), end) if text else -1
-        if start >= 0:
-            end = start + len(text)
+        found = re.compile(re.escape(text), re.IGNORECASE).search(caption, end) if text else None
+        if found is not None:
+            start, end = found.span()
             clauses.append(Clause(caption[start:end], start, end, source))
     return tuple(clauses)

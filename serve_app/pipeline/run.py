@@ -11,7 +11,7 @@ from serve_app.pipeline.context import Context
 from serve_app.pipeline.draft import Draft, variant_prompts
 from serve_app.pipeline.grounded import grounded
 from serve_app.pipeline.presets import Presets
-from serve_app.pipeline.scores import Floors
+from serve_app.pipeline.scores import Support
 from serve_app.pipeline.work import work_of
 from serve_app.steps import OnStep, Started
 from serve_app.types import (
@@ -44,13 +44,13 @@ class CaptionPipeline:
         generator: Generator,
         presets: Presets | None = None,
         matcher: Matcher | None = None,
-        floors: Floors | None = None,
+        support: Support | None = None,
         polisher: Polisher | None = None,
     ) -> None:
         self._generator = generator
         self._presets = presets or Presets()
         self._matcher = matcher
-        self._floors = floors or Floors()
+        self._support = support or Support.of()
         self._polisher = polisher
 
     async def info(self) -> ModelInfo:
@@ -66,7 +66,7 @@ class CaptionPipeline:
         start = time.perf_counter()
         model = await self._generator.info()
         context = Context(
-            self._generator, self._presets, pixels, options, on_step, self._matcher, self._floors, self._polisher
+            self._generator, self._presets, pixels, options, on_step, self._matcher, self._support, self._polisher
         )
         context.tell(_started(model, options))
         draft = await strategy(context)

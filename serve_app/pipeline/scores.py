@@ -1,76 +1,88 @@
-"""How well an image supports a text: by a Matcher and the agreement of the variants, or by the latter alone."""
+"""How well an image supports a statement: by a Matcher and the agreement of the variants, or by the latter alone."""
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Sequence
-from dataclasses import dataclass
-from functools import cached_property
+import tomllib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
+from importlib.resources import files
+from typing import Any
 
 from serve_app.errors import PromptTooLong, ServiceError
-from serve_app.pipeline.clauses import Phrase, split
-from serve_app.pipeline.words import NUMBERS, content
-from serve_app.types import Generated, GenerationParameters, Matcher, Pixels
+from serve_app.pipeline.language.kinds import kinds_of
+from serve_app.pipeline.language.reading import Reading, Statement
+from serve_app.types import Generated, GenerationParameters, Matcher, Pixels, Source
 
 PATIENCE_S = 15.0
 """How long a caption waits for a matcher that may be gone; captions can do without it."""
 MAX_TEXTS = 96
-"""Most texts of one matcher call; a request's steps stay far below it."""
-
-
-_LEAST = 0.02
-"""Match scores nearer to 0 or 1 count as this near."""
+"""Most texts of one matcher call."""
 UNLIKELY = -1.0
 """Log-probability a token of what no text says; lower ones count as this."""
-
-
-@dataclass(frozen=True, slots=True)
-class Floors:
-    """The support that a clause needs, with a matcher and without one, and how far a caption's match score may fall.
-
-    Chosen on further scenes of the calibration's stream: the lowest with less than 1 % of wrong objects.
-    """
-
-    thing: float = 0.6
-    """For a clause that only names something; a name is worth more than where it is."""
-    fact: float = 0.78
-    """For one that says more of it: where it is, what it does."""
-    thing_alone: float = 0.4
-    fact_alone: float = 0.7
-    """The same without a matcher."""
-    fall: float = 0.4
+_LEAST = 0.02
+"""Match scores nearer to 0 or 1 count as this near."""
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """Of the logistic regression that makes support of what is known of a clause.
-
-    `match`: the log-odds of its match score. `named` and `said`: the shares of the variants' texts, each weighed by its
-    probability, that name what the clause is about, and that have the rarest of all its words. `likely`: the
-    log-probability a token of the likeliest text that has them all.
-    """
+    """Weights of the regression that makes support, and the floors that hold for it, as in `support.toml`."""
 
     bias: float
     match: float
     named: float
     said: float
     likely: float
+    thing: float
+    fact: float
+    keep: float
+    margin: float
 
 
-WITH_MATCHER = Weights(bias=-3.24, match=0.65, named=4.2, said=1.39, likely=-0.12)
-WITHOUT_MATCHER = Weights(bias=-2.15, match=0.0, named=3.27, said=2.58, likely=0.54)
-"""Fitted by `python -m demo.calibrate` to clauses of scenes of a stream of their own, the former with a matcher of
-middling skill: a fit to one that is hardly ever wrong lets agreement outweigh a match score near 0."""
+@dataclass(frozen=True, slots=True)
+class Support:
+    """The weights with a matcher and without one."""
+
+    matched: Weights
+    alone: Weights
+
+    @classmethod
+    def of(cls, matcher: str | None = None, captioner: str | None = None) -> Support:
+        """Those of the models of these names; the defaults where none are known for one."""
+        known, default = _known(), _known()["default"]
+        return cls(
+            Weights(**known.get(matcher or "", default)["matched"]),
+            Weights(**known.get(captioner or "", default)["alone"]),
+        )
+
+    def with_floor(self, floor: float) -> Support:
+        """The same with one floor for everything that a matcher weighs."""
+        return replace(self, matched=replace(self.matched, thing=floor, fact=floor, keep=floor))
+
+
+@cache
+def _known() -> dict[str, dict[str, dict[str, Any]]]:
+    return tomllib.loads((files(__package__) / "support.toml").read_text(encoding="utf-8"))
+
+
+FEATURES = ("match", "named", "said", "likely")
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """One cleaned text of a variant. `variant` counts from 1; `log_probability` is that of the sequence, a token."""
+    """A text that may give statements. `variant` counts from 1 and is 0 for extensions and rounds, which have no say in
+    agreement; `log_probability` is that of the sequence, a token."""
 
-    text: str
-    variant: int
+    reading: Reading
+    source: Source
+    variant: int = 0
     log_probability: float | None = None
+
+    @property
+    def text(self) -> str:
+        return self.reading.text
 
 
 def per_token(outcome: Generated, parameters: GenerationParameters) -> float | None:
@@ -90,57 +102,64 @@ class Agreement:
 
     candidates: tuple[Candidate, ...] = ()
 
-    def features(self, text: str) -> tuple[float, float, float]:
+    def features(self, statement: Statement) -> tuple[float, float, float]:
         """(named, said, likely): shares of the variants, and the best log-probability of a text that says it all."""
-        words = content(text)
-        subjects = _subjects(text) & words or words
-        if not words or not self.candidates:
+        subject = statement.subject
+        claims = statement.claims - subject or subject
+        if not self.candidates or not (subject or claims):
             return 0.0, 0.0, UNLIKELY
-        shares = dict.fromkeys(words, 0.0)
         likely = UNLIKELY
-        for said, log_probability, weight in self._said:
-            for word in words & said:
-                shares[word] += weight
+        words = subject | claims
+        for said, log_probability, _ in self._said:
             if words <= said and log_probability is not None:
                 likely = max(likely, log_probability)
-        return min(shares[word] for word in subjects), min(shares.values()), likely
+        return self._share(subject or claims), self._share(claims), likely
+
+    def _share(self, words: Iterable[str]) -> float:
+        """Share of the variants that say the rarest of the words."""
+        return min(sum(weight for said, _, weight in self._said if word in said) for word in words)
+
+    def share(self, word: str) -> float:
+        """Share of the variants that say a concept in its own words."""
+        return sum(
+            weight
+            for candidate, (_, _, weight) in zip(self.candidates, self._said, strict=True)
+            if word in candidate.reading.content
+        )
 
     @cached_property
     def _said(self) -> list[tuple[frozenset[str], float | None, float]]:
-        """Each candidate's words, log-probability and weight.
+        """Each candidate's concepts with all that they are kinds of, its log-probability and its weight.
 
         All variants weigh the same, the texts of one by their probabilities.
         """
-        by_variant: dict[int, list[tuple[Candidate, float]]] = {}
+        by_variant: dict[int, list[float]] = {}
+        probabilities = []
         for candidate in self.candidates:
-            tokens = len(candidate.text.split()) + 1  # about as many, with the end
+            tokens = len(candidate.reading.tokens) + 1  # about as many, with the end
             probability = math.exp(max((candidate.log_probability or 0.0) * tokens, -50.0))
-            by_variant.setdefault(candidate.variant, []).append((candidate, probability))
-        return [
-            (
-                content(candidate.text),
-                candidate.log_probability,
-                probability / sum(other for _, other in found) / len(by_variant),
-            )
-            for found in by_variant.values()
-            for candidate, probability in found
-        ]
-
-
-def _subjects(text: str) -> frozenset[str]:
-    """What the clauses of a text are about: nouns, and how many of them."""
-    phrases = split(text)
-    heads = {phrase.head for phrase in phrases if phrase.head}
-    return frozenset(heads | {word for phrase in phrases for word in phrase.subject if word in NUMBERS})
+            probabilities.append(probability)
+            by_variant.setdefault(candidate.variant, []).append(probability)
+        sums = {variant: sum(found) * len(by_variant) for variant, found in by_variant.items()}
+        found = []
+        for candidate, probability in zip(self.candidates, probabilities, strict=True):
+            said = candidate.reading.content
+            kinds = said.union(*map(kinds_of, said))
+            found.append((kinds, candidate.log_probability, probability / sums[candidate.variant]))
+        return found
 
 
 def support(weights: Weights, match: float | None, features: tuple[float, float, float]) -> float:
-    """The probability that a clause is true; `match` is its match score where there is one."""
+    """The probability that a statement is true; `match` is its match score where there is one."""
     odds = 0.0 if match is None else math.log(max(match, _LEAST) / max(1 - match, _LEAST))
     named, said, likely = features
     sum_ = weights.bias + weights.match * odds + weights.named * named + weights.said * said + weights.likely * likely
     # Rounded, since a match score may differ in its eighth place by the other texts of its batch.
     return round(1 / (1 + math.exp(-sum_)), 4)
+
+
+def log_odds(probability: float) -> float:
+    return math.log(max(probability, 1e-4) / max(1 - probability, 1e-4))
 
 
 class Scores:
@@ -149,73 +168,84 @@ class Scores:
     A matcher that fails is not asked again; from then on agreement stands in, and `loss` says why.
     """
 
-    def __init__(self, matcher: Matcher | None, pixels: Pixels, deadline: float, floors: Floors) -> None:
+    def __init__(self, matcher: Matcher | None, pixels: Pixels, deadline: float, support: Support) -> None:
         """`deadline` on the monotonic clock."""
         self.loss = "" if matcher is not None else "no matcher is deployed"
-        self.calls = 0
+        self.agreement = Agreement()
         self._matcher = matcher
         self._pixels = pixels
         self._deadline = deadline
-        self._floors = floors
-        self._agreement = Agreement()
-        self._known: dict[str, float] = {}
+        self._support = support
+        self._matches: dict[str, float] = {}
+        self._supports: dict[Statement, float] = {}
 
     @property
-    def fall(self) -> float:
-        return self._floors.fall
-
-    @property
-    def judges_wholes(self) -> bool:
-        """Whether a whole caption's score says more than its clauses' scores."""
+    def has_matcher(self) -> bool:
         return self._matcher is not None
+
+    @property
+    def weights(self) -> Weights:
+        return self._support.matched if self._matcher is not None else self._support.alone
 
     def observe(self, candidates: Sequence[Candidate]) -> None:
         """Texts that agreement counts."""
-        self._agreement = Agreement((*self._agreement.candidates, *candidates))
+        self.agreement = Agreement((*self.agreement.candidates, *candidates))
+        self._supports.clear()
 
-    async def learn(self, texts: Sequence[str]) -> None:
+    async def learn(self, texts: Iterable[str]) -> None:
         """Scores the texts that are not known yet, in one call as long as they are no more than `MAX_TEXTS`."""
-        new = [text for text in dict.fromkeys(texts) if text and text not in self._known]
+        if self._matcher is None:
+            return
+        new = [text for text in dict.fromkeys(texts) if text and text not in self._matches]
         for start in range(0, len(new), MAX_TEXTS):
             await self._ask(new[start : start + MAX_TEXTS])
 
     async def _ask(self, texts: Sequence[str]) -> None:
         if self._matcher is None:
             return
-        self.calls += 1
         try:
             left = max(0.0, self._deadline - time.monotonic())
             found = await self._matcher.match(self._pixels, texts, min(left, PATIENCE_S))
         except PromptTooLong:  # of one of them, which supports nothing; no loss of the matcher
-            if len(texts) == 1:
-                self._known[texts[0]] = 0.0
+            half = len(texts) // 2
+            if half:
+                await self._ask(texts[:half])
+                await self._ask(texts[half:])
             else:
-                for text in texts:
-                    await self._ask([text])
+                self._matches[texts[0]] = 0.0
             return
         except ServiceError as error:
             self.loss = error.message
             self._matcher = None
+            self._supports.clear()
             return
-        self._known.update(zip(texts, (match.probability for match in found), strict=True))
+        self._matches.update(zip(texts, (match.probability for match in found), strict=True))
 
-    def of(self, text: str) -> float:
-        """The support of a clause that was learned: the probability that it is true."""
-        match, features = self._known.get(text), self._agreement.features(text)
-        if match is None and self._matcher is not None:
-            return 0.0
-        return support(WITHOUT_MATCHER if match is None else WITH_MATCHER, match, features)
+    def of(self, statement: Statement) -> float:
+        """The support of a statement that was learned: the probability that it is true."""
+        known = self._supports.get(statement)
+        if known is None:
+            match = self._matches.get(statement.text) if self._matcher is not None else None
+            if match is None and self._matcher is not None:
+                return 0.0
+            known = support(self.weights, match, self.agreement.features(statement))
+            self._supports[statement] = known
+        return known
 
-    def match(self, text: str) -> float:
-        """The match score of a whole text that was learned; its support where no matcher knows it."""
-        known = self._known.get(text)
-        return self.of(text) if known is None else known
+    def match(self, candidate: Candidate) -> float:
+        """The match score of a whole text that was learned; without a matcher the share of the variants that say what
+        it says, on average over its concepts."""
+        known = self._matches.get(candidate.text)
+        if known is not None:
+            return known
+        words = candidate.reading.content
+        return round(sum(map(self.agreement.share, words)) / len(words), 4) if words else 0.0
 
-    def passes(self, phrase: Phrase) -> bool:
-        """Whether a clause that was learned has the support that one of its kind needs."""
-        floors = self._floors
-        if self._matcher is None:
-            floor = floors.fact_alone if phrase.predicate else floors.thing_alone
-        else:
-            floor = floors.fact if phrase.predicate else floors.thing
-        return self.of(phrase.text) >= floor
+    def passes(self, statement: Statement) -> bool:
+        """Whether a statement that was learned has the support that one of its kind needs."""
+        floor = self.weights.thing if statement.kind == "thing" else self.weights.fact
+        return self.of(statement) >= floor
+
+    def stays(self, statement: Statement) -> bool:
+        """Whether a statement of the text that begins the caption has the support to stay in it."""
+        return self.of(statement) >= self.weights.keep

@@ -10,6 +10,7 @@ from serve_app.errors import DeadlineExceeded, GenerationFailed, InvalidOption, 
 from serve_app.pipeline import CaptionPipeline, Presets
 from serve_app.pipeline.context import stream_seed
 from serve_app.pipeline.presets import EXTENSION_PROMPTS, ROUND_PROMPT, VARIANT_PROMPTS
+from serve_app.types import LEFT_OUT
 from tests.unit.fakes import PIXELS, RuleGenerator, options
 
 SENTENCE = "a brown dog and a white cat lie together on the old green couch near a window"  # 17 words
@@ -55,11 +56,12 @@ def test_stream_seed_depends_on_each_of_its_parts(change: tuple[int, str, str, i
 
 
 async def test_accepted_rounds_grow_the_caption_and_name_their_clauses() -> None:
-    result = await CaptionPipeline(rule_of(SENTENCE, later=EXTRA)).caption(PIXELS, options())
+    result = await CaptionPipeline(rule_of(SENTENCE, later=EXTRA)).caption(PIXELS, options(tidy=False))
     assert [entry.accepted for entry in result.rounds] == [True, True]
     assert result.caption.count("wooden toys") == 2
-    assert [clause.source for clause in result.clauses][-2:] == ["round 2", "round 3"]
+    assert [(clause.source.kind, clause.source.index) for clause in result.clauses][-2:] == [("round", 2), ("round", 3)]
     assert result.clauses[-1].text == EXTRA
+    assert all(clause.text == result.caption[clause.start : clause.end] for clause in result.clauses)
     assert result.degraded == ()
 
 
@@ -70,15 +72,15 @@ async def test_round_that_adds_eight_words_is_refused_and_nine_are_taken() -> No
     assert not refused.rounds[0].accepted
     assert "eight" not in refused.caption
     assert taken.rounds[0].accepted
-    assert taken.caption.endswith("nine")
+    assert taken.caption.endswith("nine.")
 
 
 async def test_short_merge_is_extended_and_a_long_one_is_not() -> None:
     short = rule_of("a brown dog on the couch", extension=EXTRA)
     result = await CaptionPipeline(short).caption(PIXELS, options(rounds=1))
     assert len(short.calls[1]) == len(EXTENSION_PROMPTS)
-    assert result.caption == f"A brown dog on the couch {EXTRA}"
-    assert result.clauses[-1].source == "extension 1"
+    assert result.caption == f"A brown dog on the couch {EXTRA}."
+    assert (result.clauses[-1].source.kind, result.clauses[-1].source.index) == ("extension", 1)
     long = rule_of(SENTENCE, extension=EXTRA)
     await CaptionPipeline(long).caption(PIXELS, options(rounds=1))
     assert len(long.calls) == 1
@@ -86,7 +88,7 @@ async def test_short_merge_is_extended_and_a_long_one_is_not() -> None:
 
 async def test_no_usable_variant_still_tries_the_extension() -> None:
     result = await CaptionPipeline(rule_of("a dog", extension=EXTRA)).caption(PIXELS, options(rounds=1))
-    assert result.caption.lower() == EXTRA
+    assert result.caption.lower() == f"{EXTRA}."
 
 
 async def test_one_lost_variant_is_left_out_and_named() -> None:
@@ -146,14 +148,14 @@ async def test_cancellation_reaches_the_generator() -> None:
 async def test_basic_is_one_unconditional_generate_cleaned() -> None:
     generator = RuleGenerator(lambda prompt: "a picture of a dog")
     result = await CaptionPipeline(generator).caption(PIXELS, options(strategy="basic"))
-    assert result.caption == "A dog"
+    assert result.caption == "A dog."
     assert [[job.prompt for job in call] for call in generator.calls] == [[""]]
 
 
 async def test_own_prompts_replace_the_presets_and_their_echo_goes() -> None:
     generator = RuleGenerator(lambda prompt: f"{prompt} {SENTENCE}")
     result = await CaptionPipeline(generator).caption(PIXELS, options(prompts=("here we see",), rounds=1))
-    assert result.caption == SENTENCE.capitalize()
+    assert result.caption == f"{SENTENCE.capitalize()}."
     assert [variant.prompt for variant in result.variants] == ["here we see"]
 
 
@@ -164,3 +166,53 @@ def test_presets_change_by_name_only() -> None:
         Presets().override({"variants": {}})
     with pytest.raises(InvalidOption, match="beams"):
         Presets().override({"variant": {"beams": 3}})
+
+
+SHORT = "a brown dog and a white cat on an old couch"
+GATHERED = dict(
+    zip(
+        VARIANT_PROMPTS,
+        (
+            SHORT,
+            "two pillows beside a wooden table",
+            "a tall lamp near a green curtain",
+            "a green curtain beside a mirror",
+        ),
+        strict=True,
+    )
+)
+
+
+async def gathered(**changes: object) -> str:
+    def rule(prompt: str) -> str:
+        return f"{prompt} {GATHERED[prompt]}" if prompt in GATHERED else prompt
+
+    pipeline = CaptionPipeline(RuleGenerator(rule))
+    return (await pipeline.caption(PIXELS, options(rounds=1, **changes))).caption
+
+
+async def test_the_word_list_of_the_reference_comes_only_where_its_text_is_asked_for() -> None:
+    """A third of the captions of photographs began with "The image shows w1, w2, …" and none ended."""
+    assert await gathered() == f"{SHORT.capitalize()}."
+    reference = await gathered(tidy=False)
+    assert reference.startswith("The image shows brown, white, couch, ")
+    assert reference.endswith(SHORT[1:])
+
+
+@pytest.mark.parametrize("strategy", ["basic", "classic"])
+async def test_noise_goes_unless_the_reference_is_asked_for(strategy: str) -> None:
+    generator = RuleGenerator(lambda prompt: "arafed dog in paris on a couch next to")
+    tidy = await CaptionPipeline(generator).caption(PIXELS, options(strategy=strategy, rounds=1))
+    assert tidy.caption == "A dog in Paris on a couch."
+    plain = await CaptionPipeline(generator).caption(PIXELS, options(strategy=strategy, rounds=1, tidy=False))
+    assert plain.caption == "Arafed dog in paris on a couch next to"
+
+
+@pytest.mark.parametrize("tidy", [True, False])
+async def test_a_length_is_kept_in_whole_statements(tidy: bool) -> None:
+    generator = rule_of(SENTENCE)
+    result = await CaptionPipeline(generator).caption(PIXELS, options(rounds=1, max_words=10, tidy=tidy))
+    assert 0 < len(result.caption.split()) <= 10
+    assert result.caption.rstrip(".").split()[-1] not in ("a", "the", "on", "near", "and")
+    assert result.notices[0].startswith(LEFT_OUT)
+    assert [clause.text for clause in result.clauses]
