@@ -72,12 +72,14 @@ class Wording:
         prefix = self.words(candidate, (piece.span[0], firsts[0]))
         if kept:
             prefix = [Word(word.text, self.caption.mark(candidate, kept[0])) for word in prefix]
-        items = []
+        items: list[list[Word]] = []
         for place, n in enumerate(mine):
             if n in kept:
                 start = firsts[place] if len(mine) > 1 else firsts[0]
                 end = reading.statements[n].spans[0][1]
-                items.append(self.words(candidate, (start, end)))
+                said = self.words(candidate, (start, end))
+                bare = place and said and self._leans_on_article(reading, piece.objects[0], piece.objects[place])
+                items.append([Word("a", said[0].mark), *said] if bare and not items else said)
         words = prefix + listed([*items, *more])
         for start, end in reading.statements[mine[-1]].spans[1:]:
             words += self.words(candidate, (start, end))
@@ -133,6 +135,14 @@ class Wording:
         if candidate is self.caption.base and number in self.caption.renamed:
             return list(self.caption.renamed[number])
         return self._tokens(candidate, *candidate.reading.things[number].noun)
+
+    @staticmethod
+    def _leans_on_article(reading: Reading, first: int, later: int) -> bool:
+        """Whether the first thing of a list has the article of a later one: "a net and wooden dock"."""
+        begins, follows = reading.things[first], reading.things[later]
+        article = reading.words[slice(*begins.quantity)] in (("a",), ("an",))
+        bare = follows.quantity[0] == follows.quantity[1] and not follows.plural and not follows.pronoun
+        return article and bare and reading.words[follows.noun[1] - 1] not in MASS
 
     @staticmethod
     def _lacks_article(reading: Reading, number: int, subject: bool) -> bool:

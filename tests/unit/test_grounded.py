@@ -130,6 +130,12 @@ def test_an_object_of_a_list_that_is_wrong_goes_alone() -> None:
     assert caption_of(said, said, matcher=RuleMatcher(no_pizza)) == "A table with a lamp and a vase."
 
 
+def test_the_next_object_of_a_list_takes_the_article_of_one_that_goes() -> None:
+    """It once read "with wooden lamp"."""
+    said = "a table with a pizza and wooden lamp"
+    assert caption_of(said, said, matcher=RuleMatcher(no_pizza)) == "A table with a wooden lamp."
+
+
 def test_what_is_said_of_a_thing_goes_with_it() -> None:
     """What fails takes along only what is said of it."""
     said = "a cat on a mat and a pizza on a red plate"
