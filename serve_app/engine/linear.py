@@ -36,7 +36,10 @@ def build(
     bias = torch.cat([part.bias.detach() * factor for part, factor in zip(parts, factors, strict=True)])
     if int8:
         return _Int8(weight.float(), bias.float(), gelu)
-    if weight.device.type == "cpu" and torch._C._has_mkldnn and weight.dtype != torch.float16:
+    packs = weight.dtype == torch.float32 or (
+        weight.dtype == torch.bfloat16 and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    )
+    if weight.device.type == "cpu" and torch._C._has_mkldnn and packs:
         return _Packed(weight, bias, gelu)
     return _Plain(weight, bias, gelu)
 

@@ -27,6 +27,7 @@ IMAGE_BYTES = 2 * 4 * 17 * 256 * 4
 PICTURES = random_pictures(64, 6)
 SMALL = EngineLimits(max_rows=20, max_cache_bytes=25_000_000, max_image_cache_bytes=3 * IMAGE_BYTES)
 START, VOCABULARY = 1998, 2000
+NEEDS_VNNI = pytest.mark.skipif(not torch.cpu._is_vnni_supported(), reason="int8 needs a CPU with VNNI instructions")
 
 
 @pytest.fixture(scope="module")
@@ -274,7 +275,7 @@ def test_memory_of_a_tree_follows_what_its_beams_share(bench: Bench) -> None:
     bench.engine.check_integrity()
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("int8", marks=NEEDS_VNNI)])
 def test_other_precisions_run_in_company(dtype: str) -> None:
     """Several images in one batch used to fail in every format but float32."""
     bench = Bench(random_blip(middle_config(), dtype), SMALL)
@@ -286,7 +287,7 @@ def test_other_precisions_run_in_company(dtype: str) -> None:
     assert all(ids(result) for result in bench.results.values())
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "int8"])
+@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("int8", marks=NEEDS_VNNI)])
 def test_other_precisions_stay_close(dtype: str) -> None:
     """The first token's scores agree with float32's to the precision of the format."""
     logits = []
