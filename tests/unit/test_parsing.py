@@ -57,6 +57,9 @@ def statements(text: str) -> list[str]:
          ["there is a man", "there is a woman", "the man and the woman are playing chess"]),
         ("a girl holding a sign that says \"free hugs\"",
          ["there is a girl", "the girl is holding a sign", 'the sign says "free hugs"']),
+        ("a boy in a red cap and black shorts riding a horse",
+         ["there is a boy", "the cap is red", "the shorts are black", "the boy is in a cap and shorts",
+          "the boy is riding a horse"]),
         ("", []),
     ],
 )  # fmt: skip

@@ -9,6 +9,7 @@ from serve_app.pipeline.language import kinds, lexicon
 from serve_app.pipeline.language.grammar import (
     ADVERBS,
     BE,
+    CLOTHING,
     CONJUNCTIONS,
     DETERMINERS,
     HAVE,
@@ -184,13 +185,20 @@ class Phrases:
                 break
             before = len(self.things)
             following = self.noun_phrase(place)
-            if following is None or following.pronoun or self._begins_clause(following, inside, word):
+            if following is None or following.pronoun:
+                del self.things[before:]
+                break
+            worn = self._is_worn(first) and self._is_worn(following)
+            if not worn and self._begins_clause(following, inside, word):
                 del self.things[before:]
                 break
             self.things.append(following)
             found.append(len(self.things) - 1)
             end = following.span[1]
         return tuple(found), end
+
+    def _is_worn(self, thing: Thing) -> bool:
+        return self.text.words[thing.noun[1] - 1] in CLOTHING
 
     def _begins_clause(self, thing: Thing, inside: PieceKind | None, word: str) -> bool:
         """Whether the noun phrase behind "and" begins something new rather than going on with the list."""
