@@ -28,7 +28,7 @@ class OptionControls:
             self.strategy = gr.Radio(
                 _strategies(DEFAULT, STRATEGIES), value=STRATEGIES[0], elem_id=f"{prefix}-strategy", label="Strategy"
             )
-            self.max_words = gr.Number(None, precision=0, elem_id=f"{prefix}-max-words", label="Most words")
+            self.max_words = gr.Number(0, minimum=0, precision=0, elem_id=f"{prefix}-max-words", label="Most words")
             self.seed = gr.Number(SEED, precision=0, elem_id=f"{prefix}-seed", label="Seed")
         self.inputs: list[gr.components.Component] = [
             self.detail,
@@ -68,12 +68,15 @@ class OptionControls:
 
 
 def options_of(values: Sequence[Any]) -> dict[str, Any]:
-    """Options of the contract from the controls' values; what was left empty is the service's to choose."""
+    """Options of the contract from the controls' values; what was left empty is the service's to choose.
+
+    Zero words are no limit: a number that is left empty comes as 0 from a control that has just unfolded.
+    """
     detail, multi_round, strategy, max_words, seed = values
     options = {
         "detail": detail,
         "strategy": strategy,
-        "max_words": max_words,
+        "max_words": max_words or None,
         "seed": seed,
         "multi_round": None if multi_round else False,
     }

@@ -144,6 +144,9 @@ def test_options_reach_the_service(page: Page) -> None:
     page.click("details.how summary")
     expect(page.locator("#how")).to_contain_text("a detailed photography of")
     assert "Round 2" not in page.locator("#how").inner_text()
+    fill(page, "#one-max-words input", "6")
+    page.click("#run")
+    expect(page.locator("#caption")).to_have_text(re.compile(r"^\S+( \S+){2,5}$"))
 
 
 @pytest.mark.parametrize("visit", [{"locale": "zh-CN"}], indirect=True)

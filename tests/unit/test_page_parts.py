@@ -249,7 +249,7 @@ def test_result_shows_caption_and_figures() -> None:
 
 
 def test_options_leave_defaults_to_the_service() -> None:
-    assert options_of(["high", True, "classic", None, None]) == {"detail": "high", "strategy": "classic"}
+    assert options_of(["high", True, "classic", 0, None]) == {"detail": "high", "strategy": "classic"}
     assert options_of(["low", False, "basic", 20, 7]) == {
         "detail": "low", "strategy": "basic", "max_words": 20, "seed": 7, "multi_round": False,
     }  # fmt: skip
