@@ -251,6 +251,14 @@ def _traced(text: str, reading: Reading, state: _State, scores: Scores) -> tuple
 
     sources = [source(statement) for statement in reading.statements]
     return tuple(
-        Clause(text[start:end], start, end, sources[n], reading.statements[n].text, scores.of(reading.statements[n]))
-        for start, end, n in places_of(text, reading)
+        Clause(
+            text[start:end],
+            start,
+            end,
+            sources[number],
+            reading.statements[number].text,
+            scores.of(reading.statements[number]),
+            reading.statements[number].kind == "whole",
+        )
+        for start, end, number in places_of(text, reading)
     )

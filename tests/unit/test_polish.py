@@ -78,6 +78,15 @@ def test_a_fluent_text_that_adds_nothing_is_taken() -> None:
     assert "polish" in result.timings_ms
 
 
+def test_a_part_without_a_known_form_is_said_to_be_weighed_as_a_whole() -> None:
+    """`whole` was false for every clause of a rewritten text."""
+    with chat(lambda _: says("Sitting. A dog on a couch.")) as (url, _):
+        result = polished(url, matcher=RuleMatcher(no_pizza))
+    assert result.caption == "Sitting. A dog on a couch."
+    assert [clause.whole for clause in result.clauses if clause.text == "Sitting"] == [True]
+    assert [clause.whole for clause in result.clauses if clause.text == "on a couch"] == [False]
+
+
 @pytest.mark.parametrize("matcher", [RuleMatcher(no_pizza), None])
 def test_a_text_that_adds_what_is_not_there_is_dropped(matcher: RuleMatcher | None) -> None:
     with chat(lambda _: says("A dog lies on a couch and a pizza is on the floor.")) as (url, _):
