@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from serve_app.pipeline import presets
 from serve_app.pipeline.context import Context
-from serve_app.pipeline.draft import Draft, left_out, length_of, placed, variant_prompts
+from serve_app.pipeline.draft import Draft, length_notices, length_of, placed, variant_prompts
 from serve_app.pipeline.fitting import shortened
 from serve_app.pipeline.language.noise import denoise
 from serve_app.pipeline.language.writing import tidied
@@ -65,11 +65,12 @@ def _draft(
     """The caption as sentences where that is asked for, within the length that was asked for."""
     if context.options.tidy:
         caption, pieces = tidied(caption), tuple((denoise(text), source) for text, source in pieces)
-    caption, gone = shortened(caption, length_of(context))
+    fits = length_of(context)
+    caption, gone = shortened(caption, fits)
     clauses = placed(caption, pieces)
     if not clauses and caption:
         clauses = placed(caption, [(caption, pieces[-1][1])])
-    return Draft(caption, variants, clauses, rounds, notices=(left_out(gone),) if gone else ())
+    return Draft(caption, variants, clauses, rounds, notices=length_notices(gone, fits(caption)))
 
 
 async def _extend(context: Context, caption: str, pieces: Pieces) -> tuple[str, Pieces]:

@@ -10,6 +10,8 @@ from serve_app.pipeline import presets
 from serve_app.pipeline.context import Context
 from serve_app.types import LEFT_OUT, CaptionOptions, Clause, Contested, Round, Source, Variant
 
+TOO_LONG = "The caption cannot be shortened to the length that was asked for."
+
 
 @dataclass(frozen=True, slots=True)
 class Draft:
@@ -38,9 +40,10 @@ def length_of(context: Context) -> Callable[[str], bool]:
     return fits
 
 
-def left_out(count: int) -> str:
-    """The notice of a caption that was shortened."""
-    return f"{LEFT_OUT} to keep the length that was asked for: {count} statement{'' if count == 1 else 's'}."
+def length_notices(gone: int, fits: bool) -> tuple[str, ...]:
+    """The notices of a caption that `gone` statements were left out of, and that may be too long all the same."""
+    told = f"{LEFT_OUT} to keep the length that was asked for: {gone} statement{'' if gone == 1 else 's'}."
+    return (*((told,) if gone else ()), *(() if fits else (TOO_LONG,)))
 
 
 def placed(caption: str, pieces: Iterable[tuple[str, Source]]) -> tuple[Clause, ...]:

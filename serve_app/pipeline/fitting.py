@@ -16,6 +16,8 @@ from serve_app.types import Pixels, Source
 
 AT_A_TIME = 16
 """Of so many units that can be left out one goes at a time."""
+MAX_TRIES = 32
+"""Statements that are tried in the room that is left."""
 
 
 class Fitting:
@@ -31,7 +33,7 @@ class Fitting:
 
         A text that can't be shortened further stays as it is. Of very long texts several go at a time."""
         text, before = self.rendering.render()
-        after = before
+        after, given = before, set(self.caption.dropped)
         while not fits(text):
             units = sorted(self._units(), key=lambda unit: unit[0])
             if not units:
@@ -39,7 +41,30 @@ class Fitting:
             for _, leave_out in units[: max(1, len(units) // AT_A_TIME)]:
                 leave_out()
             text, after = self.rendering.render()
+        if fits(text) and self._take_back(given, fits):
+            after = self.rendering.render()[1]
         return len({each.mark.statement for each in before}) - len({each.mark.statement for each in after})
+
+    def _take_back(self, given: set[int], fits: Callable[[str], bool]) -> bool:
+        """Takes back statements of the first text that fit after all, the most telling first: what went with
+        another, or before a longer one. Says whether any did; `given` are those that were dropped before."""
+        found = False
+        gone = sorted(self.caption.dropped - given, key=self._worth_of, reverse=True)
+        for number in gone[:MAX_TRIES]:
+            dropped = self.caption.dropped
+            if number in dependents(self.caption.reading, dropped - {number}):
+                continue
+            self.caption.dropped = dropped - {number}
+            if fits(self.rendering.text):
+                found = True
+            else:
+                self.caption.dropped = dropped
+        return found
+
+    def _worth_of(self, number: int) -> float:
+        statement = self.caption.reading.statements[number]
+        told = statement.words if statement.kind == "thing" else comparing.telling(statement.claims)
+        return self.caption.scores.of(statement) * (len(told) + (statement.kind == "thing"))
 
     def _units(self) -> Iterator[tuple[float, Callable[[], object]]]:
         """What can be left out, with how much it is worth."""
@@ -63,9 +88,8 @@ class Fitting:
             leaving = self._dependents(number) - self.caption.dropped
             if number in self.caption.dropped or not self._holding() - leaving:
                 continue
-            told = statement.words if statement.kind == "thing" else comparing.telling(statement.claims)
-            weight = len(told) + len(leaving) - 1 + (statement.kind == "thing")
-            yield self.caption.scores.of(statement) * weight, partial(self._drop, number)
+            worth = self._worth_of(number) + self.caption.scores.of(statement) * (len(leaving) - 1)
+            yield worth, partial(self._drop, number)
 
     def _drop(self, number: int) -> None:
         leaving = self._dependents(number)

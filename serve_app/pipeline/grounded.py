@@ -16,7 +16,7 @@ from serve_app.pipeline import presets
 from serve_app.pipeline.choosing import begun, distinct
 from serve_app.pipeline.composition import Composition
 from serve_app.pipeline.context import Context
-from serve_app.pipeline.draft import Draft, left_out, length_of, variant_prompts
+from serve_app.pipeline.draft import Draft, length_notices, length_of, variant_prompts
 from serve_app.pipeline.fitting import Fitting
 from serve_app.pipeline.joining import Joining
 from serve_app.pipeline.language.grammar import NEGATIONS
@@ -35,7 +35,6 @@ LONGEST = 3
 """A rewritten caption may have so many times the words."""
 SEQUENCES = 3
 """Sequences that each variant returns: the best of its beams, which it has decoded anyway."""
-TOO_LONG = "The caption cannot be shortened to the length that was asked for."
 NOTHING_PASSED = "No statement had enough support: the caption is the text that agrees best with the others."
 
 
@@ -161,8 +160,8 @@ def _fitted(context: Context, state: _State) -> _State:
     composition, fits = state.composition.copy(), length_of(context)
     gone = Fitting(composition).fit(fits)
     text = Rendering(composition).text
-    notices = [*state.notices, *([left_out(gone)] if gone else ()), *(() if fits(text) else (TOO_LONG,))]
-    return replace(state, composition=composition, text=text, notices=tuple(notices))
+    notices = (*state.notices, *length_notices(gone, fits(text)))
+    return replace(state, composition=composition, text=text, notices=notices)
 
 
 async def _extend(context: Context, state: _State, scores: Scores) -> _State:

@@ -13,6 +13,8 @@ from serve_app.pipeline.language.writing import Stretch, Word, listed, write
 from serve_app.pipeline.wording import Wording
 
 _RELATIVE = frozenset(("that", "which", "who"))
+_MEANWHILE = frozenset(("while", "as", "where"))
+"""What joins two clauses that both say something: not "two children while a dog is watching"."""
 LONGEST_SENTENCE = 26
 """Words from which on nothing more joins a sentence."""
 
@@ -34,10 +36,18 @@ class Rendering:
 
     def sentences(self) -> Iterator[list[Word]]:
         first: list[Word] = []
+        bare = False
         for number, clause in enumerate(self.caption.reading.clauses):
             words = self.clause(clause, number == 0)
             if not words:
                 continue
+            begin = words[0].text == ","
+            if first and words[begin].text in _MEANWHILE and bare != self._is_bare(clause):
+                yield first
+                first, words = [], words[begin + 1 :]
+            elif first and words[begin].text in _MEANWHILE and bare:
+                words[: begin + 1] = [Word("and")]
+            bare = self._is_bare(clause)
             stop = clause.span[0] and self.caption.reading.words[clause.span[0]] in ".!?;" and first
             if stop or (first and len(first) + len(words) > LONGEST_SENTENCE + 4 and clause.verb):
                 yield first
@@ -51,6 +61,10 @@ class Rendering:
             opening = [Word("There"), Word("are" if things[0].several else "is"), Word("also")]
             yield opening + listed([thing.words for thing in things])
         yield from map(list, self.caption.alone)
+
+    def _is_bare(self, clause: Clause) -> bool:
+        """Whether nothing stays that was said of a clause's subjects."""
+        return bool(clause.pieces) and not any(map(self.caption.piece_kept, clause.pieces))
 
     def fact_sentences(self, number: int, facts: Sequence[Fact]) -> Iterator[list[Word]]:
         thing = self.caption.reading.things[number]

@@ -382,6 +382,23 @@ def test_what_is_least_supported_goes_first() -> None:
     assert "ball" in result.caption
 
 
+@pytest.mark.parametrize(("most", "caption"), [(5, "A dog on a bench."), (3, "A brown dog.")])
+def test_room_that_is_left_is_used(most: int, caption: str) -> None:
+    """A caption was cut to a bare name where a longer statement had gone before."""
+    said = "a brown dog laying on a bench"
+    assert caption_of(said, said, max_words=most) == caption
+
+
+@pytest.mark.parametrize(
+    ("most", "caption"),
+    [(4, "Boys and a dog."), (8, "Two boys. A dog is watching them.")],
+)
+def test_what_goes_on_meanwhile_joins_only_what_goes_on(most: int, caption: str) -> None:
+    """It read "Two boys while a dog is watching them"."""
+    said = "two boys are playing with a ball, while a dog is watching them"
+    assert caption_of(said, said, max_words=most) == caption
+
+
 def test_a_caption_that_fits_is_left_alone() -> None:
     result, _ = run(TEXTS, RuleMatcher(no_pizza), max_words=60)
     assert result.notices == ()
