@@ -11,7 +11,7 @@ from functools import cache, cached_property
 from importlib.resources import files
 from typing import Any
 
-from serve_app.errors import PromptTooLong, ServiceError
+from serve_app.errors import DeadlineExceeded, PromptTooLong, ServiceError
 from serve_app.pipeline.language.kinds import kinds_of
 from serve_app.pipeline.language.reading import Reading, Statement
 from serve_app.types import Generated, GenerationParameters, Matcher, Pixels, Source
@@ -215,7 +215,8 @@ class Scores:
                 self._matches[texts[0]] = 0.0
             return
         except ServiceError as error:
-            self.loss = error.message
+            patient = isinstance(error, DeadlineExceeded) and left > PATIENCE_S
+            self.loss = f"It did not answer within {PATIENCE_S:.0f} s" if patient else error.message
             self._matcher = None
             self._supports.clear()
             return

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from serve_app.errors import GeneratorUnavailable
+from serve_app.errors import DeadlineExceeded, GeneratorUnavailable
 from serve_app.pipeline import CaptionPipeline, context
 from serve_app.pipeline.language import parsing
 from serve_app.pipeline.language.reading import Reading
@@ -159,6 +159,19 @@ def test_without_a_matcher_agreement_decides_and_the_answer_says_so(matcher: Rul
     (loss,) = result.degraded
     assert loss.startswith("matcher: ")
     assert "agreement" in loss
+
+
+def test_a_matcher_that_is_waited_for_in_vain_is_not_the_requests_time() -> None:
+    """It read "The request's time ran out" although minutes were left."""
+
+    class SlowMatcher(RuleMatcher):
+        async def match(
+            self, pixels: Pixels, texts: Sequence[str], timeout_s: float | None = None, *, similarity: bool = False
+        ) -> list[Match]:
+            raise DeadlineExceeded("The request's time ran out.")
+
+    result, _ = run(TEXTS, SlowMatcher(believes))
+    assert result.degraded[0].startswith("matcher: It did not answer within 15 s;")
 
 
 def test_a_text_that_leans_has_to_pass_too() -> None:
