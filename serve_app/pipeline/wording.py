@@ -154,7 +154,7 @@ class Wording:
         if not name.isalpha() or (first > 0 and reading.tokens[first][:1].isupper()):
             return False
         if subject:
-            return "NOUN" in lexicon.parts_of_speech(name)
+            return lexicon.is_known(name) and "NOUN" in lexicon.parts_of_speech(name)
         if thing.span[0] and reading.words[thing.span[0] - 1] in ("and", "or", ","):
             return False  # "a bride and groom"
         return name in CLOTHING | ONE_BY_ONE or bool(kinds_of(thing.head) & _ONE_BY_ONE)

@@ -208,6 +208,21 @@ async def test_noise_goes_unless_the_reference_is_asked_for(strategy: str) -> No
     assert plain.caption == "Arafed dog in paris on a couch next to"
 
 
+@pytest.mark.parametrize(
+    ("said", "caption"),
+    [
+        ("a phone ( iphone ) in a green house", "A phone (iPhone) in a green house."),
+        ("一个男人骑着马", "一个男人骑着马."),
+        ("una mujer con un perro", "Una mujer con un perro."),
+    ],
+)
+@pytest.mark.parametrize("strategy", ["basic", "grounded"])
+async def test_tidy_changes_no_words(said: str, caption: str, strategy: str) -> None:
+    """A green house became a greenhouse, and other languages got an English article."""
+    result = await CaptionPipeline(rule_of(said)).caption(PIXELS, options(strategy=strategy, rounds=1))
+    assert result.caption == caption
+
+
 @pytest.mark.parametrize("tidy", [True, False])
 async def test_a_length_is_kept_in_whole_statements(tidy: bool) -> None:
     generator = rule_of(SENTENCE)

@@ -57,7 +57,11 @@ def test_kinds_and_what_excludes_one_another() -> None:
         ("the statue of liberty in new york city", "the Statue of Liberty in New York City"),
         ("a christmas tree in may", "a Christmas tree in May"),
         ("a man may fall in march", "a man may fall in March"),
-        ("dishes of china", "dishes of China"),
+        ("dishes in china", "dishes in China"),
+        ("dishes of china", "dishes of china"),
+        ("people in nice clothes", "people in nice clothes"),
+        ("a white house", "a white house"),
+        ("a horse led by a man doing push ups", "a horse led by a man doing push ups"),
         ("a turkey on a plate", "a turkey on a plate"),
         ("a t-shirt", "a t-shirt"),
         ("an iphone and a bmw", "an iPhone and a BMW"),
@@ -77,6 +81,10 @@ def test_names_get_their_capitals_back(words: str, written: str) -> None:
         ("uninhabited", "an"),
         ("european", "a"),
         ("suv", "an"),
+        ("hp", "an"),
+        ("honor", "an"),
+        ("ukrainian", "a"),
+        ("uk", "a"),
     ],
 )
 def test_articles_go_by_sound(word: str, article: str) -> None:

@@ -100,6 +100,14 @@ def test_marks_that_a_decoder_puts_apart_are_closed_up() -> None:
         "a woman's t-shirt, a ping-pong table and a fireplace"
     )
     assert tokens("the - meter race") == ["the", "-", "meter", "race"]
+    assert tokens('a dog - a cat and a sign that says " stop "') == [
+        "a", "dog", ",", "a", "cat", "and", "a", "sign", "that", "says", '"stop"'
+    ]  # fmt: skip
+
+
+def test_negations_however_many_are_read() -> None:
+    """Each was a call within the last one's; some hundreds ended the request."""
+    assert read("a dog is " + "not never " * 600 + "sitting").statements
 
 
 VOCABULARY = """a an the two dog man men red wooden bench street is are was sitting parked holding walks and , . with in

@@ -175,8 +175,9 @@ def plural_of(word: str) -> str:
 
 
 _VOWEL_SOUND = re.compile(
-    r"^(?:(?:suv|lcd|led|mri|rv|xbox|nba|nfl|mlb|x|atv|f-)\b|[ai]|e(?!u|we)|o(?!ne\b|nce)|hour|honest|heir|"
-    r"u(?!ni(?![dmn])|se|s[aeiou]|s[bp]?\b|kule|r[aeiou]|t[ei]|fo\b|ps\b))",
+    r"^(?:(?:suv|lcd|led|mri|rv|xbox|nba|nfl|mlb|nyc|hp|rc|hd|lg|x|atv|f-)\b|[ai]|e(?!u|we)|o(?!ne\b|nce)|"
+    r"hour|honest|honou?r|heir|"
+    r"u(?!ni(?![dmn])|se|s[aeiou]|s[bp]?\b|k\b|kr|kule|r[aeiou]|t[ei]|fo\b|ps\b))",
     re.IGNORECASE,
 )
 

@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 
 from serve_app.pipeline.language.grammar import data, words_of
+from serve_app.pipeline.language.words import CLOSED
 
 
 class Names:
@@ -38,7 +39,8 @@ class Names:
                     at += length
                     break
             else:
-                if found[at] in self.ambiguous and at and found[at - 1] in self.behind:
+                alone = at + 1 == len(found) or found[at + 1] in CLOSED or not found[at + 1].isalpha()
+                if alone and found[at] in self.ambiguous and at and found[at - 1] in self.behind:
                     found[at] = self.ambiguous[found[at]]
                 at += 1
         return found

@@ -34,7 +34,10 @@ class Pieces:
         """Reads one piece; returns `place` where none begins."""
         word = self.text.words[place]
         if word in ("not", "never") and place + 1 < self.text.end:
-            end = self.piece_at(place + 1, lead, speaks_of, first)
+            behind = place + 1
+            while behind + 1 < self.text.end and self.text.words[behind] in ("not", "never"):
+                behind += 1
+            end = self.piece_at(behind, lead, speaks_of, first)
             self.pieces[-1] = replace(self.pieces[-1], span=(place, max(end, place + 2)))
             return self.pieces[-1].span[1]
         bound = place > lead and self.text.words[place - 1] in BE | {"being", "not", "never"}

@@ -14,8 +14,8 @@ from serve_app.pipeline.language.tokens import tokens
 from serve_app.types import Source
 
 _STOPS = frozenset(".!?")
-_CLOSING = frozenset(".,;:!?%")
-_OPENING = frozenset("(“‘")
+_CLOSING = frozenset(".,;:!?%)]”’")
+_OPENING = frozenset("([“‘")
 _JOINING = frozenset(("and", "or", "but", "plus", "while", "where", "as", "then", "also"))
 """No sentence begins with one of these."""
 _ARTICLES = frozenset(("a", "an", "the"))
