@@ -71,5 +71,4 @@ def _is_cut(word: str, scores: Scores) -> bool:
     """Whether a word that no dictionary knows is the beginning of another text's: "magni" of "magnifying"."""
     if len(word) < MIN_CUT or lexicon.is_known(word):
         return False
-    others = (other for candidate in scores.agreement.candidates for other in candidate.reading.words)
-    return any(other.startswith(word) and len(other) > len(word) + 1 for other in others)
+    return word in scores.agreement.beginnings

@@ -13,7 +13,7 @@ from typing import Literal
 from serve_app.pipeline.language.comparing import aligned, telling
 from serve_app.pipeline.language.grammar import MEDIA
 from serve_app.pipeline.language.kinds import WHERE, content
-from serve_app.pipeline.language.reading import Clause, Reading, dependents
+from serve_app.pipeline.language.reading import Clause, Reading, Statement, dependents
 from serve_app.pipeline.language.writing import Mark, Word
 from serve_app.pipeline.scores import Candidate, Scores
 from serve_app.types import Contested
@@ -92,11 +92,42 @@ class Composition:
                 setattr(other, name, copied)
         return other
 
+    def contest(self, loser: Statement, winner: Statement) -> None:
+        """Notes what is left out because it contradicts something; it joins no more, whoever says it."""
+        if loser.text == winner.text:
+            return
+        self.refused.add(loser.text)
+        if all((each.text, each.against) != (loser.text, winner.text) for each in self.contested):
+            of = self.scores.of
+            self.contested.append(Contested(loser.text, of(loser), winner.text, of(winner)))
+
+    def told_of(self, number: int) -> list[tuple[tuple[str, ...], Statement]]:
+        """What the caption says of a thing of the first text: words, and the statement that they stand for."""
+        reading = self.reading
+        found = [
+            (reading.said_of(span), reading.statements[owner])
+            for span in reading.things[number].attributes
+            if (owner := reading.owners[span[0]]) is not None and owner not in self.dropped
+        ]
+        found += [
+            (reading.said_of(statement.spans[0]), statement)
+            for place, statement in enumerate(reading.statements)
+            if statement.kind == "piece" and number in statement.about and place not in self.dropped
+        ]
+        joined = [*self.described.get(number, ()), *(fact.words for fact in self.facts.get(number, ()))]
+        if (main := self.main_clause()) is not None and number in self.meant(main):
+            joined += [*self.behind, *self.appended]
+        for words in joined:
+            mark = next((word.mark for word in words if word.mark is not None), None)
+            if mark is not None:
+                found.append((tuple(word.text.lower() for word in words), mark.statement))
+        return found
+
     def drop_repeated(self) -> None:
         """Leaves out what the first text says twice: a place, an object of a list."""
         said: set[str] = set()
         for number, statement in enumerate(self.reading.statements):
-            if number in self.dropped or statement.kind in ("attribute", "count"):
+            if number in self.dropped or statement.kind in ("thing", "attribute", "count"):
                 continue
             told = telling(content(word for span in statement.spans for word in self.reading.said_of(span)))
             repeated = bool(told) and (told <= said - WHERE or self._is_named_better(number, told))

@@ -56,9 +56,9 @@ async def grounded(context: Context) -> Draft:
         for number in range(2, context.options.rounds + 1 if state.composition is not None else 2):
             before = state
             state = await _round(context, number, state, scores)
-            rounds.append(Round(number, state.text, state is not before))
+            rounds.append(Round(number, state.text, state.text != before.text))
             context.tell(rounds[-1])
-            if state is before:
+            if not rounds[-1].accepted:
                 break  # the next round would be asked the same again
     if state.composition is not None:
         state = _fitted(context, state)
@@ -171,7 +171,7 @@ async def _extend(context: Context, state: _State, scores: Scores) -> _State:
         Source("extension", number, prompt=prompt) for number, prompt in enumerate(presets.EXTENSION_PROMPTS, start=1)
     ]
     grown = await _grow(context, state, texts, sources, scores)
-    context.tell(Extended(grown.text, grown is not state))
+    context.tell(Extended(grown.text, grown.text != state.text))
     return grown
 
 
@@ -189,7 +189,7 @@ def _shown(state: _State) -> str:
 async def _grow(
     context: Context, state: _State, texts: Sequence[str], sources: Sequence[Source], scores: Scores
 ) -> _State:
-    """The state with those statements of the texts that pass the gate; the same state where none does."""
+    """The state with those statements of the texts that pass the gate; its text is the same where none does."""
     assert state.composition is not None
     found = []
     for text, source in zip(texts, sources, strict=False):
@@ -202,8 +202,7 @@ async def _grow(
     await scores.learn(_texts(found))
     grown = state.composition.copy()
     Joining(grown).grow(found)
-    text = Rendering(grown).text
-    return replace(state, composition=grown, text=text) if text != state.text else state
+    return replace(state, composition=grown, text=Rendering(grown).text)
 
 
 async def _polished(context: Context, state: _State, scores: Scores) -> _State:

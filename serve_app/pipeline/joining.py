@@ -8,7 +8,7 @@ from serve_app.pipeline.composition import Also, Composition
 from serve_app.pipeline.language import comparing, grammar, lexicon
 from serve_app.pipeline.language.grammar import MEDIA
 from serve_app.pipeline.language.kinds import WHERE, concept, content, kind_of_adjective, kinds_of
-from serve_app.pipeline.language.reading import Piece, Statement
+from serve_app.pipeline.language.reading import Piece, Reading, Statement
 from serve_app.pipeline.language.writing import Word
 from serve_app.pipeline.placing import Insert, Placing
 from serve_app.pipeline.scores import Candidate
@@ -66,7 +66,10 @@ class Joining:
         head = self.caption.reading.things[ours].head
         if "person" in kinds_of(head) | {head} and told & {"size", "age"} and taken & {"size", "age"}:
             return  # "a little young girl"
-        if told & taken or comparing.clash(words, {word for each in present for word in each}):
+        against = next((rival for said, rival in self.caption.told_of(ours) if comparing.clash(words, said)), None)
+        if against is not None:
+            self.caption.contest(statement, against)
+        if told & taken or against is not None:
             return
         mark = self.caption.mark(other, number)
         self.caption.described.setdefault(ours, []).append(tuple(Word(word, mark) for word in words))
@@ -110,7 +113,7 @@ class Joining:
             )
         if not comparing.news(claims, frozenset(self.caption.said), of_it) or self._is_unfit(other, statement, piece):
             return
-        if self._contradicts(reading.said_of(statement.spans[0]), target):
+        if self._contradicted(reading, statement, piece, target):
             return
         words = self._extract(other, number)
         if not words:
@@ -203,19 +206,15 @@ class Joining:
         rivals = acts - lexicon.LIGHT - lexicon.POSTURES
         return any(not any({verb, act} <= text for text in self._texts) for act in rivals)
 
-    def _contradicts(self, words: Sequence[str], target: Sequence[int]) -> bool:
-        reading = self.caption.reading
-        for place, statement in enumerate(reading.statements):
-            told = statement.kind == "piece" and place not in self.caption.dropped
-            if not told or not set(statement.about) & set(target):
-                continue
-            if comparing.opposed(words, reading.said_of(statement.spans[0])):
-                return True
+    def _contradicted(self, other: Reading, statement: Statement, piece: Piece, target: Sequence[int]) -> bool:
+        """Whether the caption says the contrary of one of these things; notes what it says."""
+        words, quality = other.said_of(statement.spans[0]), comparing.quality(other, piece)
         for number in target:
-            for fact in self.caption.facts.get(number, ()):
-                if comparing.opposed(words, [word.text for word in fact.words]):
+            for said, rival in self.caption.told_of(number):
+                if (quality and comparing.clash(quality, said)) or comparing.opposed(words, said):
+                    self.caption.contest(statement, rival)
                     return True
-        return any(comparing.opposed(words, [word.text for word in each]) for each in self.caption.appended)
+        return False
 
     def _extract(self, other: Candidate, number: int) -> list[Word]:
         """A statement's words in its text, with the pieces that hang on its objects."""
@@ -259,7 +258,7 @@ class Joining:
         said = frozenset(self.caption.said)
         if theirs in pairing or not pairing or thing.pronoun or thing.head in MEDIA or thing.head in self.caption.heads:
             return
-        if reading.words[thing.span[0]] == "the" or comparing.is_said(thing.head, said):
+        if reading.words[thing.span[0]] == "the" or comparing.is_said(thing.head, said) or self._is_member(thing.head):
             return
         if not comparing.news(statement.words, said) or self._is_another_reading(thing.head):
             return
@@ -270,6 +269,12 @@ class Joining:
         self.caption.things.append(Also(statement.text.startswith("there are"), tuple(words)))
         self.caption.heads.add(thing.head)
         self.caption.said |= statement.words | content(word.text.lower() for word in words)
+
+    def _is_member(self, head: str) -> bool:
+        """Whether a thing is one of several that the caption names: a woman of "two people"."""
+        things = enumerate(self.caption.reading.things)
+        groups = {thing.head for number, thing in things if thing.plural and self.caption.is_written(number)}
+        return bool(groups & kinds_of(head))
 
     def _is_the_main_thing(self, other: Candidate, theirs: int, pairing: dict[int, int]) -> bool:
         """Whether the main thing of another text is what the caption is about, under a name of its own."""

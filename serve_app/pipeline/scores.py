@@ -128,6 +128,12 @@ class Agreement:
         )
 
     @cached_property
+    def beginnings(self) -> frozenset[str]:
+        """What the texts' words begin with, two letters or more before their ends."""
+        words = {word for candidate in self.candidates for word in candidate.reading.words}
+        return frozenset(word[:end] for word in words for end in range(1, len(word) - 1))
+
+    @cached_property
     def _said(self) -> list[tuple[frozenset[str], float | None, float]]:
         """Each candidate's concepts with all that they are kinds of, its log-probability and its weight.
 

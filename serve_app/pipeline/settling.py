@@ -16,7 +16,6 @@ from serve_app.pipeline.language.statements import count_of
 from serve_app.pipeline.language.writing import Mark, Word
 from serve_app.pipeline.scores import Candidate, log_odds
 from serve_app.pipeline.wording import Wording
-from serve_app.types import Contested
 
 Verdict = Literal["ours", "theirs", "neither"]
 AGREED = 0.5
@@ -130,26 +129,34 @@ class Settling:
         return self._side(rival.candidate, span[0]) if span is not None and rival.thing.plural else None
 
     def _settle_attributes(self, number: int, rivals: Sequence[_Rival]) -> None:
-        reading = self.caption.reading
-        for span in reading.things[number].attributes:
-            ours = self._side(self.caption.base, span[0])
-            if ours is None or ours.number in self.caption.dropped or ours.statement.kind != "attribute":
+        """What things are like: "a red car", "a car that is blue"."""
+        theirs = [each for rival in rivals for each in self._qualities(rival.candidate, rival.number)]
+        for words, ours in self._qualities(self.caption.base, number):
+            if ours.number in self.caption.dropped:
                 continue
-            words = set(reading.said_of(span))
-            for rival, theirs in [(each, place) for each in rivals for place in each.thing.attributes]:
-                said = rival.said_of(theirs)
-                side = self._side(rival.candidate, theirs[0])
-                subset = words <= set(said) or set(said) <= words
-                if side is None or subset or comparing.clash(words, said) is None:
+            for said, side in theirs:
+                subset = set(words) <= set(said) or set(said) <= set(words)
+                if subset or comparing.clash(words, said) is None:
                     continue
                 verdict = self._verdict(ours, side)
                 if verdict == "ours":
                     continue
-                self.caption.dropped.add(ours.number)
-                if verdict == "theirs":
+                self.caption.dropped |= dependents(self.caption.reading, {ours.number})
+                if verdict == "theirs" and (side.statement.kind == "attribute" or len(said) == 1):
                     better = tuple(Word(word, self._mark(side)) for word in said)
                     self.caption.described.setdefault(number, []).append(better)
                 break
+
+    def _qualities(self, candidate: Candidate, number: int) -> list[tuple[tuple[str, ...], _Side]]:
+        """The words that say what a thing is like, before it or behind "is", each with its statement."""
+        reading = candidate.reading
+        sides = [(span, self._side(candidate, span[0])) for span in reading.things[number].attributes]
+        found = [(reading.said_of(span), side) for span, side in sides if side and side.statement.kind == "attribute"]
+        for place, statement in enumerate(reading.statements):
+            piece = None if statement.piece is None else reading.pieces[statement.piece]
+            if piece is not None and statement.about == (number,) and (words := comparing.quality(reading, piece)):
+                found.append((words, _Side(candidate, place, self.caption.scores.of(statement))))
+        return found
 
     def _settle_name(self, number: int, rivals: Sequence[_Rival]) -> None:
         """Of several names of one thing the best supported, most exact one."""
@@ -177,6 +184,9 @@ class Settling:
         """Whether another text's name tells more: "skier" for a person, "dining room table" for a table."""
         if rival.thing.head == head:
             return self._longer(number, rival)
+        members = [each for each in rival.candidate.reading.things if head in kinds_of(each.head)]
+        if self.caption.reading.things[number].plural and len(members) > 1:
+            return False  # "men and women"
         whole = self.caption.reading.things[number].complement is None and rival.thing.complement is None
         return whole and head in kinds_of(rival.thing.head) and comparing.is_of_a_top_kind(head)
 
@@ -260,9 +270,4 @@ class Settling:
         return "ours"
 
     def _contest(self, loser: _Side, winner: _Side) -> None:
-        text, against = loser.statement.text, winner.statement.text
-        if text == against:
-            return
-        self.caption.refused.add(text)
-        if all((each.text, each.against) != (text, against) for each in self.caption.contested):
-            self.caption.contested.append(Contested(text, loser.score, against, winner.score))
+        self.caption.contest(loser.statement, winner.statement)

@@ -487,3 +487,62 @@ def test_any_text_of_a_captioner_is_answered(text: str, strategy: str) -> None:
     pipeline = CaptionPipeline(RuleGenerator(rule), matcher=RuleMatcher(believes))
     result = asyncio.run(pipeline.caption(PIXELS, options(strategy=strategy, rounds=2, prompts=prompts, max_words=20)))
     assert all(clause.text == result.caption[clause.start : clause.end] for clause in result.clauses)
+
+
+# Several of one name, groups, predicates
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "a man in a red shirt standing next to a man in a blue shirt",
+        "a woman standing next to a woman holding a cup",
+        "a cup on a table next to a cup with a spoon",
+    ],
+)
+def test_two_things_of_one_name_stay_two(said: str) -> None:
+    """The second one counted as said already, and what was said of it went to the first: "standing in a blue shirt"."""
+    assert caption_of(said, said) == f"{said[0].upper()}{said[1:]}."
+
+
+@pytest.mark.parametrize(
+    ("texts", "caption"),
+    [
+        (("a dog and a cat", "two animals on a rug"), "Two animals on a rug."),
+        (("a man and a woman on a bench", "two people sitting on a bench"), "Two people sitting on a bench."),
+    ],
+)
+def test_members_of_a_group_are_not_also_there(texts: tuple[str, ...], caption: str) -> None:
+    """It read "Two animals. There is also a cat."."""
+    assert caption_of(*texts) == caption
+
+
+def test_a_group_is_not_called_by_a_part_of_it() -> None:
+    """It read "Several men", where a text said "men and women"."""
+    texts = ("several people standing in a kitchen near a stove", "men and women in a kitchen")
+    assert caption_of(*texts).startswith("Several people")
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ("a closed door in a wall", "a door that is open"),
+        ("a door that is closed", "an open door in a wall"),
+        ("a lamp that is green", "a lamp that is red"),
+        ("a red lamp", "a lamp that is green"),
+    ],
+)
+def test_a_describing_word_behind_is_contradicts_one_before_the_noun(first: str, second: str) -> None:
+    """It read "A closed door. The door is open."."""
+    prompts = VARIANT_PROMPTS[:2]
+    result, _ = run({prompts[0]: first, prompts[1]: second}, RuleMatcher(believes), prompts=prompts)
+    assert {"closed", "open", "green", "red"}.isdisjoint(result.caption.rstrip(".").split())
+    assert len(result.contested) == 2
+
+
+def test_what_a_round_says_to_the_contrary_is_contested() -> None:
+    """It was left out without a word."""
+    said = dict.fromkeys(VARIANT_PROMPTS, "a red car on the left side of a street")
+    result, _ = run(said, RuleMatcher(believes), later=", the car is on the right side", rounds=2)
+    assert "right" not in result.caption
+    assert [each.text for each in result.contested] == ["the car is on the right side"]

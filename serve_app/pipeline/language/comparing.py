@@ -16,7 +16,7 @@ from serve_app.pipeline.language.kinds import (
     kinds_of,
 )
 from serve_app.pipeline.language.lexicon import LIGHT
-from serve_app.pipeline.language.reading import Reading, Thing
+from serve_app.pipeline.language.reading import Piece, Reading, Thing
 
 _TOP = words_of("person animal vehicle")
 """Kinds of which two texts that name one thing each mean the same thing."""
@@ -144,6 +144,16 @@ def clash(first: Iterable[str], second: Iterable[str]) -> tuple[str, str] | None
             if same and kind in EXCLUSIVE_KINDS:
                 return word, against
     return None
+
+
+def quality(reading: Reading, piece: Piece) -> tuple[str, ...]:
+    """The words of a piece that say what something is like, as a describing word would: "full" of "full of apples",
+    "closed"; none of another piece."""
+    words = reading.said_of(
+        (piece.span[0], reading.things[piece.objects[0]].span[0] if piece.objects else piece.span[1])
+    )
+    like = piece.kind == "adjective" or (piece.kind == "verb" and kind_of_adjective(words[0]) is not None)
+    return words if like else ()
 
 
 def one_name(first: str, second: str) -> str | None:
