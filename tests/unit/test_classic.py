@@ -219,7 +219,7 @@ async def test_noise_goes_unless_the_reference_is_asked_for(strategy: str) -> No
 @pytest.mark.parametrize("strategy", ["basic", "grounded"])
 async def test_tidy_changes_no_words(said: str, caption: str, strategy: str) -> None:
     """A green house became a greenhouse, and other languages got an English article."""
-    result = await CaptionPipeline(rule_of(said)).caption(PIXELS, options(strategy=strategy, rounds=1))
+    result = await CaptionPipeline(RuleGenerator(lambda _: said)).caption(PIXELS, options(strategy=strategy, rounds=1))
     assert result.caption == caption
 
 
