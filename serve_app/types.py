@@ -18,6 +18,8 @@ MIN_CHARACTERS = 20
 """Least `max_characters`: room for one short statement."""
 LEFT_OUT = "Left out"
 """Begins the notice of a caption that a length limit took statements from."""
+TOO_LONG = "The caption cannot be shortened to the length that was asked for."
+"""The notice of a caption that is longer all the same: one statement is never cut."""
 
 
 @dataclass(frozen=True, slots=True)

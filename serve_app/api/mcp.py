@@ -131,7 +131,8 @@ def _server(app: FastAPI) -> MCPServer:
             Field(description='the beginning of a sentence that the model also completes, as "the weather is"'),
         ] = None,
         max_words: Annotated[
-            int | None, Field(description="most words of the description; the best supported statements that fit", ge=1)
+            int | None,
+            Field(description="most words of the description, in whole sentences; one statement may be longer", ge=1),
         ] = None,
         max_characters: Annotated[
             int | None, Field(description="most characters of the description, likewise", ge=MIN_CHARACTERS)

@@ -62,7 +62,8 @@ class Options(BaseModel):
     max_words: int | None = Field(
         None,
         ge=1,
-        description="most words of the caption; the best supported statements that fit, as whole sentences",
+        description="most words of the caption: the best supported statements that fit, in whole sentences; "
+        "`notices` says so where a single statement is longer",
     )
     max_characters: int | None = Field(None, ge=MIN_CHARACTERS, description="most characters of the caption, likewise")
     tidy: bool = Field(True, description="false: basic and classic give their reference's text to the letter")

@@ -35,7 +35,7 @@ def batch(
     template: Annotated[str, typer.Option(help="of {caption}, {stem}, {path}, {clauses}")] = "{caption}",
     prefix: Annotated[str, typer.Option(help="text before each caption")] = "",
     suffix: Annotated[str, typer.Option(help="text behind each caption")] = "",
-    max_words: Annotated[int | None, typer.Option(min=1, help="most words of a caption, in whole sentences")] = None,
+    max_words: Annotated[int | None, typer.Option(min=1, help="most words; one statement may be longer")] = None,
     max_characters: Annotated[int | None, typer.Option(min=MIN_CHARACTERS, help="most characters, likewise")] = None,
     tidy: Annotated[bool, typer.Option(help="off: basic and classic give their reference's text to the letter")] = True,
     sidecar_suffix: Annotated[str, typer.Option(help="of --to sidecar, for example .caption")] = ".txt",

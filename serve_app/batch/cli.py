@@ -52,7 +52,7 @@ def caption(
     detail: Annotated[str | None, typer.Option(help="low, medium or high")] = None,
     rounds: Annotated[int | None, typer.Option(help="rounds, instead of --detail")] = None,
     prompt: Annotated[list[str] | None, typer.Option(help="variant prompt; may be repeated")] = None,
-    max_words: Annotated[int | None, typer.Option(min=1, help="most words of a caption, in whole sentences")] = None,
+    max_words: Annotated[int | None, typer.Option(min=1, help="most words; one statement may be longer")] = None,
     max_characters: Annotated[int | None, typer.Option(min=MIN_CHARACTERS, help="most characters, likewise")] = None,
     tidy: Annotated[bool, typer.Option(help="off: basic and classic give their reference's text to the letter")] = True,
     seed: Annotated[int | None, typer.Option(help="same seed, same caption")] = None,

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from serve_app.pipeline import presets
 from serve_app.pipeline.context import Context
 from serve_app.pipeline.draft import Draft, length_notices, length_of, placed, variant_prompts
-from serve_app.pipeline.fitting import shortened
+from serve_app.pipeline.fitting import Kept, shortened
 from serve_app.pipeline.language.noise import denoise
 from serve_app.pipeline.language.writing import tidied
 from serve_app.pipeline.merge import merge
 from serve_app.pipeline.refine import accepts_round, added, choose_extension, fill, needs_extension
 from serve_app.steps import Extended, Merged
-from serve_app.types import Round, Source, Variant
+from serve_app.types import Clause, Round, Source, Variant
 
 Pieces = tuple[tuple[str, Source], ...]
 """What a caption is made of, in its order."""
@@ -65,12 +67,26 @@ def _draft(
     """The caption as sentences where that is asked for, within the length that was asked for."""
     if context.options.tidy:
         caption, pieces = tidied(caption), tuple((denoise(text), source) for text, source in pieces)
-    fits = length_of(context)
-    caption, gone = shortened(caption, fits)
     clauses = placed(caption, pieces)
     if not clauses and caption:
         clauses = placed(caption, [(caption, pieces[-1][1])])
+    fits = length_of(context)
+    caption, kept, gone = shortened(caption, fits)
+    if gone:
+        clauses = _clauses_of(caption, kept, clauses)
     return Draft(caption, variants, clauses, rounds, notices=length_notices(gone, fits(caption)))
+
+
+def _clauses_of(caption: str, kept: Sequence[Kept], whole: Sequence[Clause]) -> tuple[Clause, ...]:
+    """The clauses of a shortened caption: each part has the source of the clause that it stood in."""
+    found: list[Clause] = []
+    for part in kept:
+        source = next((each.source for each in whole if each.start <= part.origin < each.end), whole[0].source)
+        start = part.start
+        if found and found[-1].source == source:
+            start = found.pop().start
+        found.append(Clause(caption[start : part.end], start, part.end, source))
+    return tuple(found)
 
 
 async def _extend(context: Context, caption: str, pieces: Pieces) -> tuple[str, Pieces]:

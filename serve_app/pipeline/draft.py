@@ -8,9 +8,7 @@ from dataclasses import dataclass
 
 from serve_app.pipeline import presets
 from serve_app.pipeline.context import Context
-from serve_app.types import LEFT_OUT, CaptionOptions, Clause, Contested, Round, Source, Variant
-
-TOO_LONG = "The caption cannot be shortened to the length that was asked for."
+from serve_app.types import LEFT_OUT, TOO_LONG, CaptionOptions, Clause, Contested, Round, Source, Variant
 
 
 @dataclass(frozen=True, slots=True)

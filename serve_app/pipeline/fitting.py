@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 
 from serve_app.pipeline.composition import Composition
 from serve_app.pipeline.language import comparing
 from serve_app.pipeline.language.parsing import read
-from serve_app.pipeline.language.reading import Statement, dependents
+from serve_app.pipeline.language.reading import Reading, Statement, dependents, places_of
 from serve_app.pipeline.language.writing import Word
 from serve_app.pipeline.rendering import Rendering
 from serve_app.pipeline.scores import Candidate, Scores, Support
@@ -115,19 +116,37 @@ def _worth(words: Sequence[Word]) -> float:
 
 
 class _Unweighed(Scores):
-    """Scores where nothing was weighed: every statement passes."""
+    """Scores where nothing was weighed: what stands later in the text counts for less."""
 
-    def __init__(self) -> None:
+    def __init__(self, reading: Reading) -> None:
         super().__init__(None, Pixels("", 0, 0, b""), 0.0, Support.of())
+        places = sorted({statement.spans[0][0] for statement in reading.statements})
+        self._ranks = {place: rank for rank, place in enumerate(places)}
 
-    def of(self, _statement: Statement) -> float:
-        return 1.0
+    def of(self, statement: Statement) -> float:
+        return 0.5 ** self._ranks[statement.spans[0][0]]
 
 
-def shortened(text: str, fits: Callable[[str], bool]) -> tuple[str, int]:
-    """A text without so many of its statements that it fits, and how many went; all weigh the same."""
+@dataclass(frozen=True, slots=True)
+class Kept:
+    """A part of a shortened text, and where it stood in the whole one; in characters."""
+
+    start: int
+    end: int
+    origin: int
+
+
+def shortened(text: str, fits: Callable[[str], bool]) -> tuple[str, list[Kept], int]:
+    """A text without so many of its last statements that it fits, what it keeps, and how many went."""
     if fits(text):
-        return text, 0
-    composition = Composition(Candidate(read(text), Source("variant")), _Unweighed())
+        return text, [], 0
+    reading = read(text)
+    composition = Composition(Candidate(reading, Source("variant")), _Unweighed(reading))
     gone = Fitting(composition).fit(fits)
-    return Rendering(composition).text, gone
+    if not gone:
+        return text, [], 0
+    origins: dict[str, int] = {}
+    for start, _, number in places_of(text, reading):
+        origins.setdefault(reading.statements[number].text, start)
+    found, stretches = Rendering(composition).render()
+    return found, [Kept(each.start, each.end, origins.get(each.mark.statement.text, 0)) for each in stretches], gone

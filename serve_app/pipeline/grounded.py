@@ -2,8 +2,8 @@
 
 gather: candidates of all variants, read into statements · weigh: each statement by matcher and agreement · choose:
 the text that begins the caption, contradictions settled, what is new joins · write: once, with the place of every
-statement. Extension and rounds pass the same gate. A request makes a handful of matcher calls: one for the candidates,
-one for the extension and for each round.
+statement. Extension and rounds pass the same gate. The matcher is called for the
+candidates, for the extension and for each round.
 """
 
 from __future__ import annotations
@@ -215,20 +215,21 @@ async def _polished(context: Context, state: _State, scores: Scores) -> _State:
         context.degraded.append(f"polish: {error.message}.")
         return state
     rewritten = as_sentence(rewritten)
+    if len(rewritten.split()) > LONGEST * len(state.text.split()) or not length_of(context)(rewritten):
+        context.degraded.append("polish: the rewritten text was too long.")
+        return state
     reading = context.read(rewritten)
     await scores.learn(statement.text for statement in reading.statements)
-    fault = _fault(context, state, rewritten, reading, scores)
+    fault = _fault(state, reading, scores)
     if fault:
         context.degraded.append(f"polish: the rewritten text {fault}.")
         return state
     return replace(state, text=rewritten, rewritten=_traced(rewritten, reading, state, scores))
 
 
-def _fault(context: Context, state: _State, text: str, reading: Reading, scores: Scores) -> str:
+def _fault(state: _State, reading: Reading, scores: Scores) -> str:
     """What is wrong with a rewritten text; empty where nothing is."""
     assert state.composition is not None
-    if len(text.split()) > LONGEST * len(state.text.split()) or not length_of(context)(text):
-        return "was too long"
     if not state.composition.names <= reading.content:
         return "left something out"
     new = reading.content - state.composition.said

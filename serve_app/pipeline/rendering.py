@@ -37,9 +37,12 @@ class Rendering:
     def sentences(self) -> Iterator[list[Word]]:
         first: list[Word] = []
         bare = False
+        comma: int | None = None  # where the last thing of a list begins in `first`
         for number, clause in enumerate(self.caption.reading.clauses):
             words = self.clause(clause, number == 0)
             if not words:
+                if comma is not None and "and" in self.caption.reading.words[slice(*clause.span)][:2]:
+                    first[comma] = Word("and")  # the last of a list went
                 continue
             begin = words[0].text == ","
             if first and words[begin].text in _MEANWHILE and bare != self._is_bare(clause):
@@ -52,6 +55,7 @@ class Rendering:
             if stop or (first and len(first) + len(words) > LONGEST_SENTENCE + 4 and clause.verb):
                 yield first
                 first = []
+            comma = len(first) if first and words[0].text == "," and clause.subjects else None
             first += words
         yield first
         for number, facts in self.caption.facts.items():

@@ -94,6 +94,16 @@ async def test_a_shorter_answer_has_whole_sentences_and_says_so(name: str) -> No
     assert whole.choices[0].finish_reason == "stop", "a notice of another kind is no length"
 
 
+async def test_an_answer_that_stays_too_long_has_reached_its_length() -> None:
+    """It said "stop", as if it kept to `max_tokens`."""
+    service = CaptionService(CaptionPipeline(RuleGenerator(lambda _: "a dog")))
+    http = httpx.AsyncClient(transport=httpx.ASGITransport(create_app(service)), base_url="http://test")
+    async with openai.AsyncOpenAI(api_key="x", base_url="http://test/v1", http_client=http, max_retries=0) as ai:
+        answer = await ai.chat.completions.create(model="fake", messages=message(URI), max_tokens=1)
+    service.close()
+    assert (answer.choices[0].message.content, answer.choices[0].finish_reason) == ("A dog.", "length")
+
+
 async def test_a_caption_that_does_not_fit_is_not_cut() -> None:
     async with telling() as (ai, _):
         answer = await ai.chat.completions.create(model="fake", messages=message(URI), max_tokens=1)

@@ -10,7 +10,7 @@ from serve_app.errors import DeadlineExceeded, GenerationFailed, InvalidOption, 
 from serve_app.pipeline import CaptionPipeline, Presets
 from serve_app.pipeline.context import stream_seed
 from serve_app.pipeline.presets import EXTENSION_PROMPTS, ROUND_PROMPT, VARIANT_PROMPTS
-from serve_app.types import LEFT_OUT
+from serve_app.types import LEFT_OUT, TOO_LONG
 from tests.unit.fakes import PIXELS, RuleGenerator, options
 
 SENTENCE = "a brown dog and a white cat lie together on the old green couch near a window"  # 17 words
@@ -231,3 +231,24 @@ async def test_a_length_is_kept_in_whole_statements(tidy: bool) -> None:
     assert result.caption.rstrip(".").split()[-1] not in ("a", "the", "on", "near", "and")
     assert result.notices[0].startswith(LEFT_OUT)
     assert [clause.text for clause in result.clauses]
+
+
+async def test_a_caption_that_stays_too_long_says_so() -> None:
+    """Only `grounded` said it."""
+    result = await CaptionPipeline(rule_of(SENTENCE)).caption(PIXELS, options(rounds=1, max_words=1))
+    assert result.notices[-1] == TOO_LONG
+
+
+async def test_a_shortened_caption_loses_its_end_and_keeps_its_sources() -> None:
+    """Words of the first variant were said to come from the last round, and a later thing's place went to the first."""
+    generator = rule_of(SENTENCE, later=" and a lamp on a table in a room")
+    whole = await CaptionPipeline(generator).caption(PIXELS, options(rounds=2))
+    assert [clause.source.kind for clause in whole.clauses] == ["variant", "round"]
+    short = await CaptionPipeline(generator).caption(PIXELS, options(rounds=2, max_words=20))
+    assert short.caption.startswith("A brown dog and a white cat")
+    assert "table" not in short.caption
+    assert [(clause.source.kind, clause.text) for clause in short.clauses] == [
+        ("variant", "A brown dog and a white cat lie together on the old green couch near a window"),
+        ("round", "and a lamp"),
+    ]
+    assert all(short.caption[clause.start : clause.end] == clause.text for clause in short.clauses)

@@ -9,7 +9,7 @@ from serve_app.api.chat.request import Task
 from serve_app.api.chat.schemas import AnswerMessage, Choice, Usage
 from serve_app.api.service import CaptionService
 from serve_app.contract import CaptionBody
-from serve_app.types import LEFT_OUT
+from serve_app.types import LEFT_OUT, TOO_LONG
 
 IMAGE_TOKENS = 85
 """What an image counts in `usage`: OpenAI's own figure for one of low detail."""
@@ -53,5 +53,5 @@ def _choice(index: int, bodies: list[CaptionBody]) -> Choice:
         text = bodies[0].caption
     else:
         text = "\n".join(f"{number}. {body.caption}" for number, body in enumerate(bodies, start=1))
-    left_out = any(notice.startswith(LEFT_OUT) for body in bodies for notice in body.notices)
-    return Choice(index=index, message=AnswerMessage(content=text), finish_reason="length" if left_out else "stop")
+    reached = any(notice.startswith((LEFT_OUT, TOO_LONG)) for body in bodies for notice in body.notices)
+    return Choice(index=index, message=AnswerMessage(content=text), finish_reason="length" if reached else "stop")
