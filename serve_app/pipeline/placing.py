@@ -9,6 +9,7 @@ from serve_app.pipeline.composition import Also, Composition, Fact
 from serve_app.pipeline.language import comparing, lexicon
 from serve_app.pipeline.language.grammar import CLOTHING, HAVE, MOTION, TIMES
 from serve_app.pipeline.language.reading import Clause, Piece, Reading
+from serve_app.pipeline.language.words import preposition_length
 from serve_app.pipeline.language.writing import Word
 from serve_app.pipeline.rendering import LONGEST_SENTENCE, Rendering
 
@@ -77,8 +78,9 @@ class Placing:
     def _to_place(self, pieces: Sequence[Piece], subject: int, insert: Insert) -> bool:
         """A place goes to the end of the first sentence where it can't be taken for a place of what stands there."""
         reading = self.caption.reading
-        used = {reading.words[each.span[0]] for each in pieces} | {each[0].text for each in self.caption.appended}
-        if insert.first in used:
+        used = {_preposition(reading.said_of(each.span)) for each in pieces}
+        used |= {_preposition([word.text for word in words]) for words in self.caption.appended}
+        if _preposition([word.text for word in insert.words]) in used:
             return False  # "on a tree stump", "on a log"
         crowded = bool(self.caption.appended) or any(each.kind == "with" for each in pieces[1:])
         for last in pieces[-1:]:
@@ -169,6 +171,11 @@ class Placing:
         said = {word.text.lower() for word in insert.words}
         things = (insert.reading.things[number] for number in insert.piece.objects)
         return next((thing.plural for thing in things if insert.reading.words[thing.noun[1] - 1] in said), False)
+
+
+def _preposition(words: Sequence[str]) -> tuple[str, ...]:
+    """What a place begins with: "in", "in front of"."""
+    return tuple(words[: max(1, preposition_length(words))])
 
 
 def _is_dress(reading: Reading, piece: Piece) -> bool:

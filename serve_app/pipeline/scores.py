@@ -232,12 +232,15 @@ class Scores:
         """The support of a statement that was learned: the probability that it is true."""
         known = self._supports.get(statement)
         if known is None:
-            match = self._matches.get(statement.text) if self._matcher is not None else None
-            if match is None and self._matcher is not None:
-                return 0.0
-            known = support(self.weights, match, self.agreement.features(statement))
-            self._supports[statement] = known
+            known = self._supports[statement] = self.as_often(statement, statement)
         return known
+
+    def as_often(self, statement: Statement, other: Statement) -> float:
+        """The support that a statement that was learned has if as many variants say it as say another one."""
+        match = self._matches.get(statement.text) if self._matcher is not None else None
+        if match is None and self._matcher is not None:
+            return 0.0
+        return support(self.weights, match, self.agreement.features(other))
 
     def match(self, candidate: Candidate) -> float:
         """The match score of a whole text that was learned; without a matcher the share of the variants that say what

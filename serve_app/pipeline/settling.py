@@ -21,7 +21,7 @@ Verdict = Literal["ours", "theirs", "neither"]
 AGREED = 0.5
 """Share of the variants from which on a more exact name needs no more support than any statement."""
 MUCH_LESS = 1.6
-"""Log-odds by which a more exact name may have less support than the one that the caption has."""
+"""Log-odds by which a more exact name may have less support than the one that the caption has, said as often."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,7 +168,7 @@ class Settling:
                 continue
             parent = comparing.one_name(head, rival.thing.head)
             if parent is None:
-                better = self._is_better(number, head, rival) and self._exacter(theirs, ours.score)
+                better = self._is_better(number, head, rival) and self._exacter(theirs, ours)
             else:
                 verdict = self._verdict(ours, theirs)
                 better = verdict == "theirs"
@@ -206,8 +206,9 @@ class Settling:
         )
         return set(ours) < set(theirs) and thing.complement is None and not described
 
-    def _exacter(self, theirs: _Side, score: float) -> bool:
-        """Whether a more exact name is as well supported as it has to be; `score` is that of the caption's name."""
+    def _exacter(self, theirs: _Side, ours: _Side) -> bool:
+        """Whether a more exact name is as well supported as it has to be. Who says "man" says "person", too: what the
+        matcher thinks of the names is compared, not how many say them."""
         scores = self.caption.scores
         if any(word.startswith(tuple(self._verbs())) for word in theirs.statement.subject):
             return False  # "a cook cooking"
@@ -215,7 +216,8 @@ class Settling:
             return False
         if scores.agreement.features(theirs.statement)[0] >= AGREED:
             return True
-        return scores.has_matcher and log_odds(theirs.score) > log_odds(score) - MUCH_LESS
+        alike = scores.as_often(theirs.statement, ours.statement)
+        return scores.has_matcher and log_odds(alike) > log_odds(ours.score) - MUCH_LESS
 
     def _verbs(self) -> list[str]:
         """What the first text says that somebody does, without an "e" at the end: "cook", "skat"."""

@@ -545,3 +545,27 @@ def test_what_a_round_says_to_the_contrary_is_contested() -> None:
     result, _ = run(said, RuleMatcher(believes), later=", the car is on the right side", rounds=2)
     assert "right" not in result.caption
     assert [each.text for each in result.contested] == ["the car is on the right side"]
+
+
+def test_a_more_exact_name_needs_no_majority_beside_a_matcher() -> None:
+    """A person stayed a person although the matcher believed in the man of one text as much: whoever said "man" had
+    counted for "person", too."""
+    texts = ("a person rides a jet ski", "a man rides a water scooter", "a person on a jet ski")
+    assert caption_of(*texts).startswith("A man")
+    doubts = RuleMatcher(lambda text: 0.3 if "man" in text else RIGHT)
+    assert caption_of(*texts, matcher=doubts).startswith("A person")
+
+
+def test_what_has_many_colours_contradicts_none() -> None:
+    """ "colorful" and "rainbow colored" lost against each other, and neither was said."""
+    texts = ("a woman holding a colorful kite", "a woman holding a rainbow colored kite", "a woman with a kite")
+    said = run(dict(zip(VARIANT_PROMPTS, texts, strict=False)), RuleMatcher(believes), prompts=VARIANT_PROMPTS[:3])[0]
+    assert "color" in said.caption
+    assert not said.contested
+
+
+def test_places_that_begin_with_the_same_word_are_both_said() -> None:
+    """A place "in front of …" was taken for another reading of a place "in …"."""
+    caption = caption_of("a clerk in a vest standing in an office", "a clerk in a vest in front of a bookcase")
+    assert "office" in caption
+    assert "bookcase" in caption

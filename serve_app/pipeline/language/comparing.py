@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from serve_app.pipeline.language.grammar import DIRECTIONS, MEDIA, NUMBERS, VAGUE, words_of
 from serve_app.pipeline.language.kinds import (
     EXCLUSIVE_KINDS,
+    MANY_COLOURED,
     OPPOSITES,
     WHERE,
     concept,
@@ -141,7 +142,7 @@ def clash(first: Iterable[str], second: Iterable[str]) -> tuple[str, str] | None
                 return word, against
             kind = kind_of_adjective(word)
             same = kind == kind_of_adjective(against) and concept(word) != concept(against)
-            if same and kind in EXCLUSIVE_KINDS:
+            if same and kind in EXCLUSIVE_KINDS and MANY_COLOURED.isdisjoint((concept(word), concept(against))):
                 return word, against
     return None
 

@@ -16,6 +16,8 @@ OPPOSITES = {word: frozenset(others.split()) for word, others in _DESCRIBING["op
 SHADES = words_of(_DESCRIBING["shades"]["words"])
 DESCRIBED_PARTS = words_of(_DESCRIBING["parts"]["words"])
 EXCLUSIVE_KINDS = frozenset(_DESCRIBING["exclusive"])
+MANY_COLOURED = words_of(_DESCRIBING["many_coloured"]["words"])
+"""Concepts of describing words that contradict no colour."""
 _KIND_OF_ADJECTIVE: dict[str, str] = {
     word: kind for kind, words in _DESCRIBING["kinds"].items() for word in words.split()
 }
