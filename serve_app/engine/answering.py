@@ -46,7 +46,7 @@ class AnswerEngine:
     async def answer(self, pixels: Pixels, question: str, timeout_s: float | None = None) -> Answer:
         """Raises `PromptTooLong` for a question beyond the model's positions, and what `Batcher.submit` raises."""
         self._normalizer.check(pixels)
-        ids = self._tokenizer(question)["input_ids"]
+        ids = self._tokenizer(question, split_special_tokens=True)["input_ids"]  # "[SEP]" in a question is plain text
         if len(ids) > self._info.max_positions:
             raise PromptTooLong(f"The question has {len(ids)} tokens and the model takes {self._info.max_positions}.")
         return await self._batcher.submit(_Job(pixels, ids), timeout_s)

@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from typing import Generic, TypeVar
 
+import torch
+
 from serve_app.errors import CaptionServeError, DeadlineExceeded, GenerationFailed, GeneratorUnavailable, Overloaded
 
 logger = logging.getLogger(__name__)
@@ -27,7 +29,8 @@ STALL_S = 120.0
 class Batcher(Generic[Job, Result]):
     """Runs jobs of all callers together: whatever came while one batch ran is the next one.
 
-    When a batch fails its jobs run again one by one, so that each gets its own error.
+    When a batch fails its jobs run again one by one, so that each gets its own error. When the device is lost, which
+    no later batch can mend, the thread ends.
     """
 
     def __init__(self, run: Callable[[Sequence[Job]], list[Result]], name: str, most: int) -> None:
@@ -37,6 +40,8 @@ class Batcher(Generic[Job, Result]):
         self._inbox: queue.Queue[tuple[Job, Future[Result]] | None] = queue.Queue()
         self._closed = threading.Event()
         self._busy_since: float | None = None
+        self._lost: Exception | None = None
+        """What ended the device for this process."""
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
@@ -79,13 +84,14 @@ class Batcher(Generic[Job, Result]):
         self._inbox.put(None)
 
     def _run(self) -> None:
-        while not self._closed.is_set():
+        while not self._closed.is_set() and self._lost is None:
             batch = self._next()
             if not batch:
                 continue
             self._busy_since = time.monotonic()
             self._work(batch)
             self._busy_since = None
+        self._closed.set()
         while not self._inbox.empty():
             if (item := self._inbox.get_nowait()) is not None and item[1].set_running_or_notify_cancel():
                 item[1].set_exception(GeneratorUnavailable("The engine is closed."))
@@ -100,12 +106,16 @@ class Batcher(Generic[Job, Result]):
         try:
             results = self._run_batch([job for job, _ in batch])
         except Exception as error:
-            if len(batch) > 1:
+            if isinstance(error, torch.AcceleratorError):
+                self._lost = error
+            if len(batch) > 1 and self._lost is None:
                 for item in batch:
                     self.alive()
                     self._work([item])
                 return
-            batch[0][1].set_exception(_told(error))
+            told = _told(error)
+            for _, future in batch:
+                future.set_exception(told)
             return
         for (_, future), result in zip(batch, results, strict=True):
             future.set_result(result)

@@ -111,7 +111,8 @@ class MatchEngine:
         self._batcher.close()
 
     def _encoded(self, texts: Sequence[str]) -> tuple[list[int], ...]:
-        encoded = self._tokenizer(list(texts), add_special_tokens=True)["input_ids"] if texts else []
+        # "[SEP]" in a text is plain text.
+        encoded = self._tokenizer(list(texts), split_special_tokens=True)["input_ids"] if texts else []
         for text, ids in zip(texts, encoded, strict=True):
             if len(ids) > self._info.max_positions:
                 raise PromptTooLong(

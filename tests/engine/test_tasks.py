@@ -27,6 +27,7 @@ from serve_app.engine.checkpoint import ANSWERING, CAPTIONING, MATCHING, resolve
 from serve_app.engine.pixels import Normalizer
 from serve_app.errors import (
     DeadlineExceeded,
+    GenerationFailed,
     GeneratorUnavailable,
     ModelUnsupported,
     PromptTooLong,
@@ -204,3 +205,32 @@ def test_each_task_asks_for_its_own_architecture() -> None:
             resolve(str(other.demo), task=task)
     with pytest.raises(ModelUnsupported, match="int8"):
         load_matcher(dtype="int8")
+
+
+async def test_a_control_token_in_a_text_is_plain_text(matcher: MatchEngine, answerer: AnswerEngine) -> None:
+    """ "[SEP]" in a question or a text ended it, and "[PAD]" was the token of padding."""
+    assert matcher._encoded(["a dog [SEP] [PAD]"])[0].count(matcher._tokenizer.sep_token_id) == 1
+    asked: list[list[int]] = []
+    run = answerer._batcher._run_batch
+    answerer._batcher._run_batch = lambda jobs: asked.extend(job.question for job in jobs) or run(jobs)  # type: ignore[func-returns-value]
+    (picture, _), *_ = scenes(await answerer.info(), 1)
+    await answerer.answer(picture, "what is [SEP] here")
+    assert asked[0].count(answerer._tokenizer.sep_token_id) == 1
+
+
+async def test_a_lost_device_ends_the_matcher(matcher: MatchEngine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After an illegal access nothing works any more in the process; matcher and answerer looked healthy for ever."""
+
+    def lost(_: object) -> None:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(matcher._batcher, "_run_batch", lost)
+    (picture, _), *_ = scenes(await matcher.info(), 1)
+    matcher.check_health()
+    with pytest.raises(GenerationFailed):
+        await matcher.match(picture, ["a dog"])
+    await asyncio.to_thread(matcher._batcher._thread.join, 5)
+    with pytest.raises(GeneratorUnavailable):
+        matcher.check_health()
+    with pytest.raises(GeneratorUnavailable):
+        await matcher.match(picture, ["a dog"])
