@@ -41,7 +41,7 @@ VARIANT_PROMPTS = ([5, 6, 7], [5, 8, 6, 7], [5, 9, 6, 7], [5, 10, 11, 6, 7])
 ROUND_PROMPT = list(range(12, 52))
 """Token ids behind the start token, as many as the presets' prompts have."""
 Ids = list[list[int]]
-PHASES = ("encode", "prefill", "forward", "search")
+PHASES = ("encode", "forward", "search")
 
 
 class Work:

@@ -153,7 +153,10 @@ class AppArgs(BaseModel):
         """These settings with the live ones changed. Raises pydantic's `ValidationError` and `InvalidOption`."""
         if fixed := sorted(set(user_config) - LIVE):
             raise InvalidOption(f"{fixed[0]}: not a live setting; user_config takes {', '.join(sorted(LIVE))}.")
-        return type(self).model_validate({**self.model_dump(exclude_unset=True), **user_config})
+        changed = type(self).model_validate({**self.model_dump(exclude_unset=True), **user_config})
+        if changed.engine_limits().max_beams > (most := self.engine_limits().max_beams):
+            raise InvalidOption(f"presets: the captioners were started for at most {most} beams; set more in the args.")
+        return changed
 
     @property
     def task_dtype(self) -> str:
@@ -164,7 +167,11 @@ class AppArgs(BaseModel):
         return Limits(**{name: getattr(self, name) for name in Limits.__dataclass_fields__})
 
     def engine_limits(self) -> EngineLimits:
-        return EngineLimits(**{name: getattr(self, name) for name in EngineLimits.__dataclass_fields__})
+        """Those of these settings; a group has as many rows as the preset with the most beams asks for."""
+        names = EngineLimits.__dataclass_fields__.keys() - {"max_beams"}
+        beams = [step.get("num_beams") or 1 for step in self.presets.values()]
+        most = max([EngineLimits().max_beams, *beams])
+        return EngineLimits(**{name: getattr(self, name) for name in names}, max_beams=most)
 
 
 class PageArgs(BaseModel):

@@ -62,6 +62,8 @@ class EngineLimits:
     max_rows: int = 256
     max_cache_bytes: int = 4_000_000_000
     max_image_cache_bytes: int = 1_000_000_000
+    max_beams: int = 8
+    """Beams of a group; all groups take so many rows, but those without beams."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,6 @@ _TOTALS = {
     "image_hits": "images that were encoded already",
     "image_misses": "images that had to be encoded",
     "encode_s": "seconds in the vision encoder",
-    "prefill_s": "seconds in prompts",
     "forward_s": "seconds in decoder steps",
     "search_s": "seconds in the choice of tokens",
 }

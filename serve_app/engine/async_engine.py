@@ -14,11 +14,10 @@ from typing import Any
 from serve_app.engine.counters import Counters
 from serve_app.engine.engine import BROKEN, Engine
 from serve_app.engine.loading import Loaded
-from serve_app.engine.parameters import limit, resolve
+from serve_app.engine.parameters import limit, resolve, unsupported
 from serve_app.engine.prompts import PromptCodec
-from serve_app.engine.scheduler import Group
-from serve_app.engine.search import Hypothesis
-from serve_app.errors import CaptionServeError, GeneratorUnavailable
+from serve_app.engine.scheduler import Group, Hypothesis
+from serve_app.errors import CaptionServeError, DeadlineExceeded, GeneratorUnavailable
 from serve_app.types import EngineLimits, Generated, GenerateJob, ModelInfo, OnOutcome, Outcome, Pixels
 
 logger = logging.getLogger(__name__)
@@ -26,8 +25,8 @@ logger = logging.getLogger(__name__)
 STALL_S = 120.0
 """A step that takes longer than this is taken for one that never ends."""
 
-WARM_ROWS = (1, 6, 7, 8)
-"""Beams of the presets' steps."""
+GRACE_S = 5.0
+"""A caller waits so long beyond its deadline for the engine to say so."""
 
 _Result = list[Hypothesis] | CaptionServeError
 
@@ -39,16 +38,19 @@ class AsyncEngine:
         """Takes the model over. Raises `ModelError`s."""
         self._info = loaded.info
         self._engine = Engine(loaded, limits or EngineLimits())
-        self._engine.warm_up(WARM_ROWS)
         text: Any = loaded.model.config.text_config
         self._codec = PromptCodec(loaded.tokenizer, text.bos_token_id, text.sep_token_id)
         self._defaults = loaded.model.text_decoder.generation_config
+        if ignored := unsupported(loaded.model.generation_config):
+            logger.warning("The checkpoint %s asks for %s, which the engine has not.", loaded.info.name, ignored)
         self._max_length: int | None = loaded.model.generation_config.max_length
         self._inbox: queue.SimpleQueue[Group | None] = queue.SimpleQueue()
         self._closing = threading.Event()
         self._busy_since: float | None = None
-        self._thread = threading.Thread(target=self._run, name="decode-engine", daemon=True)
+        started: Future[None] = Future()
+        self._thread = threading.Thread(target=self._run, args=(started,), name="decode-engine", daemon=True)
         self._thread.start()
+        started.result()
 
     @property
     def counters(self) -> Counters:
@@ -77,7 +79,12 @@ class AsyncEngine:
                 on_outcome(index, outcome)
             return outcome
 
-        outcomes = list(await asyncio.gather(*(run(index, job) for index, job in enumerate(jobs))))
+        tasks = [asyncio.ensure_future(run(index, job)) for index, job in enumerate(jobs)]
+        try:
+            outcomes = list(await asyncio.gather(*tasks))
+        finally:
+            for task in tasks:  # of a call that failed, or that nobody waits for any more
+                task.cancel()
         lost = [outcome for outcome in outcomes if isinstance(outcome, GeneratorUnavailable)]
         if lost and len(lost) == len(outcomes):
             raise lost[0]
@@ -117,7 +124,12 @@ class AsyncEngine:
         if self._closing.is_set():
             # The thread may have emptied the inbox for the last time already.
             self._end_inbox()
-        result = await asyncio.wrap_future(future)
+        try:
+            # The engine's thread ends what is out of time; this is for one that hangs in a step.
+            async with asyncio.timeout(None if deadline is None else max(0.0, deadline - time.monotonic()) + GRACE_S):
+                result = await asyncio.wrap_future(future)
+        except TimeoutError:
+            return DeadlineExceeded("Its time ran out.")
         if isinstance(result, CaptionServeError):
             return result
         first, *others = [self._codec.generated(prompt, found.ids, found.score) for found in result]
@@ -127,9 +139,15 @@ class AsyncEngine:
         if self._closing.is_set() or not self._thread.is_alive():
             raise GeneratorUnavailable("The engine is closed.")
 
-    def _run(self) -> None:
+    def _run(self, started: Future[None]) -> None:
         try:
-            self._engine.use_device()
+            self._engine.warm_up()
+            started.set_result(None)
+        except Exception as error:
+            self._closing.set()
+            started.set_exception(error)
+            return
+        try:
             while not self._closing.is_set():
                 self._receive()
                 self._busy_since = time.monotonic()

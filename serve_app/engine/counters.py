@@ -33,7 +33,6 @@ class Counters:
     cache_bytes: int = 0
     """Memory of the self-attention caches, now."""
     encode_s: float = 0.0
-    prefill_s: float = 0.0
     forward_s: float = 0.0
     search_s: float = 0.0
 

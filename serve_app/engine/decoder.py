@@ -2,41 +2,18 @@
 
 from __future__ import annotations
 
-import functools
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
-from torch.nn import functional as F
 from transformers.models.blip.modeling_blip_text import BlipTextLMHeadModel
 
-from serve_app.engine.image_attention import BatchImages
-from serve_app.engine.linear import ROW_MULTIPLE, Linear, build
-from serve_app.engine.node_cache import NodeCache
+from serve_app.engine.attention import Sight
+from serve_app.engine.linear import Linear, build
 from serve_app.engine.precision import Precision
 from serve_app.errors import ModelUnsupported
-
-
-@dataclass(frozen=True)
-class Segment:
-    """Rows of a batch that lie together: `width` rows of each slot from `first` on, all in one cache.
-
-    nodes [slots, width]: where the rows' own keys and values go. mask [slots, width, extent]: which
-    nodes they see, their own included.
-    """
-
-    cache: NodeCache
-    first: int
-    nodes: torch.Tensor
-    mask: torch.Tensor
-
-    @functools.cached_property
-    def slots(self) -> torch.Tensor:
-        """[slots, 1]"""
-        return torch.arange(self.first, self.first + len(self.nodes), device=self.nodes.device)[:, None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,59 +88,27 @@ class Decoder:
             key.copy_(heads(layer.cross_key))
             value.copy_(heads(layer.cross_value))
 
-    def forward(
-        self,
-        tokens: torch.Tensor,
-        positions: torch.Tensor,
-        segments: Sequence[Segment],
-        images: BatchImages,
-    ) -> torch.Tensor:
-        """Runs all layers for one token a row; fills the segments' nodes.
+    def forward(self, tokens: torch.Tensor, positions: torch.Tensor, sight: Sight) -> torch.Tensor:
+        """Runs all layers for one token a row, of which `sight` keeps the keys and values.
 
-        tokens, positions int64 [rows], the segments' rows one after the other. Returns states [rows, width].
+        tokens, positions int64 [rows]. Returns states [rows, width].
         """
-        rows = len(tokens)
-        padding = -rows % ROW_MULTIPLE if self.device.type == "cpu" else 0
-        x = self._embed(F.pad(tokens, (0, padding)), F.pad(positions, (0, padding)))  # [rows + padding, width]
-        context = torch.zeros_like(x)
+        x = self._embed(tokens, positions)  # [rows, width]
+        context = torch.empty_like(x)
         for index, layer in enumerate(self._layers):
-            self._attend_past(index, layer.qkv(x).to(self.cache_dtype), segments, context)
+            sight.attend_past(index, layer.qkv(x).to(self.cache_dtype), context)
             x = layer.norm(layer.out(context).add_(x))
-            query = layer.cross_query(x).to(self.cache_dtype)[:rows]
-            images.attend(index, query.view(rows, self.heads, self.head_size), context)
+            query = layer.cross_query(x).to(self.cache_dtype)
+            sight.images.attend(index, query.view(-1, self.heads, self.head_size), context)
             x = layer.cross_norm(layer.cross_out(context).add_(x))
             x = layer.last_norm(layer.fc2(layer.fc1(x)).add_(x))
-        return x[:rows]
+        return x
 
     def logits(self, states: torch.Tensor) -> torch.Tensor:
         """[rows, width] → float32 [rows, vocabulary]."""
-        padding = -len(states) % ROW_MULTIPLE if self.device.type == "cpu" else 0
-        x = F.pad(states, (0, 0, 0, padding))
-        return self._head(self._transform_norm(self._transform(x)))[: len(states)].float()
+        return self._head(self._transform_norm(self._transform(states))).float()
 
     def _embed(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
         e: Any = self._embeddings
         x: torch.Tensor = e.LayerNorm(e.word_embeddings(tokens) + e.position_embeddings(positions))
         return x
-
-    def _attend_past(self, index: int, qkv: torch.Tensor, segments: Sequence[Segment], context: torch.Tensor) -> None:
-        start = 0
-        for segment in segments:
-            count, width = segment.nodes.shape
-            stop = start + count * width
-            q, k, v = qkv[start:stop].view(count, width, 3, self.heads, self.head_size).unbind(2)
-            keys, values = segment.cache.keys[index], segment.cache.values[index]
-            keys[segment.slots, :, segment.nodes] = k
-            values[segment.slots, :, segment.nodes] = v
-            extent, slots = segment.mask.shape[-1], slice(segment.first, segment.first + count)
-            seen = self._attend(q.transpose(1, 2), keys[slots, :, :extent], values[slots, :, :extent], segment.mask)
-            context[start:stop].view(count, width, self.heads, self.head_size).copy_(seen.transpose(1, 2))
-            start = stop
-
-    def _attend(self, q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """q [count, heads, width, head_size], mask [count, width, extent]; returns q's shape."""
-        if self.cache_dtype == torch.float32 and self.device.type == "cpu":
-            # Faster than the fused kernel, which wins in bfloat16 by a fifth.
-            weights = torch.matmul(q, keys.transpose(-1, -2)).add_(mask[:, None]).softmax(-1)
-            return torch.matmul(weights, values)
-        return F.scaled_dot_product_attention(q, keys, values, attn_mask=mask[:, None], scale=1.0)

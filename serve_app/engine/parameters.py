@@ -63,6 +63,22 @@ def given(parameters: GenerationParameters) -> dict[str, Any]:
     return {name: value for name, value in values.items() if value is not None}
 
 
+_UNSUPPORTED = (
+    "max_new_tokens", "min_new_tokens", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff", "top_h",
+    "encoder_repetition_penalty", "encoder_no_repeat_ngram_size", "bad_words_ids", "renormalize_logits",
+    "forced_bos_token_id", "forced_eos_token_id", "remove_invalid_values", "exponential_decay_length_penalty",
+    "suppress_tokens", "begin_suppress_tokens", "sequence_bias", "guidance_scale", "watermarking_config",
+    "num_beam_groups", "diversity_penalty", "penalty_alpha", "stop_strings",
+)  # fmt: skip
+"""Names of `GenerationConfig` that change what is generated and that the engine does not know."""
+
+
+def unsupported(defaults: GenerationConfig) -> str:
+    """Those of a checkpoint's own settings that the engine ignores, with their values; empty where there are none."""
+    given = defaults.to_diff_dict()
+    return ", ".join(f"{name}={given[name]!r}" for name in _UNSUPPORTED if given.get(name) is not None)
+
+
 def resolve(
     parameters: GenerationParameters, defaults: GenerationConfig, max_length: int, prompt_tokens: int
 ) -> SearchParameters:

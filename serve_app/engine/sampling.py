@@ -1,45 +1,91 @@
 """Drawing without replacement as `torch.multinomial` does, from a random stream for each group.
 
-`torch.multinomial(p, n)` takes the n largest of p / e, where e are independent exponential numbers
-(one for each category). The stream must advance by a number for each category, so that a group's
-draws are those that transformers would make; but only the categories with a chance are worth a logarithm.
+`torch.multinomial(p, n)` takes the n largest of p / e, where e are independent exponential numbers, one for each
+category. On a CPU the numbers are those of transformers' stream: it must advance by one for each category, but only
+the categories with a chance are worth a logarithm. On a GPU they come from a counter instead: the number of a token is
+a function of seed, position, row and token, and nothing else has to be drawn.
 """
 
 from __future__ import annotations
 
 import functools
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 
 
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """Rows of a group that draw at this step from one generator: (block, row) of each."""
+
+    generator: torch.Generator
+    rows: Sequence[tuple[int, int]]
+
+
 class Streams:
-    """Exponential numbers from one generator for each group."""
+    """Exponential numbers from one generator for each group, on the host."""
 
-    def __init__(self, device: torch.device) -> None:
-        self._device = device
-        self._lazy = device.type == "cpu" and _bits_make_exponentials()
+    def __init__(self, vocabulary: int) -> None:
+        self._vocabulary = vocabulary
+        self._lazy = _bits_make_exponentials()
         # Kept between steps: fresh pages cost as much as the numbers in them.
-        self._drawn = torch.empty(0, dtype=torch.int64 if self._lazy else torch.float32, device=device)
+        self._drawn = torch.empty(0, dtype=torch.int64 if self._lazy else torch.float32)
 
-    def generator(self, seed: int) -> torch.Generator:
-        return torch.Generator(self._device).manual_seed(seed)
+    def exponentials(self, draws: Sequence[Draw], tokens: torch.Tensor) -> torch.Tensor:
+        """Advances every generator by rows × vocabulary numbers; returns those of `tokens` [blocks, rows, n], float32.
 
-    def exponentials(
-        self, generators: Sequence[torch.Generator], categories: int, wanted: torch.Tensor
-    ) -> torch.Tensor:
-        """Advances every generator by `categories` numbers; returns those at `wanted` [groups, n], float32."""
-        size = len(generators) * categories
-        if self._drawn.numel() < size:
-            self._drawn = torch.empty(size, dtype=self._drawn.dtype, device=self._device)
-        drawn = self._drawn[:size].view(len(generators), categories)
-        for row, generator in zip(drawn, generators, strict=True):
+        Rows that draw nothing have 1.
+        """
+        found = torch.ones(tokens.shape)
+        for draw in draws:
+            size = len(draw.rows) * self._vocabulary
+            if self._drawn.numel() < size:
+                self._drawn = torch.empty(size, dtype=self._drawn.dtype)
+            drawn = self._drawn[:size]
             if self._lazy:
-                row.random_(generator=generator)
+                drawn.random_(generator=draw.generator)
             else:
-                row.exponential_(generator=generator)
-        chosen = drawn.gather(1, wanted)
-        return _from_bits(chosen) if self._lazy else chosen
+                drawn.exponential_(generator=draw.generator)
+            numbers = drawn.view(len(draw.rows), self._vocabulary)
+            block, first = draw.rows[0]
+            if draw.rows[-1] == (block, first + len(draw.rows) - 1):
+                rows = slice(first, first + len(draw.rows))
+                chosen = numbers.gather(1, tokens[block, rows])
+                found[block, rows] = _from_bits(chosen) if self._lazy else chosen
+                continue
+            for number, place in enumerate(draw.rows):
+                chosen = numbers[number].gather(0, tokens[place])
+                found[place] = _from_bits(chosen) if self._lazy else chosen
+        return found
+
+
+def counted(seeds: torch.Tensor, positions: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """Exponential numbers, float32, for `tokens` [blocks, rows, n] at `positions` [blocks, rows] of the streams `seeds`
+    [blocks, rows]: a function of these and of the row, whatever else is drawn.
+
+    The bits are those of SplitMix64's finalizer (Steele, Lea and Flood, Fast splittable pseudorandom number generators,
+    OOPSLA 2014) over a counter, folded twice.
+    """
+    rows = torch.arange(tokens.shape[1], device=tokens.device)
+    key = _mixed(_mixed(seeds + _GOLDEN) + positions * 4096 + rows)  # [blocks, rows]
+    bits = _mixed(key[..., None] + tokens * _GOLDEN)
+    uniform = ((bits >> 41) & ((1 << 23) - 1)).float().add_(0.5).mul_(2.0**-23)  # between 0 and 1, and neither
+    return uniform.log_().neg_()
+
+
+def _signed(value: int) -> int:
+    return value - (1 << 64) if value >= 1 << 63 else value
+
+
+_GOLDEN, _FIRST, _SECOND = (_signed(v) for v in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+
+
+def _mixed(x: torch.Tensor) -> torch.Tensor:
+    """SplitMix64's finalizer of int64s, which wrap around; their shifts to the right are masked to be logical."""
+    x = (x ^ ((x >> 30) & ((1 << 34) - 1))) * _FIRST
+    x = (x ^ ((x >> 27) & ((1 << 37) - 1))) * _SECOND
+    return x ^ ((x >> 31) & ((1 << 33) - 1))
 
 
 def _from_bits(bits: torch.Tensor) -> torch.Tensor:

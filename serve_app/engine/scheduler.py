@@ -1,16 +1,23 @@
-"""Who runs and who waits: first come, first served, within a number of rows and of cache bytes."""
+"""Who runs next: the group whose deadline comes first.
+
+The steps of a request share its deadline, so its later rounds keep the place in the queue that its first step had.
+"""
 
 from __future__ import annotations
 
-from collections import deque
-from collections.abc import Callable, Iterable
+import heapq
+import itertools
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from serve_app.engine.image_cache import EncodedImage
 from serve_app.engine.parameters import SearchParameters
-from serve_app.engine.search import Hypothesis
-from serve_app.errors import CaptionServeError, InvalidOption
+from serve_app.errors import CaptionServeError
 from serve_app.types import Pixels
+
+PATIENCE_S = 300.0
+"""A group without a deadline waits as one that has so many seconds."""
 
 
 @dataclass(eq=False, slots=True)
@@ -34,69 +41,46 @@ class Group:
     def rows(self) -> int:
         return self.parameters.rows
 
-    @property
-    def nodes(self) -> int:
-        """Most tokens that its beams can ever descend from at once: when no two share an answer."""
-        return len(self.prompt) + self.rows * (self.parameters.max_length - len(self.prompt))
+    def over(self, now: float) -> bool:
+        """Whether its result is of no use any more."""
+        return self.abandoned() or (self.deadline is not None and now >= self.deadline)
+
+
+@dataclass(frozen=True, slots=True)
+class Hypothesis:
+    """A finished sequence: prompt and answer as token ids, and its beam score (None without beams)."""
+
+    ids: list[int]
+    score: float | None
 
 
 class Scheduler:
-    """Counts rows and reserved bytes; knows nothing of tensors."""
+    """The groups that wait."""
 
-    def __init__(self, max_rows: int, max_bytes: int, node_bytes: int) -> None:
-        """`node_bytes`: size of one token's keys and values."""
-        self.max_rows, self.max_bytes = max_rows, max_bytes
-        self._node_bytes = node_bytes
-        self.waiting: deque[Group] = deque()
-        self.rows = 0
-        self.bytes = 0
+    def __init__(self) -> None:
+        self._queue: list[tuple[float, int, Group]] = []
+        self._numbers = itertools.count()
+
+    def __len__(self) -> int:
+        return len(self._queue)
 
     def submit(self, group: Group) -> None:
-        """Puts a group at the end of the queue. Raises `InvalidOption` when it can never run."""
-        if group.rows > self.max_rows:
-            raise InvalidOption(
-                f"The request needs {group.rows} rows (beams or sequences) and the engine has {self.max_rows}."
-            )
-        if self._needed(group) > self.max_bytes:
-            raise InvalidOption(
-                f"{group.rows} beams of up to {group.parameters.max_length} tokens may need "
-                f"{self._needed(group) / 1e6:.0f} MB of cache and the engine has {self.max_bytes / 1e6:.0f} MB."
-            )
-        self.waiting.append(group)
+        group.submitted = time.monotonic()
+        due = group.deadline if group.deadline is not None else group.submitted + PATIENCE_S
+        heapq.heappush(self._queue, (due, next(self._numbers), group))
 
     def next(self) -> Group | None:
-        """The group at the head of the queue, when there is room for it now."""
-        if not self.waiting:
-            return None
-        group = self.waiting[0]
-        fits = self.rows + group.rows <= self.max_rows and self.bytes + self._needed(group) <= self.max_bytes
-        return group if fits else None
+        """The group at the head of the queue."""
+        return self._queue[0][2] if self._queue else None
 
     def admit(self) -> Group:
-        """Takes the head of the queue and counts it as running."""
-        group = self.waiting.popleft()
-        self.rows += group.rows
-        self.bytes += self._needed(group)
-        return group
-
-    def release(self, group: Group) -> None:
-        """A running group ended."""
-        self.rows -= group.rows
-        self.bytes -= self._needed(group)
+        """Takes the head of the queue out of it."""
+        return heapq.heappop(self._queue)[2]
 
     def withdraw(self, ended: Callable[[Group], bool]) -> list[Group]:
-        """Takes the waiting groups that `ended` says are over out of the queue."""
-        gone = [group for group in self.waiting if ended(group)]
+        """Takes the groups that `ended` says are over out of the queue."""
+        gone = {number: group for _, number, group in self._queue if ended(group)}
         if gone:
-            self.waiting = deque(group for group in self.waiting if group not in gone)
-        return gone
-
-    def check_integrity(self, running: Iterable[Group]) -> None:
-        groups = list(running)
-        assert self.rows == sum(group.rows for group in groups), f"{self.rows} rows counted"
-        assert self.bytes == sum(self._needed(group) for group in groups), f"{self.bytes} bytes counted"
-        assert self.rows <= self.max_rows, f"{self.rows} of {self.max_rows} rows"
-        assert self.bytes <= self.max_bytes, f"{self.bytes} of {self.max_bytes} bytes"
-
-    def _needed(self, group: Group) -> int:
-        return group.nodes * self._node_bytes
+            self._queue = [entry for entry in self._queue if entry[1] not in gone]
+            heapq.heapify(self._queue)
+        return list(gone.values())

@@ -1,53 +1,228 @@
-"""What a search is: something that chooses the next tokens of many groups."""
+"""How every row goes on: greedy search, sampling, beam search and beam sampling for all blocks at once.
+
+The rules are those of transformers' `GenerationMixin._sample` and `_beam_search`, step by step; the names
+`running`, `finished` and `improvable` stand for its `running_beam_scores`, `beam_scores` and
+`is_early_stop_heuristic_unsatisfied`.
+Nothing here depends on values on the host but the shape, so that it can be part of a CUDA graph.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 
-from serve_app.engine.parameters import SearchParameters
+from serve_app.engine import processors
+from serve_app.engine.batch import HOPELESS, Batch, Shape
+
+Noise = Callable[[torch.Tensor], torch.Tensor]
+"""Exponential numbers for token ids [blocks, rows, n], of the same shape."""
 
 
 @dataclass(frozen=True, slots=True)
-class Hypothesis:
-    """A finished sequence: prompt and answer as token ids, and its beam score (None without beams)."""
+class _Choice:
+    """What was chosen, sorted best first. All [blocks, 2 * rows]; `parents` are rows of the block."""
 
-    ids: list[int]
-    score: float | None
-
-
-@dataclass(frozen=True, slots=True)
-class Step:
-    """What one step chose. parents and tokens [groups, rows]; `parents` are rows within the group."""
-
-    parents: torch.Tensor | None
-    """None where every row goes on by itself."""
+    scores: torch.Tensor
+    parents: torch.Tensor
     tokens: torch.Tensor
-    done: list[bool]
 
 
-class Search(Protocol):
-    """The groups of one lane: as many rows each, in dense slots."""
+class Search:
+    """Chooses the next token of every row that is past its prompt."""
 
-    def open(self, prompt: Sequence[int], parameters: SearchParameters, seed: int) -> None:
-        """Adds a group in the next slot."""
-        ...
+    def __init__(self, batch: Batch, end: int) -> None:
+        """`end`: id of the token that ends a text."""
+        self._batch, self._end = batch, end
+        self._exact = batch.device.place.type == "cpu"
+        """Whether even choices among zero probabilities are transformers', which takes a look at the numbers."""
+        # Kept between steps: fresh pages for 30,000 scores a row cost more than the scores.
+        self._scores = torch.empty(0, device=batch.device.place)
 
-    def close(self, slot: int) -> None:
-        """Removes a group; the last one takes its slot."""
-        ...
+    def __call__(self, shape: Shape, logits: torch.Tensor, goes_on: torch.Tensor, noise: Noise) -> torch.Tensor:
+        """Chooses from float32 logits [blocks * rows, vocabulary], which it may overwrite.
 
-    def newest(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """The last token of each row and its position, [groups, rows] each."""
-        ...
+        `goes_on` [blocks, rows]: rows that take a token. Returns which row each goes on from, [blocks, rows].
+        """
+        values, tokens = self._candidates(shape, logits)
+        state, rows = self._batch.view(shape.blocks), self._batch.rows
+        beam = state["beams"][:, :1] > 0  # [blocks, 1]
+        totals = values + state["running"][..., None]  # without beams that is 0
+        order = self._order(shape, values, totals, tokens, beam, noise)  # [blocks, rows, candidates]
 
-    def advance(self, logits: torch.Tensor) -> Step:
-        """Chooses from float32 logits [groups * rows, vocabulary], which it may overwrite."""
-        ...
+        parents = torch.arange(rows, device=logits.device).expand(shape.blocks, rows)
+        if shape.needs.beams:
+            ahead, token = self._advance(shape, self._choose(totals, tokens, order), goes_on)
+            parents = torch.where(beam & goes_on, ahead, parents)
+        if shape.needs.tokens:
+            best = tokens.gather(2, order.argmax(-1, keepdim=True))[..., 0]
+            token = torch.where(beam, token, best) if shape.needs.beams else best
+        self._append(shape, parents, token, goes_on)
+        if shape.needs.tokens:
+            self._end_rows(shape, token, goes_on & ~beam)
+        return parents
 
-    def results(self, slot: int) -> list[Hypothesis]:
-        """The sequences of a group that is done, best first."""
-        ...
+    def _candidates(self, shape: Shape, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Scores and ids of the tokens worth a look, [blocks, rows, candidates] each."""
+        batch, needs = self._batch, shape.needs
+        scores = logits
+        if needs.beams:
+            if self._scores.numel() < logits.numel():
+                self._scores = torch.empty_like(logits)
+            out = self._scores.flatten()[: logits.numel()].view_as(logits)
+            scores = torch.log_softmax(logits, -1, out=out)
+            if needs.tokens:  # without beams transformers works on the logits as they are
+                plain = (batch.view(shape.blocks)["beams"] == 0).reshape(-1, 1)
+                scores = torch.where(plain, logits, scores)
+        rules = batch.rules(shape.blocks)
+        width = min(needs.max_length, batch.positions)
+        sequences = batch.sequences[: shape.blocks, :, :width].flatten(0, 1)
+        values, tokens = processors.candidates(
+            processors.process(scores, sequences, rules, needs, self._end), rules, needs
+        )
+        size = (shape.blocks, batch.rows, needs.candidates)
+        return values.view(size), tokens.view(size)
+
+    def _order(
+        self,
+        shape: Shape,
+        values: torch.Tensor,
+        totals: torch.Tensor,
+        tokens: torch.Tensor,
+        beam: torch.Tensor,
+        noise: Noise,
+    ) -> torch.Tensor:
+        """By what the candidates are ranked: their scores, or where a group samples p / e (see `sampling`)."""
+        if not shape.needs.sample:
+            return totals
+        state = self._batch.view(shape.blocks)
+        if shape.needs.beams:
+            chances = totals.flatten(1).softmax(-1).view_as(totals)
+            if shape.needs.tokens:
+                chances = torch.where(beam[..., None], chances, values.softmax(-1))
+        else:
+            chances = values.softmax(-1)
+        ranked = torch.where(state["sample"][..., None] > 0, chances.div_(noise(tokens)), totals)
+        # Rows without a beam come behind those of which nothing has a chance.
+        return ranked.masked_fill_((state["running"] == -torch.inf)[..., None], -torch.inf)
+
+    def _choose(self, totals: torch.Tensor, tokens: torch.Tensor, order: torch.Tensor) -> _Choice:
+        """Twice as many continuations as rows: enough where half of them end."""
+        rows, vocabulary = self._batch.rows, self._batch.vocabulary
+        width = totals.shape[2]
+        places = order.flatten(1).topk(min(2 * rows, rows * width)).indices
+        scores, parents = totals.flatten(1).gather(1, places), places // width
+        token = tokens.flatten(1).gather(1, places)
+        if self._exact:
+            state = self._batch.view(len(totals))
+            wanted = 2 * state["beams"][:, 0]
+            short = (order.flatten(1) > 0).sum(1) < wanted
+            for block in (short & (state["sample"][:, 0] > 0)).nonzero()[:, 0].tolist():
+                beams = int(wanted[block]) // 2
+                found = _with_impossible(order[block, :beams], totals[block, :beams], tokens[block, :beams], vocabulary)
+                scores[block, : 2 * beams] = found[0]
+                parents[block, : 2 * beams], token[block, : 2 * beams] = found[1] // vocabulary, found[1] % vocabulary
+        return _Choice(scores, parents, token)
+
+    def _advance(self, shape: Shape, choice: _Choice, goes_on: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Ends what ends, and takes the best continuations that don't: (parents, tokens) [blocks, rows]."""
+        state, rows = self._batch.view(shape.blocks), self._batch.rows
+        beams, length = state["beams"][:, :1], state["length"][:, :1]
+        moves = (beams > 0) & goes_on[:, :1]
+        rank = torch.arange(choice.scores.shape[1], device=beams.device)
+        real = rank < 2 * beams
+        hits = (choice.tokens == self._end) | (length + 1 >= state["max_length"][:, :1])
+        open_scores = torch.where(real, choice.scores + hits * HOPELESS, -torch.inf)
+        best = open_scores.topk(rows).indices  # [blocks, rows]
+        parents, tokens = choice.parents.gather(1, best), choice.tokens.gather(1, best)
+        if not self._exact or bool((hits & (rank < beams) & moves).any()):
+            self._finish(shape, choice, hits & (rank < beams), real, moves)
+        mine = rank[:rows] < beams
+        running = torch.where(mine, open_scores.gather(1, best), -torch.inf)
+        state["running"].copy_(torch.where(moves, running, state["running"]))
+        self._judge(shape, (hits | ~real).all(1, keepdim=True), mine, moves)
+        return torch.where(mine, parents, rank[:rows]), tokens
+
+    def _finish(
+        self, shape: Shape, choice: _Choice, ends: torch.Tensor, real: torch.Tensor, moves: torch.Tensor
+    ) -> None:
+        """Keeps the best finished sequences; only the first `beams` choices may end one. Before anything moves on."""
+        batch, state, rows = self._batch, self._batch.view(shape.blocks), self._batch.rows
+        blocks = slice(shape.blocks)
+        length, width = state["length"][:, :1], min(shape.needs.max_length, self._batch.positions)
+        beams = state["beams"][:, :1]
+        norm = (length + 1 - state["prompt"][:, :1]).double() ** state["length_penalty"][:, :1]
+        full = (state["is_finished"] > 0).all(1, keepdim=True) & (state["early"][:, :1] > 0)
+        closed = full.float() + (state["improvable"][:, :1] == 0).float()
+        scores = choice.scores / norm.float() + closed * HOPELESS + ~ends * HOPELESS
+        scores = torch.where(real, scores, -torch.inf)
+        kept = torch.cat((state["finished"], scores), 1).topk(rows)  # [blocks, rows] of 3 * rows
+        mine = torch.arange(rows, device=beams.device) < beams
+
+        def keep(name: str, old: torch.Tensor, new: torch.Tensor) -> None:
+            state[name].copy_(torch.where(moves & mine, new, old))
+
+        keep("finished", state["finished"], kept.values)
+        both = torch.cat((state["is_finished"], ends.long()), 1)
+        keep("is_finished", state["is_finished"], both.gather(1, kept.indices))
+        both = torch.cat((state["finished_length"], (length + 1).expand_as(choice.tokens)), 1)
+        keep("finished_length", state["finished_length"], both.gather(1, kept.indices))
+
+        ids = batch.sequences[blocks, :, :width].gather(1, choice.parents[..., None].expand(-1, -1, width))
+        at = length.clamp_max(width - 1)[..., None].expand(*choice.tokens.shape, 1)
+        ids = ids.scatter(2, at, choice.tokens[..., None])
+        old = batch.finished_sequences[blocks, :, :width]
+        new = torch.cat((old, ids), 1).gather(1, kept.indices[..., None].expand(-1, -1, width))
+        old.copy_(torch.where(moves[..., None], new, old))
+
+    def _judge(self, shape: Shape, all_end: torch.Tensor, mine: torch.Tensor, moves: torch.Tensor) -> None:
+        """Ends groups that can gain nothing more, have all they may have, or are at their limit."""
+        state = self._batch.view(shape.blocks)
+        length, start = state["length"][:, :1], state["prompt"][:, :1]
+        penalty = state["length_penalty"][:, :1]
+        never = (state["never"][:, :1] > 0) & (penalty > 0)
+        longest = torch.where(never, state["max_length"][:, :1], length + 1)
+        best = state["running"][:, :1] / ((longest - start).double() ** penalty).float()
+        finished, is_finished = state["finished"], state["is_finished"] > 0
+        worst = torch.where(mine, finished, torch.inf).min(1, keepdim=True).values
+        worst = torch.where(is_finished, worst, HOPELESS)
+        hope = (state["improvable"][:, :1] > 0) & ((best > worst) & mine).any(1, keepdim=True)
+        early = is_finished.all(1, keepdim=True) & (state["early"][:, :1] > 0)
+        ended = ~hope | early | all_end
+        old = state["improvable"]
+        old.copy_(torch.where(moves, hope.long(), old))
+        old = state["ended"]
+        old.copy_(torch.where(moves, ended.long(), old))
+
+    def _append(self, shape: Shape, parents: torch.Tensor, tokens: torch.Tensor, goes_on: torch.Tensor) -> None:
+        """Every row goes on from its parent, by its token."""
+        batch, blocks = self._batch, slice(shape.blocks)
+        width = min(shape.needs.max_length, batch.positions)
+        sequences, length = batch.sequences[blocks, :, :width], batch.view(shape.blocks)["length"]
+        at = length.clamp_max(width - 1)[..., None]
+        if shape.needs.beams:
+            sequences.copy_(sequences.gather(1, parents[..., None].expand_as(sequences)))
+        sequences.scatter_(2, at, torch.where(goes_on[..., None], tokens[..., None], sequences.gather(2, at)))
+        length.add_(goes_on)
+
+    def _end_rows(self, shape: Shape, tokens: torch.Tensor, goes_on: torch.Tensor) -> None:
+        state = self._batch.view(shape.blocks)
+        ends = (tokens == self._end) | (state["length"] >= state["max_length"])
+        old = state["ended"]
+        old.copy_(torch.where(goes_on, ends.long(), old))
+
+
+def _with_impossible(
+    order: torch.Tensor, scores: torch.Tensor, tokens: torch.Tensor, vocabulary: int
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """The choice where fewer continuations than wanted have a probability above zero.
+
+    transformers then takes whatever `topk` finds among all the zeros, and so does this. All [beams, candidates];
+    returns scores and categories (beam × vocabulary + token), [2 * beams] each.
+    """
+    beams = len(tokens)
+    categories = (tokens + torch.arange(beams, device=tokens.device)[:, None] * vocabulary).flatten()
+    size = beams * vocabulary
+    chosen = torch.zeros(size).index_copy(0, categories, order.flatten()).topk(2 * beams).indices
+    return torch.full((size,), -torch.inf).index_copy(0, categories, scores.flatten())[chosen], chosen

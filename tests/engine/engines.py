@@ -11,8 +11,7 @@ from serve_app.engine import Loaded
 from serve_app.engine.engine import Engine
 from serve_app.engine.parameters import given, resolve
 from serve_app.engine.pixels import Normalizer
-from serve_app.engine.scheduler import Group
-from serve_app.engine.search import Hypothesis
+from serve_app.engine.scheduler import Group, Hypothesis
 from serve_app.errors import CaptionServeError, GenerationFailed
 from serve_app.types import EngineLimits, GenerationParameters, Pixels
 

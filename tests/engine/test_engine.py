@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import psutil
 import pytest
@@ -14,10 +15,8 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from hypothesis.strategies import integers
 
 from bench.random_blip import middle_config, random_blip
-from serve_app.engine.lane import Lane
 from serve_app.engine.memory import zeros
-from serve_app.engine.node_cache import NodeCache
-from serve_app.engine.slots import SlotTensors
+from serve_app.engine.tree import Tree
 from serve_app.errors import DeadlineExceeded, GenerationFailed, InvalidOption, WrongImageSize
 from serve_app.types import EngineLimits, GenerationParameters, Pixels
 from tests.engine.engines import Bench, Request, ids, random_pictures, random_request
@@ -25,14 +24,14 @@ from tests.engine.engines import Bench, Request, ids, random_pictures, random_re
 IMAGE_BYTES = 2 * 4 * 17 * 256 * 4
 """Keys and values of four layers, 17 patches, width 256, float32: one encoded image of the middle model."""
 PICTURES = random_pictures(64, 6)
-SMALL = EngineLimits(max_rows=20, max_cache_bytes=25_000_000, max_image_cache_bytes=3 * IMAGE_BYTES)
+SMALL = EngineLimits(max_rows=24, max_cache_bytes=25_000_000, max_image_cache_bytes=3 * IMAGE_BYTES)
 START, VOCABULARY = 1998, 2000
 NEEDS_VNNI = pytest.mark.skipif(not torch.cpu._is_vnni_supported(), reason="int8 needs a CPU with VNNI instructions")
 
 
 @pytest.fixture(scope="module")
 def module_bench() -> Bench:
-    """An engine with room for three images and twenty rows, so that groups have to wait."""
+    """An engine with room for three images and three blocks of rows, so that groups have to wait."""
     return Bench(random_blip(middle_config()), SMALL)
 
 
@@ -87,7 +86,7 @@ def test_random_comings_and_goings(bench: Bench) -> None:
 
         def teardown(self) -> None:
             bench.run()
-            assert bench.engine.counters.rows == bench.engine.scheduler.bytes == 0
+            assert bench.engine.counters.rows == bench.engine.counters.waiting == 0
             for number, which in self.running.items():
                 assert ids(bench.results[number]) == alone[which]
 
@@ -135,21 +134,34 @@ def test_images_in_use_are_never_pushed_out(bench: Bench) -> None:
 
 def test_first_come_first_served(bench: Bench) -> None:
     """A wide group waits for its rows, and small ones that came later don't overtake it for ever."""
-    bench.submit(0, request(beams=15, new=10))
-    bench.submit(1, request(beams=20, new=5))
+    wide = GenerationParameters(max_length=7, min_length=7, num_beams=1, do_sample=True, num_return_sequences=24)
+    bench.submit(0, request(new=10))
+    bench.submit(1, Request(PICTURES[0], [START, 7], wide, 0))
     for number in range(2, 12):
         bench.submit(number, request(beams=2, new=3))
     bench.run()
     assert list(bench.results)[:2] == [0, 1]
 
 
+def test_rounds_keep_the_place_of_their_request(bench: Bench) -> None:
+    """A request's later step queued behind everybody who had come meanwhile; it has the deadline of its first one."""
+    now = time.monotonic()
+    for number in range(5):
+        bench.submit(number, request(new=10), deadline=now + 100 + number)
+    bench.submit(9, request(new=10), deadline=now + 99)
+    bench.run()
+    assert list(bench.results).index(9) < 3
+
+
 @pytest.mark.parametrize(
     ("wrong", "word"),
     [
-        (request(beams=21), "rows"),
+        (request(beams=9), "beams"),
         (
-            Request(PICTURES[0], [START], GenerationParameters(max_length=512, num_beams=20, do_sample=False), 0),
-            "cache",
+            Request(
+                PICTURES[0], [START], GenerationParameters(max_length=9, do_sample=True, num_return_sequences=25), 0
+            ),
+            "rows",
         ),
         (request(beams=0), "num_beams"),
         (request(beams=2, num_return_sequences=3), "num_return_sequences"),
@@ -201,7 +213,7 @@ def break_forward(error: Exception, at: int) -> Callable[..., torch.Tensor]:
     return forward
 
 
-@pytest.mark.parametrize("at", [0, 1, 5], ids=["prompt", "first step", "later"])
+@pytest.mark.parametrize("at", [0, 1, 5], ids=["prompt", "first token", "later"])
 @pytest.mark.parametrize("error", [ValueError("broken"), torch.OutOfMemoryError("full")], ids=["error", "memory"])
 def test_engine_goes_on_after_an_error(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, error: Exception, at: int
@@ -214,8 +226,8 @@ def test_engine_goes_on_after_an_error(
         bench.submit(number, request())
     bench.run()
     failed = [result for result in bench.results.values() if isinstance(result, GenerationFailed)]
-    # One out of memory in a step costs the newest group only: the others have its room.
-    assert len(failed) == (1 if isinstance(error, torch.OutOfMemoryError) and at else 4)
+    # One out of memory in a step costs one group only: the others have its room. Three run, the fourth waits.
+    assert len(failed) == (1 if isinstance(error, torch.OutOfMemoryError) else 3)
     survived = [result for result in bench.results.values() if result not in failed]
     assert all(ids(result) == alone for result in survived)
     bench.results.clear()
@@ -245,24 +257,6 @@ def test_error_while_encoding_concerns_that_image_only(bench: Bench, monkeypatch
     assert isinstance(bench.results[1], GenerationFailed)
 
 
-def test_error_in_a_lane_leaves_the_others(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    alone = ids(bench.alone(request(beams=3)))
-    advance = Lane.advance
-
-    def broken(lane: Lane, logits: torch.Tensor) -> object:
-        if lane.key.rows == 4:
-            raise ValueError("broken")
-        return advance(lane, logits)
-
-    monkeypatch.setattr(Lane, "advance", broken)
-    bench.submit(0, request(beams=3))
-    bench.submit(1, request(beams=4))
-    bench.run()
-    assert ids(bench.results[0]) == alone
-    assert isinstance(bench.results[1], GenerationFailed)
-    assert "broken" not in bench.results[1].message
-
-
 def test_memory_of_a_tree_follows_what_its_beams_share(bench: Bench) -> None:
     """Eight beams that go the same way for 300 tokens keep few more than 300 nodes, not eight times as many."""
     together = GenerationParameters(max_length=300, min_length=300, num_beams=8, do_sample=True, top_k=50)
@@ -270,7 +264,7 @@ def test_memory_of_a_tree_follows_what_its_beams_share(bench: Bench) -> None:
     bench.submit(0, Request(PICTURES[0], [START, 7], together, 3))
     while not bench.engine.idle:
         bench.engine.step()
-        most = max([most, *(count for lane in bench.engine._lanes.values() for count in lane.cache.counts)])
+        most = max([most, *(block.top for block in bench.engine.batch.used)])
     assert most < 700
     bench.engine.check_integrity()
 
@@ -297,53 +291,63 @@ def test_other_precisions_stay_close(dtype: str) -> None:
         bench.engine._drop_ended()
         with torch.inference_mode():
             bench.engine._admit()
-            logits.append(bench.engine._forward(list(bench.engine._lanes.values()))[0])
+            states = bench.engine._decoder.logits
+
+            def kept(x: torch.Tensor, inner: Callable[[torch.Tensor], torch.Tensor] = states) -> torch.Tensor:
+                logits.append(inner(x)[0])
+                return inner(x)
+
+            bench.engine._decoder.logits = kept  # type: ignore[method-assign]
+            bench.engine._launch()
     exact, rounded = logits
     assert torch.nn.functional.cosine_similarity(exact, rounded, dim=0) > 0.999
 
 
-@pytest.mark.parametrize(("at", "beams"), [(5, 7), (13, 3)], ids=["new lane", "growth of a lane with both"])
-def test_memory_that_runs_out_while_a_cache_grows_costs_no_other_group(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, at: int, beams: int
+@pytest.mark.parametrize("at", [0, 3, 7], ids=["first layer", "in the midst", "last layer"])
+def test_memory_that_runs_out_while_a_tree_grows_ends_the_group_that_grew(
+    monkeypatch: pytest.MonkeyPatch, at: int
 ) -> None:
-    """A cache half replaced by a larger one used to break every group of its lane, and a new lane the engine."""
-    alone = ids(bench.alone(request(beams=beams, new=250)))
-    allocate, calls = NodeCache._zeros, iter(range(10**6))
+    """One group after the other was ended, the newest first, until the one that grew was the last."""
+    bench = Bench(random_blip(middle_config()), SMALL)
+    wild = GenerationParameters(max_length=300, min_length=300, num_beams=8, do_sample=True, temperature=9.0, top_k=0)
+    alone = ids(bench.alone(request(new=30)))
+    allocate, calls = Tree._zeros, iter(range(10**6))
 
-    def scarce(cache: NodeCache, slots: int, nodes: int) -> torch.Tensor:
-        if cache._rows == 3 and next(calls) == at:
+    def scarce(tree: Tree, nodes: int) -> torch.Tensor:
+        if next(calls) == at:
             raise torch.OutOfMemoryError("full")
-        return allocate(cache, slots, nodes)
+        return allocate(tree, nodes)
 
-    monkeypatch.setattr(NodeCache, "_zeros", scarce)
-    bench.engine._lanes.clear()
-    bench.submit(0, request(beams=beams, new=250))
-    bench.submit(1, request(beams=3, new=300))
+    bench.submit(0, Request(PICTURES[0], [START, *[7] * 100], wild, 3))
+    for _ in range(14):  # its prompt
+        bench.engine.step()
+    monkeypatch.setattr(Tree, "_zeros", scarce)
+    bench.submit(1, request(new=30))
+    bench.submit(2, request(new=30))
     bench.run()
-    assert ids(bench.results[0]) == alone
-    assert isinstance(bench.results[1], GenerationFailed)
+    assert isinstance(bench.results[0], GenerationFailed)
+    assert ids(bench.results[1]) == ids(bench.results[2]) == alone
 
 
-def test_rows_that_grow_wider_repeat_their_start_token() -> None:
-    """The ids behind a row's end, which penalties read too, turned to 0 when a longer group joined the lane."""
-    tensors = SlotTensors(torch.device("cpu"))
-    tensors.add("sequences", (2, 3), torch.int64)
-    tensors.open()
-    tensors["sequences"][0] = START
-    tensors.widen("sequences", 6)
-    assert tensors["sequences"].tolist() == [[[START] * 6] * 2]
+def test_tree_beyond_the_cache_ends_its_group_in_a_sentence() -> None:
+    blocks, nodes = 3, 200
+    limits = replace(SMALL, max_cache_bytes=blocks * nodes * 2 * 4 * 256 * 4)
+    bench = Bench(random_blip(middle_config()), limits)
+    wild = GenerationParameters(max_length=300, min_length=300, num_beams=8, do_sample=True, temperature=99.0, top_k=0)
+    alone = ids(bench.alone(request()))
+    bench.submit(0, Request(PICTURES[0], [START, *[7] * 150], wild, 3))
+    bench.submit(1, request())
+    bench.run()
+    assert ids(bench.results[1]) == alone
+    assert isinstance(bench.results[0], GenerationFailed)
+    assert "max_cache_bytes" in bench.results[0].message
+    assert bench.engine.batch.tree.nodes <= nodes
 
 
 def test_search_without_a_finished_beam_returns_the_prompt(bench: Bench) -> None:
     hopeless = GenerationParameters(max_length=30, min_length=30, num_beams=2, do_sample=False, length_penalty=-20.0)
     (found,) = ids(bench.alone(Request(PICTURES[0], [START, 7], hopeless, 0)))
     assert found[:2] == [START, 7]
-
-
-def test_lanes_that_nobody_uses_give_their_memory_back(bench: Bench) -> None:
-    for beams in range(2, 20):
-        bench.alone(request(beams=beams, new=30))
-    assert bench.engine.counters.cache_bytes <= SMALL.max_cache_bytes
 
 
 def test_cache_takes_memory_only_where_something_is_written() -> None:
@@ -368,3 +372,13 @@ def test_device_that_is_lost_ends_the_engine(bench: Bench, monkeypatch: pytest.M
     with pytest.raises(torch.AcceleratorError):
         lost.run()
     assert isinstance(lost.results[0], GenerationFailed)
+
+
+def test_beams_that_never_finished_are_no_answers(bench: Bench) -> None:
+    """With more sequences wanted than finished, the bare prompt was one of the answers."""
+    hopeless = GenerationParameters(
+        max_length=30, min_length=30, num_beams=4, do_sample=False, num_return_sequences=4, length_penalty=-20.0
+    )
+    found = bench.alone(Request(PICTURES[0], [START, 7], hopeless, 0))
+    assert isinstance(found, list)
+    assert all(each.ids != [START, 7] for each in found[1:])

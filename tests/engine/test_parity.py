@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 from collections.abc import Sequence
 from dataclasses import replace
@@ -10,7 +11,7 @@ import pytest
 
 from bench.random_blip import middle_config, random_blip
 from serve_app.engine import Loaded, load
-from serve_app.types import GenerationParameters
+from serve_app.types import EngineLimits, GenerationParameters
 from tests.engine.engines import Bench, Request, Result, random_pictures, random_request, transformers_result
 
 pytestmark = pytest.mark.filterwarnings("ignore:Unfeasible length constraints")
@@ -83,7 +84,8 @@ def test_in_company(
 @pytest.mark.parametrize("top_k", [None, 0])
 def test_more_beams_than_tokens_with_a_chance(models: tuple[Loaded, Bench], top_k: int | None) -> None:
     """30 beams draw 60 continuations; the first step leaves 50 and a cold model fewer: the rest has probability 0."""
-    loaded, bench = models
+    loaded, _ = models
+    bench = Bench(copy.deepcopy(loaded), EngineLimits(max_beams=30))
     start = loaded.model.config.text_config.bos_token_id
     cold = GenerationParameters(max_length=12, num_beams=30, do_sample=True, temperature=0.05, top_k=top_k)
     request = Request(random_pictures(loaded.info.image_height, 1)[0], [start, 7, 8], cold, 5)

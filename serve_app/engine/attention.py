@@ -1,0 +1,114 @@
+"""What the rows of a step see: the nodes of their trees, and their images."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol, Self
+
+import torch
+from torch.nn import functional as F
+
+from serve_app.engine.image_cache import ImageCache
+from serve_app.engine.tree import Tree
+
+
+class Images(Protocol):
+    def attend(self, layer: int, query: torch.Tensor, context: torch.Tensor) -> None:
+        """Attention of scaled queries [rows, heads, head_size] into `context` [rows, width]."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """Attention of the rows of a step, [blocks, rows] of them."""
+
+    tree: Tree
+    nodes: torch.Tensor
+    """[blocks, rows]: where the rows' own keys and values go."""
+    mask: torch.Tensor
+    """[blocks, 1, rows, extent]: 0 where a row sees the node, the dtype's minimum elsewhere."""
+    images: Images
+
+    @classmethod
+    def of(cls, tree: Tree, nodes: torch.Tensor, seen: torch.Tensor, images: Images) -> Self:
+        """`seen` [blocks, rows, extent]: whether a row sees a node."""
+        hidden = torch.finfo(tree.dtype).min
+        mask = torch.zeros(seen.shape, dtype=tree.dtype, device=seen.device).masked_fill_(~seen, hidden)
+        return cls(tree, nodes, mask[:, None], images)
+
+    def attend_past(self, layer: int, qkv: torch.Tensor, context: torch.Tensor) -> None:
+        """Attention of scaled queries to the trees, after the rows' own keys and values have been written there.
+
+        qkv [rows, 3 * width] of the cache's dtype; writes `context` [rows, width].
+        """
+        blocks, rows = self.nodes.shape
+        heads = self.tree.keys[layer].shape[1]
+        q, k, v = qkv.view(blocks, rows, 3, heads, -1).unbind(2)
+        self.tree.write(layer, self.nodes, k, v)
+        extent = self.mask.shape[-1]
+        keys, values = self.tree.keys[layer][:blocks, :, :extent], self.tree.values[layer][:blocks, :, :extent]
+        seen = _attend(q.transpose(1, 2), keys, values, self.mask)  # [blocks, heads, rows, head_size]
+        context.view(blocks, rows, heads, -1).copy_(seen.transpose(1, 2))
+
+
+def _attend(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    if q.dtype == torch.float32 and q.device.type == "cpu":
+        # Faster than the fused kernel, which wins in bfloat16 by a fifth.
+        weights = torch.matmul(q, keys.transpose(-1, -2)).add_(mask).softmax(-1)
+        return torch.matmul(weights, values)
+    return F.scaled_dot_product_attention(q, keys, values, attn_mask=mask, scale=1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class RowImages:
+    """Image by image: slots in the cache, each with the places [n] of its rows, None for all rows.
+
+    Reads keys and values where they lie.
+    """
+
+    cache: ImageCache
+    rows: Sequence[tuple[int, torch.Tensor | None]]
+
+    @classmethod
+    def of(cls, cache: ImageCache, slots: Sequence[int]) -> Self:
+        """`slots` of the rows' images, row by row."""
+        places: dict[int, list[int]] = {}
+        for row, slot in enumerate(slots):
+            places.setdefault(slot, []).append(row)
+        if len(places) == 1:
+            return cls(cache, [(slot, None) for slot in places])
+        return cls(cache, [(slot, torch.tensor(rows)) for slot, rows in places.items()])
+
+    def attend(self, layer: int, query: torch.Tensor, context: torch.Tensor) -> None:
+        for slot, places in self.rows:
+            q = (query if places is None else query[places]).transpose(0, 1)  # [heads, n, head_size]
+            scores = torch.bmm(q, self.cache.keys[layer][slot].transpose(1, 2))  # [heads, n, ≥ patches]
+            scores[..., self.cache.patches :] = torch.finfo(scores.dtype).min
+            weights = scores.softmax(-1)
+            seen = torch.bmm(weights, self.cache.values[layer][slot]).transpose(0, 1).flatten(1)  # [n, width]
+            if places is None:
+                context.copy_(seen)
+            else:
+                context[places] = seen.to(context.dtype)
+
+
+@dataclass(frozen=True, slots=True)
+class GatheredImages:
+    """The cache slot of each row's image, `slots` [blocks, rows]; `pictures` is 1 where a block has one image.
+
+    Gathers keys and values of each block, or of each row, in every layer: a shape that does not depend on how many
+    images there are, which a CUDA graph needs.
+    """
+
+    cache: ImageCache
+    slots: torch.Tensor
+    pictures: int
+
+    def attend(self, layer: int, query: torch.Tensor, context: torch.Tensor) -> None:
+        slots = self.slots.amax(1) if self.pictures == 1 else self.slots.flatten()  # rows without a group have 0
+        q = query.view(len(slots), -1, *query.shape[1:]).transpose(1, 2)  # [slots, heads, rows, head_size]
+        patches = slice(self.cache.patches)
+        keys, values = self.cache.keys[layer][slots, :, patches], self.cache.values[layer][slots, :, patches]
+        seen = F.scaled_dot_product_attention(q, keys, values, scale=1.0)
+        context.copy_(seen.transpose(1, 2).flatten(2).flatten(0, 1))

@@ -1,0 +1,179 @@
+"""One step of all running groups: one token further in the prompt, or in the answer."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from serve_app.engine.attention import GatheredImages, Images, RowImages, Sight
+from serve_app.engine.batch import Batch, Launched, Shape
+from serve_app.engine.counters import Counters
+from serve_app.engine.decoder import Decoder
+from serve_app.engine.device import Reading
+from serve_app.engine.image_cache import ImageCache
+from serve_app.engine.processors import Needs, power_of_two
+from serve_app.engine.sampling import Draw, Streams, counted
+from serve_app.engine.search import Noise, Search
+
+logger = logging.getLogger(__name__)
+
+LEAST_EXTENT = 128
+
+
+@dataclass(frozen=True, slots=True)
+class _Prompts:
+    """Rows that are in their prompts; all [blocks, rows]."""
+
+    inside: torch.Tensor
+    """Whether the row's group is in its prompt still."""
+    together: torch.Tensor
+    """Whether it is a group with beams: its rows feed the prompt together, a token each in every step."""
+    positions: torch.Tensor
+    """Place in the prompt of the token that the row takes."""
+    fed: torch.Tensor
+    """Whether that token is still part of the prompt but for its last one, which the first real step takes."""
+
+
+class Stepper:
+    """Takes steps; on a GPU as graphs, one for each padded shape."""
+
+    def __init__(
+        self, batch: Batch, decoder: Decoder, images: ImageCache, end: int, counters: Counters, captures: bool
+    ) -> None:
+        """`end`: id of the token that ends a text. `captures`: steps are padded, and captured as the device does it."""
+        self._batch, self._decoder, self._cache, self._counters = batch, decoder, images, counters
+        self._known: tuple[list[int] | None, Images] = None, RowImages(images, ())
+        self._search = Search(batch, end)
+        self._captures = captures
+        self._streams = None if batch.device.place.type == "cuda" else Streams(batch.vocabulary)
+        self._report = torch.zeros(batch.blocks, batch.rows + 1, dtype=torch.int64, device=batch.device.place)
+        self._numbers = torch.arange(1, batch.tree.max_nodes + 1, device=batch.device.place)
+        self._own = torch.eye(batch.rows, dtype=torch.bool, device=batch.device.place)
+        self._before = self._own.new_ones(batch.rows, batch.rows).tril()
+        self._graphs: dict[Shape, Callable[[], None]] = {}
+        self._generation = batch.tree.generation
+        self._draws: Sequence[Draw] = ()
+
+    @property
+    def captured(self) -> int:
+        return len(self._graphs)
+
+    def launch(self) -> tuple[Launched, Reading]:
+        """Launches a step of all groups of the batch. When it raises the groups are as they were before."""
+        shape = self._batch.shape()
+        self._draws = self._batch.draws()
+        if self._captures:
+            self._replay(self._padded(shape))
+        else:
+            self._run(shape, self._batch.pictures)
+        launched = self._batch.launched()
+        return launched, self._batch.device.read(self._report[: shape.blocks])
+
+    def warm_up(self, extents: Sequence[int], blocks: Sequence[int]) -> None:
+        """Captures the graphs of these shapes, for what the presets need. For an empty batch."""
+        if not self._captures:
+            return
+        for extent in sorted(extents, reverse=True):  # the largest first: the others then fit into its memory
+            for count in sorted(blocks, reverse=True):
+                self._replay(self._padded(Shape(count, extent, 1, True, Needs())))
+
+    def _padded(self, shape: Shape) -> Shape:
+        batch = self._batch
+        return replace(
+            shape,
+            blocks=min(power_of_two(shape.blocks), batch.blocks),
+            extent=min(power_of_two(shape.extent, LEAST_EXTENT), batch.tree.nodes),
+            pictures=1 if shape.pictures == 1 else batch.rows,
+            prompts=True,
+            needs=shape.needs.padded(batch.vocabulary, batch.positions),
+        )
+
+    def _replay(self, shape: Shape) -> None:
+        """Takes a step by its graph, which is captured when the shape comes for the first time."""
+        if self._generation != self._batch.tree.generation:
+            self._graphs.clear()
+            self._generation = self._batch.tree.generation
+        if (replay := self._graphs.get(shape)) is not None:
+            replay()
+            return
+        self._graphs[shape] = self._batch.device.capture(lambda: self._run(shape, None))
+
+    @torch.inference_mode()
+    def _run(self, shape: Shape, pictures: list[int] | None) -> None:
+        """The step itself. `pictures` are the rows' image slots where the host may tell them, as on a CPU."""
+        batch, tree, state = self._batch, self._batch.tree, self._batch.view(shape.blocks)
+        prompts = self._prompts(shape) if shape.prompts else None
+        positions, goes_on = state["length"] - 1, (state["active"] > 0) & (state["ended"] == 0)
+        if prompts is not None:
+            positions, goes_on = torch.where(prompts.inside, prompts.positions, positions), goes_on & ~prompts.inside
+        positions = positions.clamp_min_(0)
+        tokens = batch.sequences[: shape.blocks].gather(2, positions[..., None])[..., 0]
+        nodes = tree.free(shape.blocks, shape.extent)
+        seen = self._seen(shape, nodes, prompts)
+        with self._counters.timed("forward"):
+            sight = Sight.of(tree, nodes, seen, self._images_of(shape, pictures))
+            states = self._decoder.forward(tokens.flatten(), positions.flatten(), sight)
+            logits = self._decoder.logits(states)
+        with self._counters.timed("search"):
+            parents = self._search(shape, logits, goes_on, self._noise(shape))
+        self._commit(shape, nodes, seen, parents, goes_on, prompts)
+
+    def _images_of(self, shape: Shape, pictures: list[int] | None) -> Images:
+        if pictures is None:
+            return GatheredImages(self._cache, self._batch.view(shape.blocks)["picture"], shape.pictures)
+        if self._known[0] is not pictures:
+            self._known = pictures, RowImages.of(self._cache, pictures)
+        return self._known[1]
+
+    def _prompts(self, shape: Shape) -> _Prompts:
+        state = self._batch.view(shape.blocks)
+        number = torch.arange(self._batch.rows, device=self._batch.device.place)
+        fed, last = state["fed"], state["prompt"] - 1
+        inside = fed < last
+        together = inside & (state["beams"] > 0)
+        places = fed + number * together
+        return _Prompts(inside, together, torch.minimum(places, last - 1), inside & (places < last))
+
+    def _seen(self, shape: Shape, nodes: torch.Tensor, prompts: _Prompts | None) -> torch.Tensor:
+        """What each row sees in this step [blocks, rows, extent]: its past and its own node; in a prompt that is fed
+        together the nodes of the rows before it, too."""
+        own = self._own.expand(*nodes.shape, -1)  # [blocks, rows, rows]
+        if prompts is not None:
+            own = torch.where(prompts.together[..., None], self._before, own)
+        past = self._batch.tree.seen[: shape.blocks, :, : shape.extent]
+        return past.scatter(2, nodes[:, None].expand_as(own), own)
+
+    def _commit(
+        self,
+        shape: Shape,
+        nodes: torch.Tensor,
+        seen: torch.Tensor,
+        parents: torch.Tensor,
+        goes_on: torch.Tensor,
+        prompts: _Prompts | None,
+    ) -> None:
+        """Rows see what their parents saw, those in a prompt what was fed, and those of no group nothing."""
+        batch, state = self._batch, self._batch.view(shape.blocks)
+        kept = seen.gather(1, parents[..., None].expand_as(seen)) if shape.needs.beams else seen
+        if prompts is not None:
+            # The last row saw all nodes of the prompt's part; what was fed beyond its end goes.
+            whole = seen[:, -1:].scatter(2, nodes[:, None], prompts.fed[:, None])
+            kept = torch.where(prompts.together[..., None], whole, kept)
+            count = torch.where(prompts.together, batch.rows, prompts.inside.long())
+            fed = torch.minimum(state["fed"] + count, state["prompt"] - 1)
+            state["fed"].copy_(torch.where(prompts.inside, fed, state["fed"]))
+            goes_on = goes_on | prompts.inside
+        kept = kept & goes_on[..., None]
+        batch.tree.seen[: shape.blocks, :, : shape.extent] = kept
+        self._report[: shape.blocks, :-1] = state["ended"] | (state["active"] == 0)
+        torch.amax(kept.any(1) * self._numbers[: shape.extent], 1, out=self._report[: shape.blocks, -1])
+
+    def _noise(self, shape: Shape) -> Noise:
+        if self._streams is not None:
+            streams = self._streams
+            return lambda tokens: streams.exponentials(self._draws, tokens)
+        state = self._batch.view(shape.blocks)
+        return lambda tokens: counted(state["seed"], state["length"], tokens)
