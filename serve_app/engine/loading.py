@@ -122,7 +122,7 @@ def image_size(model: str, revision: str | None = None) -> tuple[int, int]:
 
 def _device(name: str) -> torch.device:
     if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
         device = torch.device(name)
     except RuntimeError as error:
@@ -133,6 +133,8 @@ def _device(name: str) -> torch.device:
         raise DeviceUnavailable(
             f"The device {name!r} was asked for and this machine offers {torch.cuda.device_count()} GPUs."
         )
+    if device.type == "cuda" and ":" not in name:  # torch.cuda.set_device and streams want to know which
+        return torch.device("cuda", torch.cuda.current_device())
     return device
 
 

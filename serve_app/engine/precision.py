@@ -30,7 +30,7 @@ class Precision:
         if name == "auto":
             name = "float32"
             if device.type == "cuda":
-                name = "bfloat16" if torch.cuda.is_bf16_supported() else "float16"
+                name = "bfloat16" if _has_bfloat16(device) else "float16"
         if name == "int8":
             if device.type != "cpu":
                 raise ModelUnsupported("int8 runs on CPUs only; use bfloat16 or float16 on a GPU.")
@@ -39,3 +39,9 @@ class Precision:
             raise ModelUnsupported(f"There is no dtype {name!r}; use auto, float32, bfloat16, float16 or int8.")
         dtype: torch.dtype = getattr(torch, name)
         return cls(name, dtype, dtype, dtype)
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    """Whether the GPU computes in bfloat16 itself; T4 and V100 only emulate it, slowly."""
+    with torch.cuda.device(device):
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
 from pathlib import Path
@@ -11,8 +12,9 @@ import torch
 from safetensors.torch import load_file, save_file
 from transformers import BlipConfig, BlipForConditionalGeneration
 
-from serve_app.engine import load, start
+from serve_app.engine import load, loading, start
 from serve_app.engine.checkpoint import DEMO_DIRECTORY, resolve
+from serve_app.engine.precision import Precision
 from serve_app.errors import DeviceUnavailable, ModelIncomplete, ModelNotFound, ModelUnreachable, ModelUnsupported
 from serve_app.types import Generated, GenerateJob, GenerationParameters, Pixels
 
@@ -168,3 +170,30 @@ async def test_full_size_blip_goes_through_the_same_loader(tmp_path: Path) -> No
     engine.close()
     assert isinstance(outcome, Generated)
     assert outcome.tokens <= 3
+
+
+@pytest.mark.parametrize("name", ["auto", "cuda"])
+def test_a_gpu_is_called_by_its_number(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    """No engine started on a GPU: torch.cuda.set_device refuses a device without an index."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 2)
+    assert loading._device(name) == torch.device("cuda:2")
+    assert loading._device("cuda:3") == torch.device("cuda:3")
+
+
+def test_a_gpu_that_only_emulates_bfloat16_takes_float16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """T4 and V100 were given bfloat16, which torch says they support, by emulation."""
+    monkeypatch.setattr(torch.cuda, "device", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    assert Precision.of("auto", torch.device("cuda:0")).name == "float16"
+
+
+def test_settings_of_a_checkpoint_that_the_engine_ignores_are_named(
+    copy: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They were ignored without a word."""
+    edit_json(copy / "generation_config.json", suppress_tokens=[7], encoder_repetition_penalty=1.2)
+    start(load(str(copy))).close()
+    assert "suppress_tokens=[7]" in caplog.text
+    assert "encoder_repetition_penalty=1.2" in caplog.text
