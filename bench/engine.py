@@ -68,6 +68,11 @@ class Work:
         """Steps of one image one after the other: the variants share theirs."""
         return max(_new(*job) for job in self.variants) + sum(_new(*job) for job in self.rounds)
 
+    @property
+    def node_steps(self) -> int:
+        """Tokens of one beam of each job, summed over its steps."""
+        return sum(sum(range(len(ids), p.max_length or 0)) for ids, p in (*self.variants, *self.rounds))
+
 
 def _new(ids: list[int], parameters: GenerationParameters) -> int:
     """Tokens to generate."""
@@ -118,8 +123,10 @@ class EngineRun:
     """(c) and (d): images through one engine, each with its rounds after its variants."""
 
     def __init__(self, loaded: Loaded, count: int) -> None:
+        self.loaded = loaded
         self._defaults = loaded.model.text_decoder.generation_config
-        self.engine = Engine(loaded, EngineLimits(max_rows=32 * count, max_cache_bytes=16_000_000_000))
+        self.engine = Engine(loaded, EngineLimits(max_rows=32 * count))
+        self.engine.warm_up()
 
     def __call__(self, work: Work, pictures: list[Pixels]) -> Ids:
         """The ids of all jobs of the first image, after all images are done."""

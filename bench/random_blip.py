@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from transformers import AutoTokenizer, BlipConfig, BlipForConditionalGeneration
+from transformers.initialization import no_init_weights
 
 from serve_app.engine.checkpoint import DEMO_DIRECTORY
 from serve_app.engine.loading import CLIP_MEAN, CLIP_STD, Loaded
@@ -31,6 +32,20 @@ def middle_config() -> BlipConfig:
     return BlipConfig(text_config=text, vision_config={**vision, "image_size": 64, "patch_size": 16})
 
 
+def pretended_blip(config: BlipConfig, dtype: str, device: torch.device) -> Loaded:
+    """A captioner of tensors without data, for use inside `Rehearsal.rehearsed()`."""
+    precision = Precision.of(dtype, device)
+    with torch.device("meta"), no_init_weights():
+        model = BlipForConditionalGeneration(config).eval()
+    for module in model.modules():
+        for name, tensor in module.named_parameters(recurse=False):
+            empty = torch.empty(tensor.shape, dtype=precision.dtype, device=device)
+            setattr(module, name, torch.nn.Parameter(empty, requires_grad=False))
+        for name, tensor in module.named_buffers(recurse=False):
+            setattr(module, name, torch.empty(tensor.shape, dtype=tensor.dtype, device=device))
+    return _loaded(model, config, precision, device)
+
+
 def random_blip(config: BlipConfig, dtype: str = "float32", device: str = "cpu", seed: int = 0) -> Loaded:
     """A captioner with weights from `seed`; its tokenizer is the embedded model's."""
     torch.manual_seed(seed)
@@ -39,7 +54,13 @@ def random_blip(config: BlipConfig, dtype: str = "float32", device: str = "cpu",
     target = torch.device(device)
     precision = Precision.of(dtype, target)
     model = BlipForConditionalGeneration(config).to(precision.dtype).to(target).eval()
+    return _loaded(model, config, precision, target)
+
+
+def _loaded(
+    model: BlipForConditionalGeneration, config: BlipConfig, precision: Precision, device: torch.device
+) -> Loaded:
     size = config.vision_config.image_size
     positions = config.text_config.max_position_embeddings
-    info = ModelInfo("random", size, size, positions, precision.name, device)
+    info = ModelInfo("random", size, size, positions, precision.name, str(device))
     return Loaded(model, AutoTokenizer.from_pretrained(str(DEMO_DIRECTORY)), CLIP_MEAN, CLIP_STD, info, precision)

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from serve_app.engine.linear import build
 
-SIZE = 2048
+SIZES = {"cpu": 2048, "cuda": 8192}
 """Side of the square matrices whose product gives the peak."""
 READ_BYTES = 512_000_000
 
@@ -26,6 +26,11 @@ class Amount(Protocol):
     @property
     def steps(self) -> int: ...
 
+    @property
+    def node_steps(self) -> int:
+        """Tokens whose keys and values are read, over all steps: at least those of one beam of each group."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Roofline:
@@ -36,10 +41,26 @@ class Roofline:
     decoder_weights: int
     row_operations: int
     image_operations: int
+    image_numbers: int
+    """Keys and values of an image."""
+    node_numbers: int
+    """Keys and values of a token."""
 
     @classmethod
     def measure(cls, device: str, config: Any, precisions: list[str]) -> Roofline:
         read = torch.ones(READ_BYTES // 4, device=device)
+        return cls(
+            {
+                name: 2 * SIZES[device] ** 3 / _best(_product(name, device), device)
+                for name in {*precisions, "bfloat16"}
+            },
+            READ_BYTES / _best(read.sum, device),
+            **cls.sizes(config),
+        )
+
+    @staticmethod
+    def sizes(config: Any) -> dict[str, int]:
+        """What a model's configuration says of the work, by the fields' names."""
         text, vision = config.text_config, config.vision_config
         width, depth, side = text.hidden_size, text.num_hidden_layers, vision.hidden_size
         patches = (vision.image_size // vision.patch_size) ** 2 + 1
@@ -47,33 +68,36 @@ class Roofline:
         weights = depth * (6 * width**2 + 2 * width * text.intermediate_size) + width**2 + width * text.vocab_size
         encoder_layer = 4 * side**2 + 2 * side * vision.intermediate_size + 2 * patches * side
         encoder = 2 * patches * (vision.num_hidden_layers * encoder_layer + 2 * depth * side * width)
-        return cls(
-            {name: 2 * SIZE**3 / _best(_product(name, device), device) for name in {*precisions, "bfloat16"}},
-            READ_BYTES / _best(read.sum, device),
-            weights,
-            2 * weights + 4 * depth * patches * width,
-            encoder,
-        )
+        return {
+            "decoder_weights": weights,
+            "row_operations": 2 * weights + 4 * depth * patches * width,
+            "image_operations": encoder,
+            "image_numbers": 2 * depth * patches * width,
+            "node_numbers": 2 * depth * width,
+        }
 
     def seconds(self, precision: str, work: Amount, images: int) -> float:
         """Least seconds an image when `images` run together.
 
-        An image is encoded at the peak rate (with int8: bfloat16's). Its decoding takes at least the
-        operations at the peak rate, and at least the reading of all weights at every step, which
-        images that run together share.
+        An image is encoded at the peak rate (with int8: bfloat16's). Its decoding takes at least the operations at the
+        peak rate, and at least the reading, at every step, of all weights, which images that run together share, of its
+        own keys and values, and of those of its tokens.
         """
         weight_bytes = {"float32": 4, "int8": 1}.get(precision, 2)
         encode = self.image_operations / self.operations_s["bfloat16" if precision == "int8" else precision]
         compute = work.row_steps * self.row_operations / self.operations_s[precision]
-        reading = work.steps * self.decoder_weights * weight_bytes / self.read_bytes_s
-        return encode + max(compute, reading / images)
+        kept_bytes = 4 if precision == "float32" else 2
+        numbers = work.steps * self.image_numbers + work.node_steps * self.node_numbers
+        weights = work.steps * self.decoder_weights * weight_bytes / images
+        return encode + max(compute, (weights + numbers * kept_bytes) / self.read_bytes_s)
 
 
 def _product(precision: str, device: str) -> Callable[[], object]:
+    size = SIZES[device]
     if precision == "int8":
-        linear, x = build(torch.nn.Linear(SIZE, SIZE), int8=True), torch.randn(SIZE, SIZE)
+        linear, x = build(torch.nn.Linear(size, size), int8=True), torch.randn(size, size)
         return lambda: linear(x)
-    a = torch.randn(SIZE, SIZE, device=device).to(getattr(torch, precision))
+    a = torch.randn(size, size, device=device).to(getattr(torch, precision))
     return lambda: F.linear(a, a)
 
 

@@ -95,7 +95,7 @@ class RowImages:
 
 @dataclass(frozen=True, slots=True)
 class GatheredImages:
-    """The cache slot of each row's image, `slots` [blocks, rows]; `pictures` is 1 where a block has one image.
+    """The cache slot of the image of each block, or of each row, `slots` [n].
 
     Gathers keys and values of each block, or of each row, in every layer: a shape that does not depend on how many
     images there are, which a CUDA graph needs.
@@ -103,10 +103,14 @@ class GatheredImages:
 
     cache: ImageCache
     slots: torch.Tensor
-    pictures: int
+
+    @classmethod
+    def of(cls, cache: ImageCache, slots: torch.Tensor, pictures: int) -> Self:
+        """`slots` of the rows [blocks, rows]; `pictures` is 1 where a block has one image."""
+        return cls(cache, slots.amax(1) if pictures == 1 else slots.flatten())  # rows without a group have 0
 
     def attend(self, layer: int, query: torch.Tensor, context: torch.Tensor) -> None:
-        slots = self.slots.amax(1) if self.pictures == 1 else self.slots.flatten()  # rows without a group have 0
+        slots = self.slots
         q = query.view(len(slots), -1, *query.shape[1:]).transpose(1, 2)  # [slots, heads, rows, head_size]
         patches = slice(self.cache.patches)
         keys, values = self.cache.keys[layer][slots, :, patches], self.cache.values[layer][slots, :, patches]

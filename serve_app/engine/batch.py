@@ -1,4 +1,4 @@
-"""The groups that run, and all that a step reads and writes of them, on the device.
+"""The groups that run, and the rows where they sit.
 
 Rows lie in blocks of equally many. A group with beams has a block to itself; groups without beams share blocks, row by
 row. Blocks in use come first: when one becomes empty the last one takes its place.
@@ -6,46 +6,20 @@ row. Blocks in use come first: when one becomes empty the last one takes its pla
 
 from __future__ import annotations
 
-import struct
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 
 from serve_app.engine.device import Device, Reading
 from serve_app.engine.parameters import SearchParameters
-from serve_app.engine.processors import Needs, RowRules, candidates_of, least_kept, top_k_of
+from serve_app.engine.processors import Needs
 from serve_app.engine.sampling import Draw
-from serve_app.engine.scheduler import Group, Hypothesis
+from serve_app.engine.scheduler import Group
+from serve_app.engine.state import Place, RowState
 from serve_app.engine.tree import Tree
 
-HOPELESS = -1e9
-"""transformers' score of what must not be chosen; finite, so that it can be added to."""
-
-_INTEGERS = (
-    "length",  # tokens of the row so far
-    "prompt",  # tokens of its prompt
-    "fed",  # tokens of the prompt that have become nodes
-    "active",  # whether a group sits in the row
-    "beams",  # of its group; 0 without beams
-    "sample",
-    "early",  # early_stopping is true
-    "never",  # early_stopping is "never"
-    "max_length",
-    "min_length",
-    "ngram",
-    "edge",
-    "keep",
-    "seed",
-    "picture",  # slot of its image
-    "ended",  # nothing more is looked for
-    "improvable",  # a running beam may still become better than the worst finished one
-    "is_finished",
-    "finished_length",
-)
 _ROUND = 16
 """A step reads a multiple of this many nodes, which suits the kernels."""
-_FLOATS = ("penalty", "temperature", "tail", "length_penalty", "running", "finished")
 
 
 @dataclass(eq=False, slots=True)
@@ -53,8 +27,7 @@ class Seat:
     """Where a running group sits."""
 
     group: Group
-    rows: list[tuple[int, int]]
-    """(block, row) of each of its rows."""
+    rows: list[Place]
     prompt_steps: int
     """Steps until its prompt is fed."""
     generator: torch.Generator | None = None
@@ -92,39 +65,20 @@ class Shape:
 class Launched:
     """Who was where when a step was launched."""
 
-    seats: list[tuple[Seat, list[tuple[int, int]]]]
+    seats: list[tuple[Seat, list[Place]]]
     blocks: list[_Block]
 
 
-@dataclass
 class Batch:
-    """State of `blocks` blocks; see `_INTEGERS` and `_FLOATS` for what each row has."""
+    """Blocks of rows, and the tree of each."""
 
-    blocks: int
-    rows: int
-    positions: int
-    """Longest sequence."""
-    vocabulary: int
-    device: Device
-    tree: Tree
-    seats: list[Seat] = field(default_factory=list)
-    unread: int = 0
-    """Steps under way whose reports have not been read."""
-
-    def __post_init__(self) -> None:
-        shape, device = (self.blocks, self.rows), self.device.place
+    def __init__(self, state: RowState, tree: Tree, device: Device) -> None:
+        self.state, self.tree, self.device = state, tree, device
+        self.blocks, self.rows = tree.blocks, tree.rows
+        self.seats: list[Seat] = []
         self.used: list[_Block] = []
-        self._integers = torch.zeros(*shape, len(_INTEGERS), dtype=torch.int64, device=device)
-        self._floats = torch.ones(*shape, len(_FLOATS), device=device)
-        self.sequences = torch.zeros(*shape, self.positions, dtype=torch.int64, device=device)
-        self.finished_sequences = torch.zeros_like(self.sequences)
-        self.state: dict[str, torch.Tensor] = {
-            name: tensor[..., place]
-            for tensor, names in ((self._integers, _INTEGERS), (self._floats, _FLOATS))
-            for place, name in enumerate(names)
-        }
-        """[blocks, rows] each, by name; views of what is kept packed, so that a group comes in by one copy."""
-        self._views: dict[int, dict[str, torch.Tensor]] = {}
+        self.unread = 0
+        """Steps under way whose reports have not been read."""
         self._company: tuple[list[int], int, Needs] | None = None
         """Image slots of the rows, most images of a block, and needs; None when somebody came or left."""
 
@@ -151,7 +105,11 @@ class Batch:
             self.used[block].seats[row] = seat
         self.seats.append(seat)
         self._company = None
-        self._write(seat)
+        self.state.write(group, places)
+        if group.parameters.do_sample and self.device.place.type == "cpu":
+            seat.generator = torch.Generator().manual_seed(group.seed)
+        for block, row in places:
+            self.tree.seen[block, row] = False
         return seat
 
     def close(self, seat: Seat) -> None:
@@ -160,7 +118,7 @@ class Batch:
         self._company = None
         for block, row in seat.rows:
             self.used[block].seats[row] = None
-            self._integers[block, row] = 0  # not active: what it saw is free after the next step
+            self.state.clear((block, row))
         for block in sorted({block for block, _ in seat.rows}, reverse=True):
             if not any(self.used[block].seats):
                 self._remove(block)
@@ -169,25 +127,13 @@ class Batch:
         """Ends all groups, whatever state they are in; returns their seats."""
         seats, self.seats, self.used, self.unread = self.seats, [], [], 0
         self._company = None
-        self._integers.zero_()
+        self.state.clear()
         self.tree.seen.zero_()
         return seats
 
     def result(self, seat: Seat) -> Reading:
-        """What `hypotheses` reads, on its way to the host."""
-        p = seat.parameters
-        if p.num_beams > 1:
-            block = seat.rows[0][0]
-            rows = slice(p.num_return_sequences)
-            ids = self.finished_sequences[block, rows, : p.max_length]
-            lengths = self.state["finished_length"][block, rows]
-        else:
-            blocks, numbers = zip(*seat.rows, strict=True)
-            places = self.device.upload(torch.tensor([blocks, numbers]))
-            ids = self.sequences[places[0], places[1], : p.max_length]
-            lengths, rows, block = self.state["length"][places[0], places[1]], slice(len(ids)), 0
-        scores = self._floats[block, rows, _FLOATS.index("finished")].contiguous().view(torch.int32)
-        return self.device.read(torch.cat((ids, lengths[:, None], scores[:, None].long()), 1))
+        """What `hypotheses` takes, on its way to the host."""
+        return self.state.read(seat.rows, seat.parameters)
 
     def largest(self) -> Seat:
         """The group whose block has the largest tree; of those that share it the last one."""
@@ -201,7 +147,7 @@ class Batch:
         extent = min(-(-top // _ROUND) * _ROUND, self.tree.nodes)
         if self._company is None:
             by_block = [self._pictures(block) for block in range(len(self.used))]
-            needs = Needs.of((seat.parameters for seat in self.seats), self.vocabulary)
+            needs = Needs.of((seat.parameters for seat in self.seats), self.state.vocabulary)
             pictures = [slot for slots in by_block for slot in slots]
             self._company = pictures, max(len(set(slots)) for slots in by_block), needs
         _, pictures_of_one, needs = self._company
@@ -213,16 +159,11 @@ class Batch:
         assert self._company is not None
         return self._company[0]
 
-    def view(self, blocks: int) -> dict[str, torch.Tensor]:
-        """The state of the first blocks, [blocks, rows] each, by name."""
-        if blocks not in self._views:
-            self._views[blocks] = {name: tensor[:blocks] for name, tensor in self.state.items()}
-        return self._views[blocks]
-
     def _pictures(self, block: int) -> list[int]:
         seats = self.used[block].seats
         some = next(seat for seat in seats if seat is not None)
-        return [_picture(seat or some) for seat in seats]
+        images = [(seat or some).group.image for seat in seats]
+        return [image.slot for image in images if image is not None]
 
     def draws(self) -> list[Draw]:
         """Who draws in the next step, on a CPU."""
@@ -251,10 +192,6 @@ class Batch:
         running = set(map(id, self.seats))
         return [seat for seat, rows in launched.seats if id(seat) in running and all(found[b][r] for b, r in rows)]
 
-    def rules(self, blocks: int) -> RowRules:
-        names = ("length", "min_length", "ngram", "penalty", "temperature", "edge", "tail", "keep")
-        return RowRules(**{name: self.view(blocks)[name].reshape(-1, 1) for name in names})
-
     def check_integrity(self) -> None:
         """Seats and blocks agree, rows see at most existing nodes, and active rows see something once they ran."""
         for number, block in enumerate(self.used):
@@ -271,7 +208,7 @@ class Batch:
         """No node behind it is in use when all steps that were launched are done."""
         return block.top + self.unread * self.rows
 
-    def _free(self) -> list[tuple[int, int]]:
+    def _free(self) -> list[Place]:
         """Rows of shared blocks that nobody has."""
         return [
             (number, row)
@@ -285,89 +222,10 @@ class Batch:
         last = len(self.used) - 1
         moved = self.used.pop()
         if block != last:
-            for tensor in (self._integers, self._floats, self.sequences, self.finished_sequences):
-                tensor[block] = tensor[last]
+            self.state.move(last, block)
             self.tree.move(last, block, min(self._top(moved), self.tree.nodes))
             self.used[block] = moved
             for seat in self.seats:
                 seat.rows = [(block if at == last else at, row) for at, row in seat.rows]
-        self._integers[last] = 0
+        self.state.clear(last)
         self.tree.seen[last] = False
-
-    def _write(self, seat: Seat) -> None:
-        """Everything about the group that a step wants to know."""
-        group, p = seat.group, seat.parameters
-        beams = p.num_beams if p.num_beams > 1 else 0
-        if p.do_sample and self.device.place.type == "cpu":
-            seat.generator = torch.Generator().manual_seed(group.seed)
-        top_k = top_k_of(p, self.vocabulary)
-        integers = {
-            "length": len(group.prompt),
-            "prompt": len(group.prompt),
-            "beams": beams,
-            "sample": p.do_sample,
-            "early": p.early_stopping is True,
-            "never": p.early_stopping == "never",
-            "max_length": p.max_length,
-            "min_length": p.min_length,
-            "ngram": p.no_repeat_ngram_size,
-            "edge": min(top_k, candidates_of(p, self.vocabulary)) - 1,
-            "keep": least_kept(p),
-            "seed": group.seed,
-            "picture": _picture(seat),
-            "improvable": True,
-            "finished_length": len(group.prompt),
-        }
-        floats = {
-            "penalty": p.repetition_penalty,
-            "temperature": p.temperature if p.do_sample else 1.0,
-            "tail": 1 - p.top_p if p.do_sample and p.top_p < 1 else -1.0,
-            "length_penalty": p.length_penalty,
-        }
-        rows = []
-        for number in range(len(seat.rows)):
-            idle = bool(beams) and number >= beams
-            floats["running"] = -torch.inf if idle else 0.0 if number == 0 or not beams else HOPELESS
-            floats["finished"] = -torch.inf if idle else HOPELESS
-            more = {**integers, "active": not idle, "is_finished": idle}
-            bits = struct.pack(f"{len(_FLOATS)}f", *(floats[name] for name in _FLOATS))
-            rows.append(([int(more.get(name, 0)) for name in _INTEGERS], struct.unpack(f"{len(_FLOATS)}i", bits)))
-        fill = [group.prompt[0]] * (self.positions - len(group.prompt))
-        packed = torch.tensor([[*given, *bits, *group.prompt, *fill] for given, bits in rows])
-        packed = self.device.upload(packed)
-        middle, end = len(_INTEGERS), len(_INTEGERS) + len(_FLOATS)
-        given, ids = packed[:, :middle], packed[:, end:]
-        values = packed[:, middle:end].to(torch.int32).view(torch.float32)
-        for where, what in _runs(seat.rows):
-            self._integers[where] = given[what]
-            self._floats[where] = values[what]
-            self.sequences[where] = ids[what]
-            self.finished_sequences[where] = ids[what]
-            self.tree.seen[where] = False
-
-
-def hypotheses(host: torch.Tensor, parameters: SearchParameters) -> list[Hypothesis]:
-    """The sequences of a group, best first, of what `Batch.result` read."""
-    found = []
-    for row in host.tolist():
-        *ids, length, bits = row
-        score = struct.unpack("f", struct.pack("i", bits))[0] if parameters.num_beams > 1 else None
-        found.append(Hypothesis(ids[:length], score))
-    if parameters.num_beams > 1:  # a beam that never finished has transformers' score of one, and is no answer
-        found = [found[0], *(each for each in found[1:] if each.score is not None and each.score > HOPELESS / 2)]
-    return found
-
-
-def _picture(seat: Seat) -> int:
-    assert seat.group.image is not None
-    return seat.group.image.slot
-
-
-def _runs(places: list[tuple[int, int]]) -> Iterator[tuple[tuple[int, slice], slice]]:
-    """Rows that lie together: (block, rows), and their numbers among all."""
-    begin = 0
-    for number in range(1, len(places) + 1):
-        block, row = places[number - 1]
-        if number == len(places) or places[number] != (block, row + 1):
-            yield (block, slice(places[begin][1], row + 1)), slice(begin, number)
-            begin = number

@@ -12,7 +12,7 @@ from transformers.models.blip.modeling_blip_text import BlipTextLMHeadModel
 
 from serve_app.engine.attention import Sight
 from serve_app.engine.linear import Linear, build
-from serve_app.engine.precision import Precision
+from serve_app.engine.precision import Precision, cast
 from serve_app.errors import ModelUnsupported
 
 
@@ -39,7 +39,7 @@ class Decoder:
         config = model.config
         if config.hidden_act != "gelu":
             raise ModelUnsupported(f"The engine knows the activation gelu, not {config.hidden_act!r}.")
-        text: Any = nn.Module.to(model, dtype=precision.dtype)
+        text = cast(model, precision.dtype)
         bert, head = text.bert, text.cls.predictions
         int8 = precision.int8
         self.layers: int = config.num_hidden_layers
@@ -66,8 +66,8 @@ class Decoder:
                 fc1=build(layer.intermediate.dense, int8=int8, gelu=True),
                 fc2=build(layer.output.dense, int8=int8),
                 last_norm=layer.output.LayerNorm,
-                cross_key=build(nn.Module.to(layer.crossattention.self.key, dtype=precision.vision_dtype)),
-                cross_value=build(nn.Module.to(layer.crossattention.self.value, dtype=precision.vision_dtype)),
+                cross_key=build(cast(layer.crossattention.self.key, precision.vision_dtype)),
+                cross_value=build(cast(layer.crossattention.self.value, precision.vision_dtype)),
             )
             for layer in bert.encoder.layer
         ]

@@ -29,7 +29,7 @@ from typing import Any
 
 import torch
 
-from serve_app.engine.batch import Batch, Launched, Seat, hypotheses
+from serve_app.engine.batch import Batch, Launched, Seat
 from serve_app.engine.counters import Counters
 from serve_app.engine.decoder import Decoder
 from serve_app.engine.device import Device, Reading, device_of
@@ -38,6 +38,7 @@ from serve_app.engine.linear import ROW_MULTIPLE
 from serve_app.engine.loading import Loaded
 from serve_app.engine.pixels import Normalizer
 from serve_app.engine.scheduler import Group, Scheduler
+from serve_app.engine.state import RowState, hypotheses
 from serve_app.engine.stepper import Stepper
 from serve_app.engine.tree import Tree
 from serve_app.engine.vision import VisionEncoder
@@ -60,7 +61,7 @@ class Engine:
         precision, model = loaded.precision, loaded.model
         config: Any = model.config
         self._device = device or device_of(torch.device(loaded.info.device))
-        self._normalize = Normalizer(loaded.mean, loaded.std, loaded.info)
+        self._normalize = Normalizer(loaded.mean, loaded.std, loaded.info, self._device)
         self._decoder = decoder = Decoder(model.text_decoder, precision)
         self._vision = VisionEncoder(model.vision_model, precision.vision_dtype)
         place = self._device.place
@@ -80,7 +81,8 @@ class Engine:
                 f"{2 * rows * blocks * tree.node_bytes}."
             )
         self._max_rows = limits.max_rows
-        self.batch = Batch(blocks, rows, loaded.info.max_positions, decoder.vocabulary, self._device, tree)
+        state = RowState(blocks, rows, loaded.info.max_positions, decoder.vocabulary, self._device)
+        self.batch = Batch(state, tree, self._device)
         self._counters = Counters(max_rows=limits.max_rows)
         end: int = config.text_config.sep_token_id
         self._stepper = Stepper(self.batch, decoder, self.images, end, self._counters, self._device.captures)

@@ -42,11 +42,11 @@ class ImageCache:
             # oneDNN's half-precision products take up to twice as long where rows are not aligned.
             unit = 64 if stored > 256 else 16
             stored = -(-stored // unit) * unit
-        self._image_bytes = 2 * layers * heads * stored * size * dtype.itemsize
-        self.slots = max_bytes // self._image_bytes
+        self.image_bytes = 2 * layers * heads * stored * size * dtype.itemsize
+        self.slots = max_bytes // self.image_bytes
         if self.slots == 0:
             raise ModelError(
-                f"max_image_cache_bytes is {max_bytes} and one encoded image of this model takes {self._image_bytes}."
+                f"max_image_cache_bytes is {max_bytes} and one encoded image of this model takes {self.image_bytes}."
             )
         shape = (self.slots, heads, stored, size)
         self.keys = [zeros(shape, dtype, device) for _ in range(layers)]
@@ -59,7 +59,7 @@ class ImageCache:
     @property
     def bytes(self) -> int:
         """Of the images that are held."""
-        return len(self._images) * self._image_bytes
+        return len(self._images) * self.image_bytes
 
     def __contains__(self, digest: str) -> bool:
         return digest in self._images

@@ -24,7 +24,8 @@ def build(
 ) -> Linear:
     """Prepares one layer, or several that share their input as one.
 
-    `scales` multiply the layers' results; `gelu` puts an exact GELU behind them.
+    `scales` multiply the layers' results; `gelu` puts an exact GELU behind them. The layers themselves lose their
+    weights, so that no second copy is held.
 
     On a CPU the weights are repacked for oneDNN, which reads them two to three times as fast as
     `F.linear` at the few rows of a decode step. Raises `ModelUnsupported` for int8 where the CPU
@@ -32,8 +33,10 @@ def build(
     """
     parts = layers if isinstance(layers, list) else [layers]
     factors = list(scales) or [1.0] * len(parts)
-    weight = torch.cat([part.weight.detach() * factor for part, factor in zip(parts, factors, strict=True)])
-    bias = torch.cat([part.bias.detach() * factor for part, factor in zip(parts, factors, strict=True)])
+    weight = _joined([part.weight.detach() for part in parts], factors)
+    bias = _joined([part.bias.detach() for part in parts], factors)
+    for part in parts:
+        part.weight = part.bias = None  # type: ignore[assignment]
     if int8:
         return _Int8(weight.float(), bias.float(), gelu)
     packs = weight.dtype == torch.float32 or (
@@ -42,6 +45,11 @@ def build(
     if weight.device.type == "cpu" and torch._C._has_mkldnn and packs:
         return _Packed(weight, bias, gelu)
     return _Plain(weight, bias, gelu)
+
+
+def _joined(tensors: Sequence[torch.Tensor], factors: Sequence[float]) -> torch.Tensor:
+    scaled = [tensor if factor == 1 else tensor * factor for tensor, factor in zip(tensors, factors, strict=True)]
+    return scaled[0] if len(scaled) == 1 else torch.cat(scaled)
 
 
 class _Plain:

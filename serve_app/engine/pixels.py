@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from serve_app.engine.device import Device, device_of
 from serve_app.errors import WrongImageSize
 from serve_app.types import ModelInfo, Pixels
 
@@ -11,11 +12,13 @@ from serve_app.types import ModelInfo, Pixels
 class Normalizer:
     """uint8 images to normalised ones, scaled and shifted on the device."""
 
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...], info: ModelInfo) -> None:
-        self._device = torch.device(info.device)
+    def __init__(
+        self, mean: tuple[float, ...], std: tuple[float, ...], info: ModelInfo, device: Device | None = None
+    ) -> None:
+        self._device = device or device_of(torch.device(info.device))
         self._size = (info.image_height, info.image_width)
-        self._mean = torch.tensor(mean, device=self._device).view(3, 1, 1)
-        self._std = torch.tensor(std, device=self._device).view(3, 1, 1)
+        self._mean = torch.tensor(mean, device=self._device.place).view(3, 1, 1)
+        self._std = torch.tensor(std, device=self._device.place).view(3, 1, 1)
 
     def check(self, pixels: Pixels) -> None:
         """Raises `WrongImageSize`."""
@@ -28,8 +31,6 @@ class Normalizer:
     def __call__(self, pixels: Pixels) -> torch.Tensor:
         """Returns float32 [1, 3, height, width]. Raises `WrongImageSize`."""
         self.check(pixels)
-        flat = torch.frombuffer(bytearray(pixels.data), dtype=torch.uint8)
-        if self._device.type == "cuda":
-            flat = flat.pin_memory().to(self._device, non_blocking=True)
+        flat = self._device.upload(torch.frombuffer(bytearray(pixels.data), dtype=torch.uint8))
         image = flat.view(pixels.height, pixels.width, 3).permute(2, 0, 1).float() / 255  # [3, H, W]
         return ((image - self._mean) / self._std)[None]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
+from torch import nn
 
 from serve_app.errors import ModelUnsupported
 
@@ -39,6 +41,13 @@ class Precision:
             raise ModelUnsupported(f"There is no dtype {name!r}; use auto, float32, bfloat16, float16 or int8.")
         dtype: torch.dtype = getattr(torch, name)
         return cls(name, dtype, dtype, dtype)
+
+
+def cast(module: nn.Module, dtype: torch.dtype) -> Any:
+    """The module itself with its tensors in `dtype`."""
+    tensors = (*module.parameters(), *module.buffers())
+    same = all(each.dtype == dtype for each in tensors if each.is_floating_point())
+    return module if same else nn.Module.to(module, dtype=dtype)
 
 
 def _has_bfloat16(device: torch.device) -> bool:

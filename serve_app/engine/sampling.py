@@ -65,10 +65,10 @@ def counted(seeds: torch.Tensor, positions: torch.Tensor, tokens: torch.Tensor) 
     [blocks, rows]: a function of these and of the row, whatever else is drawn.
 
     The bits are those of SplitMix64's finalizer (Steele, Lea and Flood, Fast splittable pseudorandom number generators,
-    OOPSLA 2014) over a counter, folded twice.
+    OOPSLA 2014), first of the stream's place and then of the token.
     """
     rows = torch.arange(tokens.shape[1], device=tokens.device)
-    key = _mixed(_mixed(seeds + _GOLDEN) + positions * 4096 + rows)  # [blocks, rows]
+    key = _mixed(seeds * _FIRST + (positions * 4096 + rows) * _SECOND)  # [blocks, rows]
     bits = _mixed(key[..., None] + tokens * _GOLDEN)
     uniform = ((bits >> 41) & ((1 << 23) - 1)).float().add_(0.5).mul_(2.0**-23)  # between 0 and 1, and neither
     return uniform.log_().neg_()

@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import torch
 
 from serve_app.engine import processors
-from serve_app.engine.batch import HOPELESS, Batch, Shape
+from serve_app.engine.batch import Batch, Shape
+from serve_app.engine.state import HOPELESS
 
 Noise = Callable[[torch.Tensor], torch.Tensor]
 """Exponential numbers for token ids [blocks, rows, n], of the same shape."""
@@ -46,7 +47,8 @@ class Search:
         `goes_on` [blocks, rows]: rows that take a token. Returns which row each goes on from, [blocks, rows].
         """
         values, tokens = self._candidates(shape, logits)
-        state, rows = self._batch.view(shape.blocks), self._batch.rows
+        state, rows = self._batch.state.view(shape.blocks), self._batch.rows
+        before = self._batch.state.saved(shape.blocks)
         beam = state["beams"][:, :1] > 0  # [blocks, 1]
         totals = values + state["running"][..., None]  # without beams that is 0
         order = self._order(shape, values, totals, tokens, beam, noise)  # [blocks, rows, candidates]
@@ -60,7 +62,8 @@ class Search:
             token = torch.where(beam, token, best) if shape.needs.beams else best
         self._append(shape, parents, token, goes_on)
         if shape.needs.tokens:
-            self._end_rows(shape, token, goes_on & ~beam)
+            self._end_rows(shape, token, beam)
+        self._batch.state.restore(before, goes_on)
         return parents
 
     def _candidates(self, shape: Shape, logits: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
@@ -73,11 +76,11 @@ class Search:
             out = self._scores.flatten()[: logits.numel()].view_as(logits)
             scores = torch.log_softmax(logits, -1, out=out)
             if needs.tokens:  # without beams transformers works on the logits as they are
-                plain = (batch.view(shape.blocks)["beams"] == 0).reshape(-1, 1)
+                plain = (batch.state.view(shape.blocks)["beams"] == 0).reshape(-1, 1)
                 scores = torch.where(plain, logits, scores)
-        rules = batch.rules(shape.blocks)
-        width = min(needs.max_length, batch.positions)
-        sequences = batch.sequences[: shape.blocks, :, :width].flatten(0, 1)
+        rules = batch.state.rules(shape.blocks)
+        width = min(needs.max_length, batch.state.positions)
+        sequences = batch.state.sequences[: shape.blocks, :, :width].flatten(0, 1)
         values, tokens = processors.candidates(
             processors.process(scores, sequences, rules, needs, self._end), rules, needs
         )
@@ -96,7 +99,7 @@ class Search:
         """By what the candidates are ranked: their scores, or where a group samples p / e (see `sampling`)."""
         if not shape.needs.sample:
             return totals
-        state = self._batch.view(shape.blocks)
+        state = self._batch.state.view(shape.blocks)
         if shape.needs.beams:
             chances = totals.flatten(1).softmax(-1).view_as(totals)
             if shape.needs.tokens:
@@ -109,13 +112,13 @@ class Search:
 
     def _choose(self, totals: torch.Tensor, tokens: torch.Tensor, order: torch.Tensor) -> _Choice:
         """Twice as many continuations as rows: enough where half of them end."""
-        rows, vocabulary = self._batch.rows, self._batch.vocabulary
+        rows, vocabulary = self._batch.rows, self._batch.state.vocabulary
         width = totals.shape[2]
         places = order.flatten(1).topk(min(2 * rows, rows * width)).indices
         scores, parents = totals.flatten(1).gather(1, places), places // width
         token = tokens.flatten(1).gather(1, places)
         if self._exact:
-            state = self._batch.view(len(totals))
+            state = self._batch.state.view(len(totals))
             wanted = 2 * state["beams"][:, 0]
             short = (order.flatten(1) > 0).sum(1) < wanted
             for block in (short & (state["sample"][:, 0] > 0)).nonzero()[:, 0].tolist():
@@ -127,7 +130,7 @@ class Search:
 
     def _advance(self, shape: Shape, choice: _Choice, goes_on: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Ends what ends, and takes the best continuations that don't: (parents, tokens) [blocks, rows]."""
-        state, rows = self._batch.view(shape.blocks), self._batch.rows
+        state, rows = self._batch.state.view(shape.blocks), self._batch.rows
         beams, length = state["beams"][:, :1], state["length"][:, :1]
         moves = (beams > 0) & goes_on[:, :1]
         rank = torch.arange(choice.scores.shape[1], device=beams.device)
@@ -138,47 +141,39 @@ class Search:
         parents, tokens = choice.parents.gather(1, best), choice.tokens.gather(1, best)
         if not self._exact or bool((hits & (rank < beams) & moves).any()):
             self._finish(shape, choice, hits & (rank < beams), real, moves)
-        mine = rank[:rows] < beams
-        running = torch.where(mine, open_scores.gather(1, best), -torch.inf)
-        state["running"].copy_(torch.where(moves, running, state["running"]))
-        self._judge(shape, (hits | ~real).all(1, keepdim=True), mine, moves)
-        return torch.where(mine, parents, rank[:rows]), tokens
+        state["running"].copy_(torch.where(beams > 0, open_scores.gather(1, best), 0.0))
+        self._judge(shape, (hits | ~real).all(1, keepdim=True), rank[:rows] < beams)
+        return parents, tokens
 
     def _finish(
         self, shape: Shape, choice: _Choice, ends: torch.Tensor, real: torch.Tensor, moves: torch.Tensor
     ) -> None:
         """Keeps the best finished sequences; only the first `beams` choices may end one. Before anything moves on."""
-        batch, state, rows = self._batch, self._batch.view(shape.blocks), self._batch.rows
+        batch, state, rows = self._batch, self._batch.state.view(shape.blocks), self._batch.rows
         blocks = slice(shape.blocks)
-        length, width = state["length"][:, :1], min(shape.needs.max_length, self._batch.positions)
-        beams = state["beams"][:, :1]
+        length, width = state["length"][:, :1], min(shape.needs.max_length, self._batch.state.positions)
         norm = (length + 1 - state["prompt"][:, :1]).double() ** state["length_penalty"][:, :1]
         full = (state["is_finished"] > 0).all(1, keepdim=True) & (state["early"][:, :1] > 0)
         closed = full.float() + (state["improvable"][:, :1] == 0).float()
         scores = choice.scores / norm.float() + closed * HOPELESS + ~ends * HOPELESS
         scores = torch.where(real, scores, -torch.inf)
         kept = torch.cat((state["finished"], scores), 1).topk(rows)  # [blocks, rows] of 3 * rows
-        mine = torch.arange(rows, device=beams.device) < beams
-
-        def keep(name: str, old: torch.Tensor, new: torch.Tensor) -> None:
-            state[name].copy_(torch.where(moves & mine, new, old))
-
-        keep("finished", state["finished"], kept.values)
+        state["finished"].copy_(kept.values)
         both = torch.cat((state["is_finished"], ends.long()), 1)
-        keep("is_finished", state["is_finished"], both.gather(1, kept.indices))
+        state["is_finished"].copy_(both.gather(1, kept.indices))
         both = torch.cat((state["finished_length"], (length + 1).expand_as(choice.tokens)), 1)
-        keep("finished_length", state["finished_length"], both.gather(1, kept.indices))
+        state["finished_length"].copy_(both.gather(1, kept.indices))
 
-        ids = batch.sequences[blocks, :, :width].gather(1, choice.parents[..., None].expand(-1, -1, width))
+        ids = batch.state.sequences[blocks, :, :width].gather(1, choice.parents[..., None].expand(-1, -1, width))
         at = length.clamp_max(width - 1)[..., None].expand(*choice.tokens.shape, 1)
         ids = ids.scatter(2, at, choice.tokens[..., None])
-        old = batch.finished_sequences[blocks, :, :width]
+        old = batch.state.finished_sequences[blocks, :, :width]
         new = torch.cat((old, ids), 1).gather(1, kept.indices[..., None].expand(-1, -1, width))
         old.copy_(torch.where(moves[..., None], new, old))
 
-    def _judge(self, shape: Shape, all_end: torch.Tensor, mine: torch.Tensor, moves: torch.Tensor) -> None:
+    def _judge(self, shape: Shape, all_end: torch.Tensor, mine: torch.Tensor) -> None:
         """Ends groups that can gain nothing more, have all they may have, or are at their limit."""
-        state = self._batch.view(shape.blocks)
+        state = self._batch.state.view(shape.blocks)
         length, start = state["length"][:, :1], state["prompt"][:, :1]
         penalty = state["length_penalty"][:, :1]
         never = (state["never"][:, :1] > 0) & (penalty > 0)
@@ -189,28 +184,24 @@ class Search:
         worst = torch.where(is_finished, worst, HOPELESS)
         hope = (state["improvable"][:, :1] > 0) & ((best > worst) & mine).any(1, keepdim=True)
         early = is_finished.all(1, keepdim=True) & (state["early"][:, :1] > 0)
-        ended = ~hope | early | all_end
-        old = state["improvable"]
-        old.copy_(torch.where(moves, hope.long(), old))
-        old = state["ended"]
-        old.copy_(torch.where(moves, ended.long(), old))
+        state["improvable"].copy_(hope)
+        state["ended"].copy_(~hope | early | all_end)
 
     def _append(self, shape: Shape, parents: torch.Tensor, tokens: torch.Tensor, goes_on: torch.Tensor) -> None:
         """Every row goes on from its parent, by its token."""
         batch, blocks = self._batch, slice(shape.blocks)
-        width = min(shape.needs.max_length, batch.positions)
-        sequences, length = batch.sequences[blocks, :, :width], batch.view(shape.blocks)["length"]
+        width = min(shape.needs.max_length, batch.state.positions)
+        sequences, length = batch.state.sequences[blocks, :, :width], batch.state.view(shape.blocks)["length"]
         at = length.clamp_max(width - 1)[..., None]
         if shape.needs.beams:
             sequences.copy_(sequences.gather(1, parents[..., None].expand_as(sequences)))
         sequences.scatter_(2, at, torch.where(goes_on[..., None], tokens[..., None], sequences.gather(2, at)))
-        length.add_(goes_on)
+        length.add_(1)
 
-    def _end_rows(self, shape: Shape, tokens: torch.Tensor, goes_on: torch.Tensor) -> None:
-        state = self._batch.view(shape.blocks)
+    def _end_rows(self, shape: Shape, tokens: torch.Tensor, beam: torch.Tensor) -> None:
+        state = self._batch.state.view(shape.blocks)
         ends = (tokens == self._end) | (state["length"] >= state["max_length"])
-        old = state["ended"]
-        old.copy_(torch.where(goes_on, ends.long(), old))
+        state["ended"].copy_(torch.where(beam, state["ended"], ends))
 
 
 def _with_impossible(

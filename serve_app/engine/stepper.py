@@ -48,7 +48,7 @@ class Stepper:
         self._known: tuple[list[int] | None, Images] = None, RowImages(images, ())
         self._search = Search(batch, end)
         self._captures = captures
-        self._streams = None if batch.device.place.type == "cuda" else Streams(batch.vocabulary)
+        self._streams = None if batch.device.place.type == "cuda" else Streams(batch.state.vocabulary)
         self._report = torch.zeros(batch.blocks, batch.rows + 1, dtype=torch.int64, device=batch.device.place)
         self._numbers = torch.arange(1, batch.tree.max_nodes + 1, device=batch.device.place)
         self._own = torch.eye(batch.rows, dtype=torch.bool, device=batch.device.place)
@@ -88,7 +88,7 @@ class Stepper:
             extent=min(power_of_two(shape.extent, LEAST_EXTENT), batch.tree.nodes),
             pictures=1 if shape.pictures == 1 else batch.rows,
             prompts=True,
-            needs=shape.needs.padded(batch.vocabulary, batch.positions),
+            needs=shape.needs.padded(batch.state.vocabulary, batch.state.positions),
         )
 
     def _replay(self, shape: Shape) -> None:
@@ -104,13 +104,13 @@ class Stepper:
     @torch.inference_mode()
     def _run(self, shape: Shape, pictures: list[int] | None) -> None:
         """The step itself. `pictures` are the rows' image slots where the host may tell them, as on a CPU."""
-        batch, tree, state = self._batch, self._batch.tree, self._batch.view(shape.blocks)
+        batch, tree, state = self._batch, self._batch.tree, self._batch.state.view(shape.blocks)
         prompts = self._prompts(shape) if shape.prompts else None
         positions, goes_on = state["length"] - 1, (state["active"] > 0) & (state["ended"] == 0)
         if prompts is not None:
             positions, goes_on = torch.where(prompts.inside, prompts.positions, positions), goes_on & ~prompts.inside
         positions = positions.clamp_min_(0)
-        tokens = batch.sequences[: shape.blocks].gather(2, positions[..., None])[..., 0]
+        tokens = batch.state.sequences[: shape.blocks].gather(2, positions[..., None])[..., 0]
         nodes = tree.free(shape.blocks, shape.extent)
         seen = self._seen(shape, nodes, prompts)
         with self._counters.timed("forward"):
@@ -123,13 +123,13 @@ class Stepper:
 
     def _images_of(self, shape: Shape, pictures: list[int] | None) -> Images:
         if pictures is None:
-            return GatheredImages(self._cache, self._batch.view(shape.blocks)["picture"], shape.pictures)
+            return GatheredImages.of(self._cache, self._batch.state.view(shape.blocks)["picture"], shape.pictures)
         if self._known[0] is not pictures:
             self._known = pictures, RowImages.of(self._cache, pictures)
         return self._known[1]
 
     def _prompts(self, shape: Shape) -> _Prompts:
-        state = self._batch.view(shape.blocks)
+        state = self._batch.state.view(shape.blocks)
         number = torch.arange(self._batch.rows, device=self._batch.device.place)
         fed, last = state["fed"], state["prompt"] - 1
         inside = fed < last
@@ -156,7 +156,7 @@ class Stepper:
         prompts: _Prompts | None,
     ) -> None:
         """Rows see what their parents saw, those in a prompt what was fed, and those of no group nothing."""
-        batch, state = self._batch, self._batch.view(shape.blocks)
+        batch, state = self._batch, self._batch.state.view(shape.blocks)
         kept = seen.gather(1, parents[..., None].expand_as(seen)) if shape.needs.beams else seen
         if prompts is not None:
             # The last row saw all nodes of the prompt's part; what was fed beyond its end goes.
@@ -175,5 +175,5 @@ class Stepper:
         if self._streams is not None:
             streams = self._streams
             return lambda tokens: streams.exponentials(self._draws, tokens)
-        state = self._batch.view(shape.blocks)
+        state = self._batch.state.view(shape.blocks)
         return lambda tokens: counted(state["seed"], state["length"], tokens)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import nn
@@ -11,6 +10,7 @@ from torch.nn import functional as F
 from transformers.models.blip.modeling_blip import BlipVisionModel
 
 from serve_app.engine.linear import Linear, build
+from serve_app.engine.precision import cast
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class VisionEncoder:
 
     def __init__(self, model: BlipVisionModel, dtype: torch.dtype) -> None:
         """Prepares the layers in `dtype`; the model itself is moved to it."""
-        vision: Any = nn.Module.to(model, dtype=dtype)
+        vision = cast(model, dtype)
         self._dtype = dtype
         self._embeddings, self._norm = vision.embeddings, vision.post_layernorm
         self._heads: int = model.config.num_attention_heads
