@@ -29,6 +29,9 @@ from bench.random_blip import large_config, middle_config, pretended_blip, rando
 from bench.roofline import Roofline
 from serve_app.engine import AsyncEngine, load
 from serve_app.engine.engine import Engine
+from serve_app.engine.kernels import Kernels
+from serve_app.engine.kernels.torch_kernels import TorchKernels
+from serve_app.engine.kernels.triton_kernels import TritonKernels
 from serve_app.engine.loading import Loaded
 from serve_app.engine.parameters import given, resolve
 from serve_app.engine.pixels import Normalizer
@@ -178,12 +181,12 @@ def measure(config: BlipConfig, at_once: int) -> dict[str, Any]:
     return report
 
 
-def rehearse(config: BlipConfig, limits: EngineLimits) -> dict[str, Any]:
+def rehearse(config: BlipConfig, limits: EngineLimits, kernels: Kernels) -> dict[str, Any]:
     """The same life on pretended tensors: warm-up, an image's variants, steps, the end."""
     device = Rehearsal(torch.device("cuda", 0))
     with device.rehearsed():
         loaded = pretended_blip(config, "bfloat16", device.place)
-        engine = Engine(loaded, limits, device)
+        engine = Engine(loaded, limits, device, kernels)
         engine.warm_up()
         warm = len(device.captured)
         jobs, found = Jobs(engine, loaded), []
@@ -231,8 +234,10 @@ def main() -> None:
     args = parser.parse_args()
     config = large_config() if args.model == "large" else middle_config()
     if args.fake:
-        report = rehearse(config, EngineLimits())
-        report |= predicted(report, config)
+        report = rehearse(config, EngineLimits(), TorchKernels())
+        with_kernels = rehearse(config, EngineLimits(), TritonKernels())
+        report["launches_with_kernels"] = with_kernels["launches_per_step"]
+        report |= predicted(with_kernels, config)
     elif not torch.cuda.is_available():
         parser.error("there is no CUDA device; --fake pretends one")
     else:

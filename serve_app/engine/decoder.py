@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from transformers.models.blip.modeling_blip_text import BlipTextLMHeadModel
 
-from serve_app.engine.attention import Sight
+from serve_app.engine.kernels import Kernels, Looks, kernels_of
 from serve_app.engine.linear import Linear, build
 from serve_app.engine.precision import Precision, cast
 from serve_app.errors import ModelUnsupported
@@ -34,7 +34,7 @@ class _Layer:
 class Decoder:
     """The layers in the form and precision that they run in."""
 
-    def __init__(self, model: BlipTextLMHeadModel, precision: Precision) -> None:
+    def __init__(self, model: BlipTextLMHeadModel, precision: Precision, kernels: Kernels | None = None) -> None:
         """Prepares the layers; the model itself is moved to their dtype. Raises `ModelUnsupported`."""
         config = model.config
         if config.hidden_act != "gelu":
@@ -48,6 +48,7 @@ class Decoder:
         self.vocabulary: int = config.vocab_size
         self.dtype, self.cache_dtype = precision.dtype, precision.cache_dtype
         self.device: torch.device = head.decoder.weight.device
+        self.kernels = kernels or kernels_of(self.device)
         self._embeddings = bert.embeddings
         # Attention's scale lies in the query weights: one product fewer in every layer.
         scale = 1 / math.sqrt(self.head_size)
@@ -88,20 +89,19 @@ class Decoder:
             key.copy_(heads(layer.cross_key))
             value.copy_(heads(layer.cross_value))
 
-    def forward(self, tokens: torch.Tensor, positions: torch.Tensor, sight: Sight) -> torch.Tensor:
-        """Runs all layers for one token a row, of which `sight` keeps the keys and values.
+    def forward(self, tokens: torch.Tensor, positions: torch.Tensor, looks: Looks) -> torch.Tensor:
+        """Runs all layers for one token a row, whose keys and values go where `looks` says.
 
         tokens, positions int64 [rows]. Returns states [rows, width].
         """
+        sight, add_norm = self.kernels.sight(looks, self.dtype), self.kernels.add_norm
         x = self._embed(tokens, positions)  # [rows, width]
-        context = torch.empty_like(x)
         for index, layer in enumerate(self._layers):
-            sight.attend_past(index, layer.qkv(x).to(self.cache_dtype), context)
-            x = layer.norm(layer.out(context).add_(x))
-            query = layer.cross_query(x).to(self.cache_dtype)
-            sight.images.attend(index, query.view(-1, self.heads, self.head_size), context)
-            x = layer.cross_norm(layer.cross_out(context).add_(x))
-            x = layer.last_norm(layer.fc2(layer.fc1(x)).add_(x))
+            context = sight.attend_past(index, layer.qkv(x).to(self.cache_dtype))
+            x = add_norm(layer.out(context), x, layer.norm)
+            context = sight.attend_image(index, layer.cross_query(x).to(self.cache_dtype))
+            x = add_norm(layer.cross_out(context), x, layer.cross_norm)
+            x = add_norm(layer.fc2(layer.fc1(x)), x, layer.last_norm)
         return x
 
     def logits(self, states: torch.Tensor) -> torch.Tensor:

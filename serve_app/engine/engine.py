@@ -34,6 +34,7 @@ from serve_app.engine.counters import Counters
 from serve_app.engine.decoder import Decoder
 from serve_app.engine.device import Device, Reading, device_of
 from serve_app.engine.image_cache import ImageCache
+from serve_app.engine.kernels import Kernels
 from serve_app.engine.linear import ROW_MULTIPLE
 from serve_app.engine.loading import Loaded
 from serve_app.engine.pixels import Normalizer
@@ -56,13 +57,18 @@ WARM_EXTENTS = (512, 256, 128)
 class Engine:
     """Continuous batching of beam groups. Not thread-safe: one thread calls everything."""
 
-    def __init__(self, loaded: Loaded, limits: EngineLimits, device: Device | None = None) -> None:
-        """Takes the model over: its layers are repacked and may change their dtype. Raises `ModelError`s."""
+    def __init__(
+        self, loaded: Loaded, limits: EngineLimits, device: Device | None = None, kernels: Kernels | None = None
+    ) -> None:
+        """Takes the model over: its layers are repacked and may change their dtype. Raises `ModelError`s.
+
+        `device` and `kernels` are those that fit the model's device unless given.
+        """
         precision, model = loaded.precision, loaded.model
         config: Any = model.config
         self._device = device or device_of(torch.device(loaded.info.device))
         self._normalize = Normalizer(loaded.mean, loaded.std, loaded.info, self._device)
-        self._decoder = decoder = Decoder(model.text_decoder, precision)
+        self._decoder = decoder = Decoder(model.text_decoder, precision, kernels)
         self._vision = VisionEncoder(model.vision_model, precision.vision_dtype)
         place = self._device.place
         patches = (loaded.info.image_height // config.vision_config.patch_size) * (

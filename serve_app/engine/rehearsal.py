@@ -102,6 +102,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 _OPERATIONS: dict[Any, Any] = {
     torch.Tensor.__invert__: torch.ops.aten.bitwise_not,
+    torch.Tensor.contiguous: lambda tensor: tensor if tensor.is_contiguous() else tensor.clone(),
     torch.Tensor.copy_: lambda tensor, source, _=False: torch.ops.aten.copy_(tensor, source),
 }
 

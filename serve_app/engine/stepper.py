@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from serve_app.engine.attention import GatheredImages, Images, RowImages, Sight
 from serve_app.engine.batch import Batch, Launched, Shape
 from serve_app.engine.counters import Counters
 from serve_app.engine.decoder import Decoder
 from serve_app.engine.device import Reading
 from serve_app.engine.image_cache import ImageCache
+from serve_app.engine.kernels import Looks
 from serve_app.engine.processors import Needs, power_of_two
 from serve_app.engine.sampling import Draw, Streams, counted
 from serve_app.engine.search import Noise, Search
@@ -45,7 +45,6 @@ class Stepper:
     ) -> None:
         """`end`: id of the token that ends a text. `captures`: steps are padded, and captured as the device does it."""
         self._batch, self._decoder, self._cache, self._counters = batch, decoder, images, counters
-        self._known: tuple[list[int] | None, Images] = None, RowImages(images, ())
         self._search = Search(batch, end)
         self._captures = captures
         self._streams = None if batch.device.place.type == "cuda" else Streams(batch.state.vocabulary)
@@ -112,21 +111,15 @@ class Stepper:
         positions = positions.clamp_min_(0)
         tokens = batch.state.sequences[: shape.blocks].gather(2, positions[..., None])[..., 0]
         nodes = tree.free(shape.blocks, shape.extent)
-        seen = self._seen(shape, nodes, prompts)
+        own = self._own_of(shape, prompts)
+        seen = tree.seen[: shape.blocks, :, : shape.extent].scatter(2, nodes[:, None].expand_as(own), own)
         with self._counters.timed("forward"):
-            sight = Sight.of(tree, nodes, seen, self._images_of(shape, pictures))
-            states = self._decoder.forward(tokens.flatten(), positions.flatten(), sight)
+            looks = Looks(tree, self._cache, nodes, own, seen, state["picture"], shape.pictures, pictures)
+            states = self._decoder.forward(tokens.flatten(), positions.flatten(), looks)
             logits = self._decoder.logits(states)
         with self._counters.timed("search"):
             parents = self._search(shape, logits, goes_on, self._noise(shape))
         self._commit(shape, nodes, seen, parents, goes_on, prompts)
-
-    def _images_of(self, shape: Shape, pictures: list[int] | None) -> Images:
-        if pictures is None:
-            return GatheredImages.of(self._cache, self._batch.state.view(shape.blocks)["picture"], shape.pictures)
-        if self._known[0] is not pictures:
-            self._known = pictures, RowImages.of(self._cache, pictures)
-        return self._known[1]
 
     def _prompts(self, shape: Shape) -> _Prompts:
         state = self._batch.state.view(shape.blocks)
@@ -137,14 +130,11 @@ class Stepper:
         places = fed + number * together
         return _Prompts(inside, together, torch.minimum(places, last - 1), inside & (places < last))
 
-    def _seen(self, shape: Shape, nodes: torch.Tensor, prompts: _Prompts | None) -> torch.Tensor:
-        """What each row sees in this step [blocks, rows, extent]: its past and its own node; in a prompt that is fed
-        together the nodes of the rows before it, too."""
-        own = self._own.expand(*nodes.shape, -1)  # [blocks, rows, rows]
-        if prompts is not None:
-            own = torch.where(prompts.together[..., None], self._before, own)
-        past = self._batch.tree.seen[: shape.blocks, :, : shape.extent]
-        return past.scatter(2, nodes[:, None].expand_as(own), own)
+    def _own_of(self, shape: Shape, prompts: _Prompts | None) -> torch.Tensor:
+        """Which new nodes of its block a row sees, [blocks, rows, rows]: its own, and in a prompt that is fed together
+        those of the rows before it."""
+        own = self._own.expand(shape.blocks, -1, -1)
+        return own if prompts is None else torch.where(prompts.together[..., None], self._before, own)
 
     def _commit(
         self,

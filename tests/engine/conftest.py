@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
+
+os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a kernel is defined, that is at import
 
 import pytest
 

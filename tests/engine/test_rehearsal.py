@@ -13,6 +13,8 @@ from bench import gpu
 from bench.random_blip import large_config, middle_config, pretended_blip
 from serve_app.args import AppArgs
 from serve_app.engine.engine import Engine
+from serve_app.engine.kernels.torch_kernels import TorchKernels
+from serve_app.engine.kernels.triton_kernels import TritonKernels
 from serve_app.engine.rehearsal import NotOnTheDevice, Rehearsal
 from serve_app.errors import DeadlineExceeded, GenerationFailed
 from serve_app.types import EngineLimits, GenerationParameters
@@ -20,6 +22,8 @@ from tests.engine.engines import Bench, Request, random_pictures
 
 CONFIG = Path(__file__).parents[2] / "configs" / "serve.yaml"
 PICTURES = random_pictures(64, 4)
+CACHE_BYTES = 8 * 700 * 2 * 4 * 256 * 2
+"""Of 8 blocks of 700 nodes, in the middle model and two bytes."""
 VARIANT = GenerationParameters(
     max_length=150, num_beams=8, do_sample=True, temperature=0.8, repetition_penalty=1.8, no_repeat_ngram_size=4
 )
@@ -45,7 +49,7 @@ def bench(device: Rehearsal) -> Bench:
     loaded = pretended_blip(middle_config(), "bfloat16", device.place)
     bench = Bench.__new__(Bench)
     bench._defaults = loaded.model.text_decoder.generation_config
-    bench.engine = Engine(loaded, EngineLimits(max_rows=64, max_cache_bytes=8 * 700 * 2 * 4 * 256 * 2), device)
+    bench.engine = Engine(loaded, EngineLimits(max_rows=64, max_cache_bytes=CACHE_BYTES), device, TorchKernels())
     bench.results, bench.cancelled = {}, set()
     bench.engine.warm_up()
     return bench
@@ -123,7 +127,7 @@ def test_memory_on_paper() -> None:
     device = Rehearsal(torch.device("cuda", 0))
     with device.rehearsed():
         loaded = pretended_blip(large_config(), "bfloat16", device.place)
-        engine = Engine(loaded, limits, device)
+        engine = Engine(loaded, limits, device, TorchKernels())
         del loaded
         weights = device.watch.bytes - engine.batch.tree.bytes - engine.images.slots * engine.images.image_bytes
         engine.warm_up()
@@ -138,10 +142,12 @@ def test_memory_on_paper() -> None:
 
 
 def test_figures_of_the_rehearsal() -> None:
-    report = gpu.rehearse(middle_config(), EngineLimits(max_rows=64))
+    report = gpu.rehearse(middle_config(), EngineLimits(max_rows=64), TorchKernels())
     assert report["host_waits_per_step"] <= 1
     assert report["captured_while_serving"] == 0
     assert report["launches_per_step"] < 450
+    with_kernels = gpu.rehearse(middle_config(), EngineLimits(max_rows=64), TritonKernels())
+    assert with_kernels["launches_per_step"] <= report["launches_per_step"] - 4 * 9
 
 
 def test_the_checks_of_the_command_for_a_card_run_on_a_cpu() -> None:

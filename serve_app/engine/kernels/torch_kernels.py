@@ -1,16 +1,43 @@
-"""What the rows of a step see: the nodes of their trees, and their images."""
+"""Attention of the decoder's rows in PyTorch's own operations."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, Self
+from typing import Any, Protocol, Self
 
 import torch
 from torch.nn import functional as F
 
 from serve_app.engine.image_cache import ImageCache
+from serve_app.engine.kernels import Looks, Sight
 from serve_app.engine.tree import Tree
+
+
+class TorchKernels:
+    """The reference."""
+
+    def __init__(self) -> None:
+        self._known: tuple[Sequence[int] | None, Images] | None = None
+
+    def sight(self, looks: Looks, dtype: torch.dtype) -> Sight:
+        tree, seen = looks.tree, looks.seen
+        hidden = torch.finfo(tree.dtype).min
+        mask = torch.zeros(seen.shape, dtype=tree.dtype, device=seen.device).masked_fill_(~seen, hidden)
+        width = tree.keys[0].shape[1] * tree.keys[0].shape[3]
+        context = torch.empty(seen.shape[0] * seen.shape[1], width, dtype=dtype, device=seen.device)
+        return _TorchSight(tree, looks.nodes, mask[:, None], self._images(looks), context)
+
+    def add_norm(self, x: torch.Tensor, residual: torch.Tensor, norm: Any) -> torch.Tensor:
+        result: torch.Tensor = norm(x.add_(residual))
+        return result
+
+    def _images(self, looks: Looks) -> Images:
+        if looks.known is None:
+            return GatheredImages.of(looks.images, looks.slots, looks.pictures)
+        if self._known is None or self._known[0] is not looks.known:  # the same from step to step
+            self._known = looks.known, RowImages.of(looks.images, looks.known)
+        return self._known[1]
 
 
 class Images(Protocol):
@@ -20,36 +47,28 @@ class Images(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Sight:
-    """Attention of the rows of a step, [blocks, rows] of them."""
-
+class _TorchSight:
     tree: Tree
     nodes: torch.Tensor
-    """[blocks, rows]: where the rows' own keys and values go."""
     mask: torch.Tensor
     """[blocks, 1, rows, extent]: 0 where a row sees the node, the dtype's minimum elsewhere."""
     images: Images
+    context: torch.Tensor
+    """[rows, width]: what every attention returns, one after the other."""
 
-    @classmethod
-    def of(cls, tree: Tree, nodes: torch.Tensor, seen: torch.Tensor, images: Images) -> Self:
-        """`seen` [blocks, rows, extent]: whether a row sees a node."""
-        hidden = torch.finfo(tree.dtype).min
-        mask = torch.zeros(seen.shape, dtype=tree.dtype, device=seen.device).masked_fill_(~seen, hidden)
-        return cls(tree, nodes, mask[:, None], images)
-
-    def attend_past(self, layer: int, qkv: torch.Tensor, context: torch.Tensor) -> None:
-        """Attention of scaled queries to the trees, after the rows' own keys and values have been written there.
-
-        qkv [rows, 3 * width] of the cache's dtype; writes `context` [rows, width].
-        """
+    def attend_past(self, layer: int, qkv: torch.Tensor) -> torch.Tensor:
         blocks, rows = self.nodes.shape
-        heads = self.tree.keys[layer].shape[1]
+        heads, extent = self.tree.keys[layer].shape[1], self.mask.shape[-1]
         q, k, v = qkv.view(blocks, rows, 3, heads, -1).unbind(2)
         self.tree.write(layer, self.nodes, k, v)
-        extent = self.mask.shape[-1]
         keys, values = self.tree.keys[layer][:blocks, :, :extent], self.tree.values[layer][:blocks, :, :extent]
         seen = _attend(q.transpose(1, 2), keys, values, self.mask)  # [blocks, heads, rows, head_size]
-        context.view(blocks, rows, heads, -1).copy_(seen.transpose(1, 2))
+        self.context.view(blocks, rows, heads, -1).copy_(seen.transpose(1, 2))
+        return self.context
+
+    def attend_image(self, layer: int, query: torch.Tensor) -> torch.Tensor:
+        self.images.attend(layer, query.view(len(query), self.tree.keys[layer].shape[1], -1), self.context)
+        return self.context
 
 
 def _attend(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,277 @@
+"""The decoder's attention, and what stands between its products, as Triton kernels.
+
+Each does in one launch what `torch_kernels` does in several, and reads keys and values once where they lie: nothing is
+gathered. Sizes that vary from step to step are run-time arguments, so that a kernel is compiled once for a model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import triton
+import triton.language as tl
+from torch.nn import functional as F
+
+from serve_app.engine.kernels import Looks, Sight
+
+_TILE = 64
+"""Nodes or patches that a program takes at a time."""
+_LEAST = 16
+"""Fewest rows of a matrix product on tensor cores."""
+
+
+@triton.jit
+def _soft(scores, values, most, total, context):  # type: ignore[no-untyped-def]
+    """One tile of an online softmax: scores [rows, tile], values [tile, size]; -inf is what a row does not see."""
+    new = tl.maximum(most, tl.max(scores, 1))
+    # A row that has seen nothing yet has no maximum; it goes on with zeros.
+    base = tl.where(new == float("-inf"), 0.0, new)
+    weights = tl.exp(scores - base[:, None])
+    scale = tl.exp(most - base)
+    total = total * scale + tl.sum(weights, 1)
+    context = context * scale[:, None] + tl.dot(weights.to(values.dtype), values, input_precision="ieee")
+    return new, total, context
+
+
+@triton.jit
+def _tree_attention(  # type: ignore[no-untyped-def]
+    qkv, nodes, seen, own, keys, values, out,
+    extent, seen_block, seen_row, key_block, key_head, width,
+    ROWS: tl.constexpr, PADDED: tl.constexpr, SIZE: tl.constexpr, WIDE: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    """One block and head: writes the rows' keys and values to their nodes; attention to past nodes and to these.
+
+    qkv [rows, 3, heads, SIZE]; nodes [blocks, ROWS]; seen [blocks, ROWS, ≥ extent] before this step; own [blocks, ROWS,
+    ROWS]: whether a row sees another one's new node; keys, values [blocks, heads, nodes, SIZE]; out [rows, width].
+    """
+    block, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    row, place = tl.arange(0, PADDED), tl.arange(0, WIDE)
+    real, inside = row < ROWS, place < SIZE
+    both = real[:, None] & inside[None, :]
+    at = (block * ROWS + row)[:, None] * (3 * width) + head * SIZE + place[None, :]
+    q = tl.load(qkv + at, mask=both, other=0.0)
+    k = tl.load(qkv + at + width, mask=both, other=0.0)
+    v = tl.load(qkv + at + 2 * width, mask=both, other=0.0)
+    node = tl.load(nodes + block * ROWS + row, mask=real, other=0)
+    store = block * key_block + head * key_head
+    tl.store(keys + store + node[:, None] * SIZE + place[None, :], k, mask=both)
+    tl.store(values + store + node[:, None] * SIZE + place[None, :], v, mask=both)
+
+    sees = tl.load(
+        own + (block * ROWS + row)[:, None] * ROWS + row[None, :], mask=real[:, None] & real[None, :], other=0
+    )
+    scores = tl.where(sees != 0, tl.dot(q, tl.trans(k), input_precision="ieee"), float("-inf"))
+    most = tl.full([PADDED], float("-inf"), tl.float32)
+    total = tl.zeros([PADDED], tl.float32)
+    context = tl.zeros([PADDED, WIDE], tl.float32)
+    most, total, context = _soft(scores, v, most, total, context)
+    for start in range(0, extent, TILE):
+        tile = start + tl.arange(0, TILE)
+        some = tile < extent
+        near = some[:, None] & inside[None, :]
+        k = tl.load(keys + store + tile[:, None] * SIZE + place[None, :], mask=near, other=0.0)
+        v = tl.load(values + store + tile[:, None] * SIZE + place[None, :], mask=near, other=0.0)
+        where = block * seen_block + row[:, None] * seen_row + tile[None, :]
+        sees = tl.load(seen + where, mask=real[:, None] & some[None, :], other=0)
+        scores = tl.where(sees != 0, tl.dot(q, tl.trans(k), input_precision="ieee"), float("-inf"))
+        most, total, context = _soft(scores, v, most, total, context)
+    context = context / tl.where(total == 0.0, 1.0, total)[:, None]
+    tl.store(
+        out + (block * ROWS + row)[:, None] * width + head * SIZE + place[None, :],
+        context.to(out.dtype.element_ty),
+        mask=both,
+    )
+
+
+@triton.jit
+def _image_attention(  # type: ignore[no-untyped-def]
+    query, slots, keys, values, out,
+    patches, key_slot, key_head, key_patch, width,
+    ROWS: tl.constexpr, PADDED: tl.constexpr, SIZE: tl.constexpr, WIDE: tl.constexpr, TILE: tl.constexpr,
+    PICTURES: tl.constexpr,
+):  # fmt: skip
+    """One block and head: attention of the rows to their images.
+
+    query [rows, heads, SIZE]; slots [blocks, ROWS]; keys, values [slots, heads, ≥ patches, SIZE]; out [rows, width].
+    """
+    block, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
+    row, place = tl.arange(0, PADDED), tl.arange(0, WIDE)
+    real, inside = row < ROWS, place < SIZE
+    both = real[:, None] & inside[None, :]
+    at = (block * ROWS + row)[:, None] * width + head * SIZE + place[None, :]
+    q = tl.load(query + at, mask=both, other=0.0)
+    slot = tl.load(slots + block * ROWS + row, mask=real, other=0)
+    most = tl.full([PADDED], float("-inf"), tl.float32)
+    total = tl.zeros([PADDED], tl.float32)
+    context = tl.zeros([PADDED, WIDE], tl.float32)
+    for number in range(PICTURES):
+        if PICTURES == 1:  # rows without a group have 0
+            picture = tl.max(slot, 0)
+            mine = real
+        else:
+            picture = tl.sum(tl.where(row == number, slot, 0), 0)
+            mine = row == number
+        store = picture * key_slot + head * key_head
+        for start in range(0, patches, TILE):
+            tile = start + tl.arange(0, TILE)
+            some = tile < patches
+            near = some[:, None] & inside[None, :]
+            k = tl.load(keys + store + tile[:, None] * key_patch + place[None, :], mask=near, other=0.0)
+            v = tl.load(values + store + tile[:, None] * key_patch + place[None, :], mask=near, other=0.0)
+            scores = tl.dot(q, tl.trans(k), input_precision="ieee")
+            scores = tl.where(mine[:, None] & some[None, :], scores, float("-inf"))
+            most, total, context = _soft(scores, v, most, total, context)
+    context = context / tl.where(total == 0.0, 1.0, total)[:, None]
+    tl.store(out + at, context.to(out.dtype.element_ty), mask=both)
+
+
+@triton.jit
+def _add_norm(x, residual, weight, bias, out, width, eps, WIDE: tl.constexpr):  # type: ignore[no-untyped-def]
+    """One row: layer normalisation of x + residual. All [rows, width]; weight and bias [width]."""
+    row, place = tl.program_id(0).to(tl.int64), tl.arange(0, WIDE)
+    inside = place < width
+    at = row * width + place
+    total = tl.load(x + at, mask=inside, other=0.0).to(tl.float32)
+    total += tl.load(residual + at, mask=inside, other=0.0).to(tl.float32)
+    total = total.to(x.dtype.element_ty).to(tl.float32)  # as a sum of its own would be rounded
+    mean = tl.sum(total, 0) / width
+    centred = tl.where(inside, total - mean, 0.0)
+    scale = 1 / tl.sqrt(tl.sum(centred * centred, 0) / width + eps)
+    w = tl.load(weight + place, mask=inside, other=0.0).to(tl.float32)
+    b = tl.load(bias + place, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + at, (centred * scale * w + b).to(out.dtype.element_ty), mask=inside)
+
+
+@torch.library.custom_op("caption_serve::tree_attention", mutates_args=("keys", "values"))
+def tree_attention(
+    qkv: torch.Tensor,
+    nodes: torch.Tensor,
+    seen: torch.Tensor,
+    own: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+) -> torch.Tensor:
+    """[rows, width] for qkv [rows, 3 * width]; shapes as in the kernel."""
+    (blocks, rows, extent), (heads, size) = seen.shape, (keys.shape[1], keys.shape[3])
+    width = heads * size
+    out = qkv.new_empty(blocks * rows, width)
+    _tree_attention[blocks, heads](
+        qkv, nodes, seen.view(torch.uint8), own.view(torch.uint8), keys, values, out,
+        extent, seen.stride(0), seen.stride(1), keys.stride(0), keys.stride(1), width,
+        ROWS=rows, PADDED=max(_LEAST, triton.next_power_of_2(rows)), SIZE=size,
+        WIDE=max(_LEAST, triton.next_power_of_2(size)), TILE=_TILE,
+    )  # fmt: skip
+    return out
+
+
+@tree_attention.register_fake
+def _(qkv: torch.Tensor, nodes: Any, seen: Any, own: Any, keys: Any, values: Any) -> torch.Tensor:
+    return qkv.new_empty(len(qkv), qkv.shape[1] // 3)
+
+
+@torch.library.custom_op("caption_serve::image_attention", mutates_args=())
+def image_attention(
+    query: torch.Tensor, slots: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, patches: int, pictures: int
+) -> torch.Tensor:
+    """[rows, width] for query [rows, width]; `pictures` of a block, 1 or as many as rows."""
+    (blocks, rows), (heads, size) = slots.shape, (keys.shape[1], keys.shape[3])
+    out = torch.empty_like(query)
+    _image_attention[blocks, heads](
+        query, slots, keys, values, out,
+        patches, keys.stride(0), keys.stride(1), keys.stride(2), heads * size,
+        ROWS=rows, PADDED=max(_LEAST, triton.next_power_of_2(rows)), SIZE=size,
+        WIDE=max(_LEAST, triton.next_power_of_2(size)), TILE=_TILE, PICTURES=pictures,
+    )  # fmt: skip
+    return out
+
+
+@image_attention.register_fake
+def _(query: torch.Tensor, slots: Any, keys: Any, values: Any, patches: int, pictures: int) -> torch.Tensor:
+    return torch.empty_like(query)
+
+
+@torch.library.custom_op("caption_serve::add_norm", mutates_args=())
+def add_norm(
+    x: torch.Tensor, residual: torch.Tensor, weight: torch.Tensor, bias: torch.Tensor, eps: float
+) -> torch.Tensor:
+    """Layer normalisation of x + residual, [rows, width]."""
+    out = torch.empty_like(x)
+    rows, width = x.shape
+    _add_norm[rows,](x, residual, weight, bias, out, width, eps, WIDE=triton.next_power_of_2(width))
+    return out
+
+
+@add_norm.register_fake
+def _(x: torch.Tensor, residual: Any, weight: Any, bias: Any, eps: float) -> torch.Tensor:
+    return torch.empty_like(x)
+
+
+class TritonKernels:
+    """Two launches of attention a layer, and one for a sum with its normalisation."""
+
+    def sight(self, looks: Looks, dtype: torch.dtype) -> Sight:
+        assert dtype == looks.tree.dtype, "a GPU keeps states and caches in one format"
+        past = looks.tree.seen[: len(looks.nodes), :, : looks.seen.shape[2]]
+        return _TritonSight(looks, past, looks.own.contiguous(), looks.slots.contiguous())
+
+    def add_norm(self, x: torch.Tensor, residual: torch.Tensor, norm: Any) -> torch.Tensor:
+        return add_norm(x, residual, norm.weight, norm.bias, norm.eps)
+
+
+@dataclass(frozen=True, slots=True)
+class _TritonSight:
+    looks: Looks
+    past: torch.Tensor
+    own: torch.Tensor
+    slots: torch.Tensor
+
+    def attend_past(self, layer: int, qkv: torch.Tensor) -> torch.Tensor:
+        tree = self.looks.tree
+        return tree_attention(qkv, self.looks.nodes, self.past, self.own, tree.keys[layer], tree.values[layer])
+
+    def attend_image(self, layer: int, query: torch.Tensor) -> torch.Tensor:
+        images = self.looks.images
+        keys, values = images.keys[layer], images.values[layer]
+        return image_attention(query, self.slots, keys, values, images.patches, self.looks.pictures)
+
+
+def check(device: torch.device) -> None:
+    """Compares each kernel with plain arithmetic on the device. Raises `ArithmeticError`, and what Triton raises."""
+    blocks, rows, heads, size, extent, patches = 2, 8, 2, 64, 80, 70
+    random = torch.Generator(device).manual_seed(0)
+
+    def draw(*shape: int) -> torch.Tensor:
+        return torch.randn(*shape, generator=random, device=device)
+
+    qkv, keys, values = draw(blocks * rows, 3 * heads * size), *(draw(blocks, heads, 128, size) for _ in range(2))
+    nodes = torch.arange(rows, device=device).expand(blocks, rows).contiguous()
+    seen = torch.rand(blocks, rows, 128, generator=random, device=device)[..., :extent] < 0.5
+    seen = seen & (torch.arange(extent, device=device) >= rows)
+    own = torch.eye(rows, dtype=torch.bool, device=device).expand(blocks, -1, -1).contiguous()
+    found = tree_attention(qkv, nodes, seen, own, keys, values)
+    q, k, v = qkv.view(blocks, rows, 3, heads, size).permute(2, 0, 3, 1, 4)
+    _same(keys[:, :, :rows], k)
+    _same(values[:, :, :rows], v)
+    visible = torch.cat((own, seen[..., rows:]), 2)[:, None]
+    weights = (q @ keys[:, :, :extent].transpose(2, 3)).masked_fill(~visible, -torch.inf).softmax(-1)
+    _same(found, (weights @ values[:, :, :extent]).transpose(1, 2).reshape(blocks * rows, -1))
+
+    image_keys, image_values = draw(2, heads, 80, size), draw(2, heads, 80, size)
+    slots = torch.arange(blocks, device=device)[:, None].expand(-1, rows).contiguous()
+    query = draw(blocks * rows, heads * size)
+    each = query.view(blocks, rows, heads, size).transpose(1, 2)
+    weights = (each @ image_keys[:, :, :patches].transpose(2, 3)).softmax(-1)
+    wanted = (weights @ image_values[:, :, :patches]).transpose(1, 2).reshape(blocks * rows, -1)
+    for pictures in (1, rows):
+        _same(image_attention(query, slots, image_keys, image_values, patches, pictures), wanted)
+
+    x, residual, weight, bias = draw(3, 96), draw(3, 96), draw(96), draw(96)
+    _same(add_norm(x, residual, weight, bias, 1e-12), F.layer_norm(x + residual, (96,), weight, bias, 1e-12))
+
+
+def _same(found: torch.Tensor, wanted: torch.Tensor) -> None:
+    difference = float((found - wanted).abs().max())
+    if not difference < 1e-2:  # tensor cores round float32 to 10 bits where they are allowed to
+        raise ArithmeticError(f"A kernel's result is off by {difference:.3g}.")

@@ -1,0 +1,119 @@
+"""Triton's kernels under its interpreter, against the torch code that they replace."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis.strategies import integers, sampled_from
+
+pytest.importorskip("triton")
+
+from bench.random_blip import middle_config, random_blip
+from serve_app.engine import kernels
+from serve_app.engine.engine import Engine
+from serve_app.engine.image_cache import ImageCache
+from serve_app.engine.kernels import Looks
+from serve_app.engine.kernels.torch_kernels import TorchKernels
+from serve_app.engine.kernels.triton_kernels import TritonKernels, check
+from serve_app.engine.tree import Tree
+from serve_app.types import EngineLimits, GenerationParameters
+from tests.engine.engines import Bench, Request, ids, random_pictures
+from tests.engine.test_stepper import Padded
+
+CPU = torch.device("cpu")
+DTYPES = (torch.float32, torch.float16)  # the interpreter multiplies no bfloat16
+CLOSE = {torch.float32: 1e-5, torch.float16: 2e-2}
+
+
+def drawn(seed: int, blocks: int, rows: int, heads: int, size: int, extent: int, pictures: int, dtype: Any) -> Looks:
+    """A step in the midst of a life: every row sees some nodes and its own, and images lie in random slots."""
+    random = torch.Generator().manual_seed(seed)
+    tree = Tree(1, heads, size, blocks + 1, rows, dtype, CPU, 10**9)
+    cache = ImageCache(1, (heads, 21, size), 4 * 2 * heads * 64 * size * dtype.itemsize, dtype, CPU)
+    for tensor in (*tree.keys, *tree.values, *cache.keys, *cache.values):
+        tensor.copy_(torch.randn(tensor.shape, generator=random))
+    tree.ensure(extent)
+    tree.seen[:blocks, :, : extent - rows] = torch.rand(blocks, rows, extent - rows, generator=random) < 0.4
+    nodes = tree.free(blocks, extent)
+    own = torch.rand(blocks, rows, rows, generator=random) < 0.3
+    own |= torch.eye(rows, dtype=torch.bool)
+    seen = tree.seen[:blocks, :, :extent].scatter(2, nodes[:, None].expand_as(own), own)
+    slots = torch.randint(cache.slots, (blocks, rows if pictures > 1 else 1), generator=random).expand(blocks, rows)
+    return Looks(tree, cache, nodes, own, seen, slots, pictures, None)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    integers(0, 10**6), integers(1, 3), sampled_from((8, 16, 24)), integers(1, 3), sampled_from((16, 40, 64)),
+    integers(30, 150), sampled_from((False, True)), sampled_from(DTYPES),
+)  # fmt: skip
+def test_attention_is_that_of_torch(
+    seed: int, blocks: int, rows: int, heads: int, size: int, extent: int, several: bool, dtype: torch.dtype
+) -> None:
+    found = []
+    for kind in (TorchKernels(), TritonKernels()):
+        looks = drawn(seed, blocks, rows, heads, size, extent, rows if several else 1, dtype)
+        generator = torch.Generator().manual_seed(seed)
+        qkv = torch.randn(blocks * rows, 3 * heads * size, generator=generator).div(size**0.5).to(dtype)
+        sight = kind.sight(looks, dtype)
+        past = sight.attend_past(0, qkv).clone()
+        image = sight.attend_image(0, qkv[:, : heads * size].contiguous()).clone()
+        found.append((past, image, looks.tree.keys[0], looks.tree.values[0]))
+    for torchs, tritons in zip(*found, strict=True):
+        torch.testing.assert_close(tritons, torchs, atol=CLOSE[dtype], rtol=CLOSE[dtype])
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    integers(0, 10**6), integers(1, 5), integers(2, 300), sampled_from((torch.float32, torch.float16, torch.bfloat16))
+)
+def test_a_sum_is_normalised_as_by_torch(seed: int, rows: int, width: int, dtype: torch.dtype) -> None:
+    random = torch.Generator().manual_seed(seed)
+    x, residual = (torch.randn(rows, width, generator=random).to(dtype) for _ in range(2))
+    norm = torch.nn.LayerNorm(width, eps=1e-12).to(dtype)
+    with torch.no_grad():
+        norm.weight.copy_(torch.randn(width, generator=random))
+        wanted = TorchKernels().add_norm(x.clone(), residual, norm)
+        found = TritonKernels().add_norm(x, residual, norm)
+    torch.testing.assert_close(found, wanted, atol=0.04 if dtype != torch.float32 else 1e-5, rtol=0.01)
+
+
+def test_the_engine_finds_the_same_with_them() -> None:
+    """Groups with beams and without, of several images in one block, their prompts fed in steps."""
+    plain = Bench(random_blip(middle_config()))
+    bench = Bench(random_blip(middle_config()))
+    bench.engine = Engine(random_blip(middle_config()), EngineLimits(max_rows=16), Padded(), TritonKernels())
+    rng, pictures = random.Random(2), random_pictures(64, 3)
+    requests = [
+        Request(pictures[n % 3], [1998, *(rng.randrange(6, 100) for _ in range(4 * n))], parameters, n)
+        for n, parameters in enumerate(
+            (
+                GenerationParameters(max_length=12, num_beams=3, do_sample=False, no_repeat_ngram_size=2),
+                GenerationParameters(max_length=9, num_beams=1, do_sample=False),
+                GenerationParameters(max_length=12, num_beams=1, do_sample=True, num_return_sequences=2),
+            )
+        )
+    ]
+    for number, request in enumerate(requests):
+        bench.submit(number, request)
+    bench.run()
+    for number, request in enumerate(requests):
+        assert ids(bench.results[number]) == ids(plain.alone(request))
+
+
+def test_kernels_are_checked_at_start_and_replaced_when_they_are_wrong(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    check(CPU)
+    from serve_app.engine.kernels import triton_kernels
+
+    monkeypatch.setattr(triton_kernels, "check", lambda device: check(CPU))
+    assert isinstance(kernels.kernels_of(torch.device("cuda:0")), TritonKernels)
+    inner = triton_kernels.add_norm
+    monkeypatch.setattr(triton_kernels, "add_norm", lambda *arguments: inner(*arguments) + 1)
+    assert isinstance(kernels.kernels_of(torch.device("cuda:0")), TorchKernels)
+    assert "off by 1" in caplog.text
