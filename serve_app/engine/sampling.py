@@ -68,8 +68,8 @@ def counted(seeds: torch.Tensor, positions: torch.Tensor, tokens: torch.Tensor) 
     OOPSLA 2014), first of the stream's place and then of the token.
     """
     rows = torch.arange(tokens.shape[1], device=tokens.device)
-    key = _mixed(seeds * _FIRST + (positions * 4096 + rows) * _SECOND)  # [blocks, rows]
-    bits = _mixed(key[..., None] + tokens * _GOLDEN)
+    key = _mixed(seeds * FIRST + (positions * 4096 + rows) * SECOND)  # [blocks, rows]
+    bits = _mixed(key[..., None] + tokens * GOLDEN)
     uniform = ((bits >> 41) & ((1 << 23) - 1)).float().add_(0.5).mul_(2.0**-23)  # between 0 and 1, and neither
     return uniform.log_().neg_()
 
@@ -78,13 +78,13 @@ def _signed(value: int) -> int:
     return value - (1 << 64) if value >= 1 << 63 else value
 
 
-_GOLDEN, _FIRST, _SECOND = (_signed(v) for v in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+GOLDEN, FIRST, SECOND = (_signed(v) for v in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
 
 def _mixed(x: torch.Tensor) -> torch.Tensor:
     """SplitMix64's finalizer of int64s, which wrap around; their shifts to the right are masked to be logical."""
-    x = (x ^ ((x >> 30) & ((1 << 34) - 1))) * _FIRST
-    x = (x ^ ((x >> 27) & ((1 << 37) - 1))) * _SECOND
+    x = (x ^ ((x >> 30) & ((1 << 34) - 1))) * FIRST
+    x = (x ^ ((x >> 27) & ((1 << 37) - 1))) * SECOND
     return x ^ ((x >> 31) & ((1 << 33) - 1))
 
 

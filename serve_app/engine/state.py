@@ -15,7 +15,7 @@ from serve_app.engine.scheduler import Group, Hypothesis
 HOPELESS = -1e9
 """transformers' score of what must not be chosen; finite, so that it can be added to."""
 
-_INTEGERS = (
+INTEGERS = (
     "length",  # tokens of the row so far
     "prompt",  # tokens of its prompt
     "fed",  # tokens of the prompt that have become nodes
@@ -36,13 +36,13 @@ _INTEGERS = (
     "is_finished",
     "finished_length",
 )
-_FLOATS = ("penalty", "temperature", "tail", "length_penalty", "running", "finished")
+FLOATS = ("penalty", "temperature", "tail", "length_penalty", "running", "finished")
 Place = tuple[int, int]
 """Block and row."""
 
 
 class RowState:
-    """State of `blocks` blocks of `rows` rows; see `_INTEGERS` and `_FLOATS` for what each row has.
+    """State of `blocks` blocks of `rows` rows; see `INTEGERS` and `FLOATS` for what each row has.
 
     Besides, `sequences` and `finished_sequences` [blocks, rows, positions]: token ids, the start token behind them.
     """
@@ -51,9 +51,9 @@ class RowState:
         """`positions` of the longest sequence."""
         self.positions, self.vocabulary = positions, vocabulary
         self._device, place = device, device.place
-        # Kept packed, so that a group comes in by one copy; `view` has them by name.
-        self._integers = torch.zeros(blocks, rows, len(_INTEGERS), dtype=torch.int64, device=place)
-        self._floats = torch.ones(blocks, rows, len(_FLOATS), device=place)
+        # Packed, so that a group comes in by one copy; `view` has them by name.
+        self.integers = torch.zeros(blocks, rows, len(INTEGERS), dtype=torch.int64, device=place)
+        self.floats = torch.ones(blocks, rows, len(FLOATS), device=place)
         self.sequences = torch.zeros(blocks, rows, positions, dtype=torch.int64, device=place)
         self.finished_sequences = torch.zeros_like(self.sequences)
         self._views: dict[int, dict[str, torch.Tensor]] = {}
@@ -63,7 +63,7 @@ class RowState:
         if blocks not in self._views:
             self._views[blocks] = {
                 name: tensor[:blocks, :, place]
-                for tensor, names in ((self._integers, _INTEGERS), (self._floats, _FLOATS))
+                for tensor, names in ((self.integers, INTEGERS), (self.floats, FLOATS))
                 for place, name in enumerate(names)
             }
         return self._views[blocks]
@@ -74,11 +74,11 @@ class RowState:
 
     def saved(self, blocks: int) -> tuple[torch.Tensor, torch.Tensor]:
         """A copy of the integers and floats of the first blocks, for `restore`."""
-        return self._integers[:blocks].clone(), self._floats[:blocks].clone()
+        return self.integers[:blocks].clone(), self.floats[:blocks].clone()
 
     def restore(self, saved: tuple[torch.Tensor, torch.Tensor], but: torch.Tensor) -> None:
         """Takes back what has changed since in all rows `but` [blocks, rows] these."""
-        for tensor, old in zip((self._integers, self._floats), saved, strict=True):
+        for tensor, old in zip((self.integers, self.floats), saved, strict=True):
             new = tensor[: len(old)]
             new.copy_(torch.where(but[..., None], new, old))
 
@@ -118,24 +118,24 @@ class RowState:
             floats["running"] = -torch.inf if idle else 0.0 if number == 0 or not beams else HOPELESS
             floats["finished"] = -torch.inf if idle else HOPELESS
             more = {**integers, "active": not idle, "is_finished": idle}
-            bits = struct.pack(f"{len(_FLOATS)}f", *(floats[name] for name in _FLOATS))
-            numbers = [int(more.get(name, 0)) for name in _INTEGERS]
-            packed.append([*numbers, *struct.unpack(f"{len(_FLOATS)}i", bits), *ids])
+            bits = struct.pack(f"{len(FLOATS)}f", *(floats[name] for name in FLOATS))
+            numbers = [int(more.get(name, 0)) for name in INTEGERS]
+            packed.append([*numbers, *struct.unpack(f"{len(FLOATS)}i", bits), *ids])
         rows = self._device.upload(torch.tensor(packed))
-        middle, end = len(_INTEGERS), len(_INTEGERS) + len(_FLOATS)
+        middle, end = len(INTEGERS), len(INTEGERS) + len(FLOATS)
         values = rows[:, middle:end].to(torch.int32).view(torch.float32)
         for where, what in _runs(places):
-            self._integers[where] = rows[what, :middle]
-            self._floats[where] = values[what]
+            self.integers[where] = rows[what, :middle]
+            self.floats[where] = values[what]
             self.sequences[where] = rows[what, end:]
             self.finished_sequences[where] = rows[what, end:]
 
     def clear(self, place: Place | int | None = None) -> None:
         """Makes a row, a block or everything inactive: what it saw is free after the next step."""
-        self._integers[slice(None) if place is None else place] = 0
+        self.integers[slice(None) if place is None else place] = 0
 
     def move(self, block: int, to: int) -> None:
-        for tensor in (self._integers, self._floats, self.sequences, self.finished_sequences):
+        for tensor in (self.integers, self.floats, self.sequences, self.finished_sequences):
             tensor[to] = tensor[block]
 
     def read(self, places: Sequence[Place], p: SearchParameters) -> Reading:

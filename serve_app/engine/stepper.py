@@ -13,7 +13,7 @@ from serve_app.engine.counters import Counters
 from serve_app.engine.decoder import Decoder
 from serve_app.engine.device import Reading
 from serve_app.engine.image_cache import ImageCache
-from serve_app.engine.kernels import Looks
+from serve_app.engine.kernels import Looks, Steps
 from serve_app.engine.processors import Needs, power_of_two
 from serve_app.engine.sampling import Draw, Streams, counted
 from serve_app.engine.search import Noise, Search
@@ -41,13 +41,23 @@ class Stepper:
     """Takes steps; on a GPU as graphs, one for each padded shape."""
 
     def __init__(
-        self, batch: Batch, decoder: Decoder, images: ImageCache, end: int, counters: Counters, captures: bool
+        self,
+        batch: Batch,
+        decoder: Decoder,
+        images: ImageCache,
+        end: int,
+        counters: Counters,
+        captures: bool,
+        counted_draws: bool = False,
     ) -> None:
-        """`end`: id of the token that ends a text. `captures`: steps are padded, and captured as the device does it."""
+        """`end`: id of the token that ends a text. `captures`: steps are padded, and captured as the device does it.
+        `counted_draws`: random numbers come from a counter on a CPU, too, instead of transformers' stream."""
         self._batch, self._decoder, self._cache, self._counters = batch, decoder, images, counters
         self._search = Search(batch, end)
         self._captures = captures
-        self._streams = None if batch.device.place.type == "cuda" else Streams(batch.state.vocabulary)
+        self._steps = decoder.kernels.steps(batch, end)
+        counted_draws = counted_draws or batch.device.place.type == "cuda"
+        self._streams = None if counted_draws else Streams(batch.state.vocabulary)
         self._report = torch.zeros(batch.blocks, batch.rows + 1, dtype=torch.int64, device=batch.device.place)
         self._numbers = torch.arange(1, batch.tree.max_nodes + 1, device=batch.device.place)
         self._own = torch.eye(batch.rows, dtype=torch.bool, device=batch.device.place)
@@ -101,8 +111,22 @@ class Stepper:
         self._graphs[shape] = self._batch.device.capture(lambda: self._run(shape, None))
 
     @torch.inference_mode()
+    def _run_fused(self, shape: Shape, steps: Steps) -> None:
+        """The step in few launches."""
+        batch = self._batch
+        found = steps.prepare(shape)
+        slots = batch.state.view(shape.blocks)["picture"]
+        looks = Looks(batch.tree, self._cache, found.nodes, found.own, shape.extent, None, slots, shape.pictures, None)
+        states = self._decoder.forward(found.tokens.flatten(), found.positions.flatten(), looks)
+        parents = steps.advance(shape, self._decoder.logits(states), found)
+        steps.commit(shape, found, parents, self._report)
+
+    @torch.inference_mode()
     def _run(self, shape: Shape, pictures: list[int] | None) -> None:
         """The step itself. `pictures` are the rows' image slots where the host may tell them, as on a CPU."""
+        if self._steps is not None and self._steps.covers(shape):
+            self._run_fused(shape, self._steps)
+            return
         batch, tree, state = self._batch, self._batch.tree, self._batch.state.view(shape.blocks)
         prompts = self._prompts(shape) if shape.prompts else None
         positions, goes_on = state["length"] - 1, (state["active"] > 0) & (state["ended"] == 0)
@@ -114,7 +138,7 @@ class Stepper:
         own = self._own_of(shape, prompts)
         seen = tree.seen[: shape.blocks, :, : shape.extent].scatter(2, nodes[:, None].expand_as(own), own)
         with self._counters.timed("forward"):
-            looks = Looks(tree, self._cache, nodes, own, seen, state["picture"], shape.pictures, pictures)
+            looks = Looks(tree, self._cache, nodes, own, shape.extent, seen, state["picture"], shape.pictures, pictures)
             states = self._decoder.forward(tokens.flatten(), positions.flatten(), looks)
             logits = self._decoder.logits(states)
         with self._counters.timed("search"):

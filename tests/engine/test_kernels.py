@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,12 +17,13 @@ from bench.random_blip import middle_config, random_blip
 from serve_app.engine import kernels
 from serve_app.engine.engine import Engine
 from serve_app.engine.image_cache import ImageCache
-from serve_app.engine.kernels import Looks
+from serve_app.engine.kernels import Kernels, Looks
+from serve_app.engine.kernels.check import check
 from serve_app.engine.kernels.torch_kernels import TorchKernels
-from serve_app.engine.kernels.triton_kernels import TritonKernels, check
+from serve_app.engine.kernels.triton_kernels import TritonKernels
 from serve_app.engine.tree import Tree
 from serve_app.types import EngineLimits, GenerationParameters
-from tests.engine.engines import Bench, Request, ids, random_pictures
+from tests.engine.engines import Bench, Request, ids, random_pictures, random_request
 from tests.engine.test_stepper import Padded
 
 CPU = torch.device("cpu")
@@ -43,7 +45,7 @@ def drawn(seed: int, blocks: int, rows: int, heads: int, size: int, extent: int,
     own |= torch.eye(rows, dtype=torch.bool)
     seen = tree.seen[:blocks, :, :extent].scatter(2, nodes[:, None].expand_as(own), own)
     slots = torch.randint(cache.slots, (blocks, rows if pictures > 1 else 1), generator=random).expand(blocks, rows)
-    return Looks(tree, cache, nodes, own, seen, slots, pictures, None)
+    return Looks(tree, cache, nodes, own, extent, seen, slots, pictures, None)
 
 
 @settings(max_examples=25, deadline=None)
@@ -82,38 +84,75 @@ def test_a_sum_is_normalised_as_by_torch(seed: int, rows: int, width: int, dtype
     torch.testing.assert_close(found, wanted, atol=0.04 if dtype != torch.float32 else 1e-5, rtol=0.01)
 
 
+class OnlySteps(TorchKernels):
+    """Torch's attention, and everything else by Triton."""
+
+    def steps(self, batch: Any, end: int) -> Any:
+        return TritonKernels().steps(batch, end)
+
+    def sight(self, looks: Looks, dtype: torch.dtype) -> Any:
+        past = looks.tree.seen[: len(looks.nodes), :, : looks.extent]
+        seen = past.scatter(2, looks.nodes[:, None].expand_as(looks.own), looks.own)
+        return super().sight(replace(looks, seen=seen), dtype)
+
+
+def bench_with(kernels: Kernels, max_rows: int) -> Bench:
+    """An engine that takes the steps of a GPU and draws as one: from a counter."""
+    bench = Bench(random_blip(middle_config()))
+    bench.engine = Engine(random_blip(middle_config()), EngineLimits(max_rows=max_rows), Padded(), kernels)
+    bench.engine._stepper._streams = None
+    return bench
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_steps_are_those_of_torch(seed: int) -> None:
+    """Random requests come and go: processors, sampling, beams, prompts and trees, all in four launches."""
+    rng, pictures = random.Random(seed), random_pictures(64, 3)
+    requests = [random_request(rng, pictures, 1998, 2000) for _ in range(10)]
+    joins = [rng.choice((0, 1, 2, 4)) for _ in requests]
+    found = []
+    for kernels_ in (TorchKernels(), OnlySteps()):
+        bench = bench_with(kernels_, 40)
+        for number, (request, steps) in enumerate(zip(requests, joins, strict=True)):
+            bench.submit(number, request)
+            for _ in range(steps):
+                bench.engine.step()
+        bench.run()
+        found.append([ids(bench.results[number]) for number in range(len(requests))])
+    assert found[0] == found[1]
+
+
 def test_the_engine_finds_the_same_with_them() -> None:
     """Groups with beams and without, of several images in one block, their prompts fed in steps."""
-    plain = Bench(random_blip(middle_config()))
-    bench = Bench(random_blip(middle_config()))
-    bench.engine = Engine(random_blip(middle_config()), EngineLimits(max_rows=16), Padded(), TritonKernels())
     rng, pictures = random.Random(2), random_pictures(64, 3)
+    kinds = (
+        GenerationParameters(max_length=9, num_beams=3, do_sample=True, no_repeat_ngram_size=2),
+        GenerationParameters(max_length=8, num_beams=1, do_sample=False),
+        GenerationParameters(max_length=12, num_beams=1, do_sample=True, num_return_sequences=2),
+    )
     requests = [
-        Request(pictures[n % 3], [1998, *(rng.randrange(6, 100) for _ in range(4 * n))], parameters, n)
-        for n, parameters in enumerate(
-            (
-                GenerationParameters(max_length=12, num_beams=3, do_sample=False, no_repeat_ngram_size=2),
-                GenerationParameters(max_length=9, num_beams=1, do_sample=False),
-                GenerationParameters(max_length=12, num_beams=1, do_sample=True, num_return_sequences=2),
-            )
-        )
+        Request(pictures[n], [1998, *(rng.randrange(6, 100) for _ in range(3 * n))], parameters, n)
+        for n, parameters in enumerate(kinds)
     ]
-    for number, request in enumerate(requests):
-        bench.submit(number, request)
-    bench.run()
-    for number, request in enumerate(requests):
-        assert ids(bench.results[number]) == ids(plain.alone(request))
+    found = []
+    for kernels_ in (TorchKernels(), TritonKernels()):
+        bench = bench_with(kernels_, 16)
+        for number, request in enumerate(requests):
+            bench.submit(number, request)
+        bench.run()
+        found.append([ids(bench.results[number]) for number in range(len(requests))])
+    assert found[0] == found[1]
 
 
 def test_kernels_are_checked_at_start_and_replaced_when_they_are_wrong(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     check(CPU)
-    from serve_app.engine.kernels import triton_kernels
+    from serve_app.engine.kernels import check as checking
 
-    monkeypatch.setattr(triton_kernels, "check", lambda device: check(CPU))
+    monkeypatch.setattr(checking, "check", lambda device: check(CPU))
     assert isinstance(kernels.kernels_of(torch.device("cuda:0")), TritonKernels)
-    inner = triton_kernels.add_norm
-    monkeypatch.setattr(triton_kernels, "add_norm", lambda *arguments: inner(*arguments) + 1)
+    inner = checking.add_norm
+    monkeypatch.setattr(checking, "add_norm", lambda *arguments: inner(*arguments) + 1)
     assert isinstance(kernels.kernels_of(torch.device("cuda:0")), TorchKernels)
     assert "off by 1" in caplog.text

@@ -147,7 +147,8 @@ def test_figures_of_the_rehearsal() -> None:
     assert report["captured_while_serving"] == 0
     assert report["launches_per_step"] < 450
     with_kernels = gpu.rehearse(middle_config(), EngineLimits(max_rows=64), TritonKernels())
-    assert with_kernels["launches_per_step"] <= report["launches_per_step"] - 4 * 9
+    layers = 4 * (6 + 2 + 3 + 1)  # products, attentions, normalised sums, GELU
+    assert with_kernels["launches_per_step"] <= layers + 20
 
 
 def test_the_checks_of_the_command_for_a_card_run_on_a_cpu() -> None:

@@ -29,8 +29,10 @@ class Looks:
     """[blocks, rows]: where the rows' own keys and values go."""
     own: torch.Tensor
     """[blocks, rows, rows]: whether a row sees the new node of another one, or its own."""
-    seen: torch.Tensor
-    """[blocks, rows, extent]: which nodes a row sees, new ones included."""
+    extent: int
+    """Nodes of a block that are looked at."""
+    seen: torch.Tensor | None
+    """[blocks, rows, extent]: which nodes a row sees, new ones included; None where the kernels find that out."""
     slots: torch.Tensor
     """[blocks, rows]: the image slot of each row; 0 for one without a group."""
     pictures: int
@@ -54,7 +56,42 @@ class Sight(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What the rows do in a step, [blocks, rows] each."""
+
+    nodes: torch.Tensor
+    """Where their keys and values go."""
+    tokens: torch.Tensor
+    positions: torch.Tensor
+    """Of the tokens in their sequences."""
+    own: torch.Tensor
+    """[blocks, rows, rows]: see `Looks`."""
+    goes_on: torch.Tensor
+    """Whether the row chooses a token."""
+
+
+class Steps(Protocol):
+    """A step but for the decoder, in few launches; `Stepper` has it in PyTorch's operations."""
+
+    def covers(self, shape: Any) -> bool:
+        """Whether it can take a step of that `batch.Shape`."""
+        ...
+
+    def prepare(self, shape: Any) -> Prepared: ...
+
+    def advance(self, shape: Any, logits: torch.Tensor, prepared: Prepared) -> torch.Tensor:
+        """Chooses from float32 logits [rows, vocabulary]; returns which row each goes on from, [blocks, rows]."""
+        ...
+
+    def commit(self, shape: Any, prepared: Prepared, parents: torch.Tensor, report: torch.Tensor) -> None: ...
+
+
 class Kernels(Protocol):
+    def steps(self, batch: Any, end: int) -> Steps | None:
+        """Those of a `batch.Batch`, where there are some. `end`: id of the token that ends a text."""
+        ...
+
     def sight(self, looks: Looks, dtype: torch.dtype) -> Sight:
         """`dtype` of what the attention returns."""
         ...
@@ -70,9 +107,10 @@ def kernels_of(device: torch.device) -> Kernels:
 
     if device.type != "cuda" or importlib.util.find_spec("triton") is None:
         return TorchKernels()
-    from serve_app.engine.kernels.triton_kernels import TritonKernels, check
-
     try:
+        from serve_app.engine.kernels.check import check
+        from serve_app.engine.kernels.triton_kernels import TritonKernels
+
         check(device)
     except Exception as error:  # a compiler that is missing, a card that Triton does not know, a wrong result
         logger.warning("Triton's kernels do not work on %s, and PyTorch's take their place: %s", device, error)

@@ -20,8 +20,12 @@ class TorchKernels:
     def __init__(self) -> None:
         self._known: tuple[Sequence[int] | None, Images] | None = None
 
+    def steps(self, batch: Any, end: int) -> None:
+        return None
+
     def sight(self, looks: Looks, dtype: torch.dtype) -> Sight:
         tree, seen = looks.tree, looks.seen
+        assert seen is not None
         hidden = torch.finfo(tree.dtype).min
         mask = torch.zeros(seen.shape, dtype=tree.dtype, device=seen.device).masked_fill_(~seen, hidden)
         width = tree.keys[0].shape[1] * tree.keys[0].shape[3]

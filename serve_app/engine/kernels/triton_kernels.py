@@ -12,9 +12,8 @@ from typing import Any
 import torch
 import triton
 import triton.language as tl
-from torch.nn import functional as F
 
-from serve_app.engine.kernels import Looks, Sight
+from serve_app.engine.kernels import Looks, Sight, Steps
 
 _TILE = 64
 """Nodes or patches that a program takes at a time."""
@@ -209,11 +208,16 @@ def _(x: torch.Tensor, residual: Any, weight: Any, bias: Any, eps: float) -> tor
 
 
 class TritonKernels:
-    """Two launches of attention a layer, and one for a sum with its normalisation."""
+    """Two launches of attention a layer, one for a sum with its normalisation, and `search_kernels`."""
+
+    def steps(self, batch: Any, end: int) -> Steps:
+        from serve_app.engine.kernels.search_kernels import TritonSteps
+
+        return TritonSteps(batch, end)
 
     def sight(self, looks: Looks, dtype: torch.dtype) -> Sight:
         assert dtype == looks.tree.dtype, "a GPU keeps states and caches in one format"
-        past = looks.tree.seen[: len(looks.nodes), :, : looks.seen.shape[2]]
+        past = looks.tree.seen[: len(looks.nodes), :, : looks.extent]
         return _TritonSight(looks, past, looks.own.contiguous(), looks.slots.contiguous())
 
     def add_norm(self, x: torch.Tensor, residual: torch.Tensor, norm: Any) -> torch.Tensor:
@@ -235,43 +239,3 @@ class _TritonSight:
         images = self.looks.images
         keys, values = images.keys[layer], images.values[layer]
         return image_attention(query, self.slots, keys, values, images.patches, self.looks.pictures)
-
-
-def check(device: torch.device) -> None:
-    """Compares each kernel with plain arithmetic on the device. Raises `ArithmeticError`, and what Triton raises."""
-    blocks, rows, heads, size, extent, patches = 2, 8, 2, 64, 80, 70
-    random = torch.Generator(device).manual_seed(0)
-
-    def draw(*shape: int) -> torch.Tensor:
-        return torch.randn(*shape, generator=random, device=device)
-
-    qkv, keys, values = draw(blocks * rows, 3 * heads * size), *(draw(blocks, heads, 128, size) for _ in range(2))
-    nodes = torch.arange(rows, device=device).expand(blocks, rows).contiguous()
-    seen = torch.rand(blocks, rows, 128, generator=random, device=device)[..., :extent] < 0.5
-    seen = seen & (torch.arange(extent, device=device) >= rows)
-    own = torch.eye(rows, dtype=torch.bool, device=device).expand(blocks, -1, -1).contiguous()
-    found = tree_attention(qkv, nodes, seen, own, keys, values)
-    q, k, v = qkv.view(blocks, rows, 3, heads, size).permute(2, 0, 3, 1, 4)
-    _same(keys[:, :, :rows], k)
-    _same(values[:, :, :rows], v)
-    visible = torch.cat((own, seen[..., rows:]), 2)[:, None]
-    weights = (q @ keys[:, :, :extent].transpose(2, 3)).masked_fill(~visible, -torch.inf).softmax(-1)
-    _same(found, (weights @ values[:, :, :extent]).transpose(1, 2).reshape(blocks * rows, -1))
-
-    image_keys, image_values = draw(2, heads, 80, size), draw(2, heads, 80, size)
-    slots = torch.arange(blocks, device=device)[:, None].expand(-1, rows).contiguous()
-    query = draw(blocks * rows, heads * size)
-    each = query.view(blocks, rows, heads, size).transpose(1, 2)
-    weights = (each @ image_keys[:, :, :patches].transpose(2, 3)).softmax(-1)
-    wanted = (weights @ image_values[:, :, :patches]).transpose(1, 2).reshape(blocks * rows, -1)
-    for pictures in (1, rows):
-        _same(image_attention(query, slots, image_keys, image_values, patches, pictures), wanted)
-
-    x, residual, weight, bias = draw(3, 96), draw(3, 96), draw(96), draw(96)
-    _same(add_norm(x, residual, weight, bias, 1e-12), F.layer_norm(x + residual, (96,), weight, bias, 1e-12))
-
-
-def _same(found: torch.Tensor, wanted: torch.Tensor) -> None:
-    difference = float((found - wanted).abs().max())
-    if not difference < 1e-2:  # tensor cores round float32 to 10 bits where they are allowed to
-        raise ArithmeticError(f"A kernel's result is off by {difference:.3g}.")
