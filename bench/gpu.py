@@ -148,8 +148,10 @@ def measure(config: BlipConfig, at_once: int) -> dict[str, Any]:
     start = time.perf_counter()
     run = EngineRun(random_blip(config, dtype, device), at_once)
     report |= {"dtype": dtype, "warm_up_s": time.perf_counter() - start, "graphs": run.engine.graphs}
-    print(f"warm-up {report['warm_up_s']:.1f} s, {report['graphs']} graphs", flush=True)
+    report["kernels"] = type(run.engine.decoder.kernels).__name__
+    print(f"{report['kernels']}, warm-up {report['warm_up_s']:.1f} s, {report['graphs']} graphs", flush=True)
     peaks = Roofline.measure("cuda", config, [dtype])
+    torch.cuda.reset_peak_memory_stats()
     alone = []
     for _ in range(3):
         start = time.perf_counter()
@@ -167,7 +169,6 @@ def measure(config: BlipConfig, at_once: int) -> dict[str, Any]:
     report["limit_images_s"] = 1 / peaks.seconds(dtype, work, at_once)
     report["share_of_limit"] = report["images_s"] / report["limit_images_s"]
     print(f"{at_once} at once: {report['images_s']:.1f} images/s, limit {report['limit_images_s']:.1f}", flush=True)
-    report["captured_while_serving"] = run.engine.graphs - report["graphs"]
 
     jobs, found = Jobs(run.engine, run.loaded), []
     many = images(GREEDY_IMAGES, config.vision_config.image_size)
@@ -175,6 +176,8 @@ def measure(config: BlipConfig, at_once: int) -> dict[str, Any]:
     for picture in many:
         jobs.submit(picture, [config.text_config.bos_token_id], GREEDY, 0, found)
     jobs.run()
+    report["captured_while_serving"] = run.engine.graphs - report["graphs"]
+    report["failed_captures"] = run.engine.device.failures
     report["greedy_images_s"] = len(found) / (time.perf_counter() - start)
     print(f"greedy, 30 tokens, {GREEDY_IMAGES} images: {report['greedy_images_s']:.1f} images/s", flush=True)
     report["memory_gb"] = torch.cuda.max_memory_allocated() / 1e9

@@ -54,7 +54,7 @@ class AppArgs(BaseModel):
     instant_delay_s: float = Field(0.0, ge=0, description="seconds that a call of the instant engine takes")
     max_rows: int = Field(256, ge=1, description="rows (beams) of the decode engine's batch; more wait")
     max_cache_bytes: int = Field(
-        4_000_000_000, gt=0, description="bytes that the self-attention caches of running requests may need"
+        4_000_000_000, gt=0, description="bytes of the self-attention caches of all rows; what outgrows them ends alone"
     )
     max_image_cache_bytes: int = Field(1_000_000_000, gt=0, description="bytes of encoded images that are kept")
 

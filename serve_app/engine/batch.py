@@ -123,13 +123,11 @@ class Batch:
             if not any(self.used[block].seats):
                 self._remove(block)
 
-    def clear(self) -> list[Seat]:
-        """Ends all groups, whatever state they are in; returns their seats."""
-        seats, self.seats, self.used, self.unread = self.seats, [], [], 0
-        self._company = None
+    def clear(self) -> None:
+        """Forgets all groups, whatever state they are in."""
+        self.seats, self.used, self.unread, self._company = [], [], 0, None
         self.state.clear()
         self.tree.seen.zero_()
-        return seats
 
     def result(self, seat: Seat) -> Reading:
         """What `hypotheses` takes, on its way to the host."""
@@ -193,7 +191,7 @@ class Batch:
         return [seat for seat, rows in launched.seats if id(seat) in running and all(found[b][r] for b, r in rows)]
 
     def check_integrity(self) -> None:
-        """Seats and blocks agree, rows see at most existing nodes, and active rows see something once they ran."""
+        """Seats and blocks agree, and no row sees a node behind its block's `top`; when all reports have been read."""
         for number, block in enumerate(self.used):
             assert any(block.seats), f"block {number} is empty"
             for row, seat in enumerate(block.seats):

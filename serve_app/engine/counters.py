@@ -38,7 +38,7 @@ class Counters:
 
     @contextmanager
     def timed(self, phase: str) -> Iterator[None]:
-        """Adds the block's duration to `<phase>_s`. On a GPU that is the time to hand work over, not to do it."""
+        """Adds the block's duration to `<phase>_s`. On a GPU a step is all `forward`, the time to hand it over."""
         start = time.perf_counter()
         try:
             yield

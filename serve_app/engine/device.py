@@ -27,6 +27,8 @@ class Device(Protocol):
     place: torch.device
     captures: bool
     """Whether steps are captured as graphs, for padded shapes; else they run at once, with the shapes they have."""
+    failures: int
+    """Captures that failed."""
     ahead: int
     """Steps that may be launched before the first one's report has been read."""
 
@@ -43,7 +45,11 @@ class Device(Protocol):
         ...
 
     def capture(self, run: Callable[[], None]) -> Callable[[], None]:
-        """Runs `run`, and returns what runs it again. Raises what `run` raises, and torch's `AcceleratorError`."""
+        """Runs `run`, and returns what runs it again: `run` itself where a capture fails. Raises what `run` raises."""
+        ...
+
+    def drop(self) -> None:
+        """All that was captured is gone; what comes next begins with memory of its own."""
         ...
 
     def recover(self) -> None:
@@ -66,6 +72,7 @@ class Cpu:
 
     place = torch.device("cpu")
     captures = False
+    failures = 0
     ahead = 0
 
     def use(self) -> None:
@@ -81,6 +88,9 @@ class Cpu:
         run()
         return run
 
+    def drop(self) -> None:
+        pass
+
     def recover(self) -> None:
         pass
 
@@ -92,7 +102,7 @@ class _Copy:
         self._host = torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
         self._host.copy_(tensor, non_blocking=True)
         self._event: Any = torch.cuda.Event()  # type: ignore[no-untyped-call]
-        self._event.record()
+        self._event.record(torch.cuda.current_stream(tensor.device))
 
     def wait(self) -> torch.Tensor:
         self._event.synchronize()
@@ -107,6 +117,7 @@ class Cuda:
 
     def __init__(self, device: torch.device) -> None:
         self.place = device
+        self.failures = 0
         self._stream: Any = None
         self._pool: Any = None
 
@@ -115,6 +126,7 @@ class Cuda:
         # cuDNN's attention builds a plan for each new shape and thread, tens of milliseconds each.
         torch.backends.cuda.enable_cudnn_sdp(False)
         if self._stream is None:
+            torch.cuda.synchronize()  # weights and caches come from another stream
             self._stream = torch.cuda.Stream(self.place)  # type: ignore[no-untyped-call]
         torch.cuda.set_stream(self._stream)
 
@@ -133,10 +145,14 @@ class Cuda:
             with _without_gc(), capturing:
                 run()
         except RuntimeError as error:
+            self.failures += 1
             logger.warning("A step of this shape runs without a graph, whose capture failed: %s", error)
             return run
         self._pool = graph.pool()
         return graph.replay
+
+    def drop(self) -> None:
+        self._pool = None
 
     def recover(self) -> None:
         torch.cuda.empty_cache()
@@ -155,4 +171,7 @@ def _without_gc() -> Any:
 
 
 def device_of(device: torch.device) -> Device:
-    return Cuda(device) if device.type == "cuda" else Cpu()
+    """The Device of a CPU or a GPU; one without a number is the current one."""
+    if device.type != "cuda":
+        return Cpu()
+    return Cuda(torch.device("cuda", torch.cuda.current_device() if device.index is None else device.index))

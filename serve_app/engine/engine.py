@@ -35,13 +35,14 @@ from serve_app.engine.decoder import Decoder
 from serve_app.engine.device import Device, Reading, device_of
 from serve_app.engine.image_cache import ImageCache
 from serve_app.engine.kernels import Kernels
+from serve_app.engine.kernels.torch_kernels import TorchKernels
 from serve_app.engine.linear import ROW_MULTIPLE
 from serve_app.engine.loading import Loaded
 from serve_app.engine.pixels import Normalizer
 from serve_app.engine.scheduler import Group, Scheduler
 from serve_app.engine.state import RowState, hypotheses
 from serve_app.engine.stepper import Stepper
-from serve_app.engine.tree import Tree
+from serve_app.engine.tree import LEAST_NODES, Tree
 from serve_app.engine.vision import VisionEncoder
 from serve_app.errors import CaptionServeError, DeadlineExceeded, GenerationFailed, InvalidOption, ModelError
 from serve_app.types import EngineLimits
@@ -50,7 +51,7 @@ logger = logging.getLogger(__name__)
 
 OUT_OF_MEMORY = GenerationFailed("The model ran out of memory.")
 BROKEN = GenerationFailed("The model failed while it generated; the service's log has the details.")
-WARM_EXTENTS = (512, 256, 128)
+WARM_EXTENTS = (4 * LEAST_NODES, 2 * LEAST_NODES, LEAST_NODES)
 """Nodes of the trees that the presets' lengths lead to."""
 
 
@@ -61,21 +62,19 @@ class Engine:
         self, loaded: Loaded, limits: EngineLimits, device: Device | None = None, kernels: Kernels | None = None
     ) -> None:
         """Takes the model over: its layers are repacked and may change their dtype. Raises `ModelError`s.
-
-        `device` and `kernels` are those that fit the model's device unless given.
-        """
+        `device` and `kernels` are those that fit the model's device unless given."""
         precision, model = loaded.precision, loaded.model
         config: Any = model.config
-        self._device = device or device_of(torch.device(loaded.info.device))
-        self._normalize = Normalizer(loaded.mean, loaded.std, loaded.info, self._device)
-        self._decoder = decoder = Decoder(model.text_decoder, precision, kernels)
+        self.device = device or device_of(torch.device(loaded.info.device))
+        self._normalize = Normalizer(loaded.mean, loaded.std, loaded.info, self.device)
+        self.decoder = decoder = Decoder(model.text_decoder, precision, kernels)
         self._vision = VisionEncoder(model.vision_model, precision.vision_dtype)
-        place = self._device.place
+        place = self.device.place
         patches = (loaded.info.image_height // config.vision_config.patch_size) * (
             loaded.info.image_width // config.vision_config.patch_size
         ) + 1
-        shape = (decoder.heads, patches, decoder.head_size)
-        self.images = ImageCache(decoder.layers, shape, limits.max_image_cache_bytes, decoder.cache_dtype, place)
+        image = (decoder.heads, patches, decoder.head_size)
+        self.images = ImageCache(decoder.layers, image, limits.max_image_cache_bytes, decoder.cache_dtype, place)
         self.scheduler = Scheduler()
         rows = -(-min(limits.max_beams, limits.max_rows) // ROW_MULTIPLE) * ROW_MULTIPLE
         blocks = max(1, limits.max_rows // rows)
@@ -86,12 +85,11 @@ class Engine:
                 f"max_cache_bytes is {limits.max_cache_bytes}, and {limits.max_rows} rows of this model need at least "
                 f"{2 * rows * blocks * tree.node_bytes}."
             )
-        self._max_rows = limits.max_rows
-        state = RowState(blocks, rows, loaded.info.max_positions, decoder.vocabulary, self._device)
-        self.batch = Batch(state, tree, self._device)
-        self._counters = Counters(max_rows=limits.max_rows)
-        end: int = config.text_config.sep_token_id
-        self._stepper = Stepper(self.batch, decoder, self.images, end, self._counters, self._device.captures)
+        state = RowState(blocks, rows, loaded.info.max_positions, decoder.vocabulary, self.device)
+        self.batch = Batch(state, tree, self.device)
+        self._counters = Counters(max_rows=blocks * rows)
+        self._end: int = config.text_config.sep_token_id
+        self._stepper = self._new_stepper()
         self._unread: deque[tuple[Launched, Reading]] = deque()
         self._finishing: deque[tuple[Group, Reading]] = deque()
         self._fatal: Exception | None = None
@@ -119,19 +117,14 @@ class Engine:
         self._normalize.check(group.pixels)
         if not 0 <= group.seed < 2**63:
             raise InvalidOption(f"The seed must be between 0 and 2^63, not {group.seed}.")
-        if group.parameters.num_beams > self.batch.rows:
-            raise InvalidOption(
-                f"The request has {group.parameters.num_beams} beams, and a group has at most {self.batch.rows} rows."
-            )
-        if group.rows > self._max_rows:
-            raise InvalidOption(
-                f"The request needs {group.rows} rows (beams or sequences) and the engine has {self._max_rows}."
-            )
-        if len(group.prompt) + self.batch.rows > self.batch.tree.max_nodes:
-            raise InvalidOption(
-                f"A prompt of {len(group.prompt)} tokens needs more cache than the engine has: a group has room for "
-                f"{self.batch.tree.max_nodes} tokens."
-            )
+        beams, most = group.parameters.num_beams, self.batch.rows
+        if beams > most:
+            raise InvalidOption(f"The request has {beams} beams, and a group has at most {most} rows.")
+        if group.rows > (most := most * self.batch.blocks):
+            raise InvalidOption(f"The request needs {group.rows} rows (sequences) and the engine has {most}.")
+        tokens, most = len(group.prompt) + self.batch.rows, self.batch.tree.max_nodes
+        if tokens > most:
+            raise InvalidOption(f"The prompt needs a cache of {tokens} tokens and a group has room for {most}.")
         self.scheduler.submit(group)
 
     @torch.inference_mode()
@@ -141,22 +134,35 @@ class Engine:
         self._admit()
         if self.batch.seats:
             self._launch()
-        while self._unread and (len(self._unread) > self._device.ahead or not self.batch.seats):
+        self._hand_over()  # what the step before put there: on a GPU this one is under way meanwhile
+        while self._unread and (len(self._unread) > self.device.ahead or not self.batch.seats):
             self._read()
-        self._hand_over()
+        if not self.device.ahead:
+            self._hand_over()
         if self._fatal is not None:
             raise self._fatal
 
     @torch.inference_mode()
     def warm_up(self) -> None:
         """On a GPU, captures the graphs of the steps that the presets lead to, as far as the cache may grow."""
-        self._device.use()
-        if not self._device.captures:
+        self.device.use()
+        if not self.device.captures:
             return
         extents = [extent for extent in WARM_EXTENTS if extent <= self.batch.tree.max_nodes]
         self.batch.tree.ensure(max(extents, default=self.batch.tree.nodes))
-        counts = [1 << power for power in range(self.batch.blocks.bit_length()) if 1 << power < self.batch.blocks]
-        self._stepper.warm_up(extents, [*counts, self.batch.blocks])
+        counts = [*(1 << power for power in range((self.batch.blocks - 1).bit_length())), self.batch.blocks]
+        try:
+            self._stepper.warm_up(extents, counts)
+        except Exception as error:
+            if isinstance(error, torch.AcceleratorError) or isinstance(self.decoder.kernels, TorchKernels):
+                raise
+            logger.warning("Steps run without Triton's kernels, which failed: %s", error)
+            self.decoder.kernels = TorchKernels()
+            self._stepper = self._new_stepper()
+            self._stepper.warm_up(extents, counts)
+
+    def _new_stepper(self) -> Stepper:
+        return Stepper(self.batch, self.decoder, self.images, self._end, self._counters, self.device.captures)
 
     @torch.inference_mode()
     def fail_all(self, error: CaptionServeError) -> None:
@@ -174,11 +180,13 @@ class Engine:
 
     def _drop_ended(self) -> None:
         now = time.monotonic()
-        gone = self.scheduler.withdraw(lambda group: group.over(now))
-        gone += [self._close(seat) for seat in list(self.batch.seats) if seat.group.over(now)]
-        self._counters.groups_dropped += len(gone)
-        for group in gone:
-            group.finish(DeadlineExceeded("Its time ran out."))
+        late = DeadlineExceeded("Its time ran out.")
+        for group in self.scheduler.withdraw(lambda group: group.over(now)):
+            self._counters.groups_dropped += 1
+            group.finish(late)
+        for seat in [seat for seat in self.batch.seats if seat.group.over(now)]:
+            self._counters.groups_dropped += 1
+            self._close(seat).finish(late)
 
     def _admit(self) -> None:
         """Starts waiting groups. One new image a step, so that running groups go on between them."""
@@ -204,16 +212,23 @@ class Engine:
     def _encoder(self, group: Group) -> Any:
         def encode(keys: list[torch.Tensor], values: list[torch.Tensor]) -> None:
             with self._counters.timed("encode"):
-                self._decoder.encode(self._vision(self._normalize(group.pixels)), keys, values)
+                self.decoder.encode(self._vision(self._normalize(group.pixels)), keys, values)
 
         return encode
 
     def _launch(self) -> None:
         try:
-            self._unread.append(self._stepper.launch())
+            shape = self.batch.shape()
         except (torch.OutOfMemoryError, GenerationFailed) as error:
-            # Nothing has changed but nodes that nobody sees, so the step can be taken again.
+            if self._unread:  # they may tell that fewer nodes are in use
+                self._read()
+                return
             self._fail_largest(self._named(error))
+            return
+        try:
+            self._unread.append(self._stepper.launch(shape))
+        except torch.OutOfMemoryError as error:
+            (self._fail if self._stepper.began else self._fail_largest)(self._named(error))
             return
         except Exception as error:
             self._fail(self._named(error))
@@ -255,9 +270,16 @@ class Engine:
     def _fail(self, error: CaptionServeError) -> None:
         """Ends all running groups, whose state may be broken."""
         self._unread.clear()
-        for seat in self.batch.clear():
+        for seat in self.batch.seats:
             self._counters.groups_failed += 1
             self._release(seat.group).finish(error)
+        while self._finishing:
+            self._finishing.popleft()[0].finish(error)
+        try:
+            self.batch.clear()
+        except Exception as fault:  # on a lost device even that
+            logger.error("the batch could not be cleared", exc_info=fault)
+            self._fatal = fault
 
     def _fail_largest(self, error: CaptionServeError) -> None:
         """Ends the group whose tree is the largest: it is what asks for memory."""
@@ -269,7 +291,7 @@ class Engine:
             return error
         if isinstance(error, torch.OutOfMemoryError):
             logger.warning("out of memory: %s", error)
-            self._device.recover()
+            self.device.recover()
             return OUT_OF_MEMORY
         logger.error("a step failed", exc_info=error)
         if isinstance(error, torch.AcceleratorError):

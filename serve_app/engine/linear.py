@@ -16,7 +16,7 @@ Linear = Callable[[torch.Tensor], torch.Tensor]
 """[rows, in] → [rows, out] of the same dtype."""
 
 ROW_MULTIPLE = 8
-"""Rows that a CPU batch is padded to: oneDNN's kernels for 7 rows take longer than those for 8."""
+"""Rows of a block are a multiple of this: oneDNN's kernels for 7 rows take longer than those for 8."""
 
 
 def build(

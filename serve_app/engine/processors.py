@@ -1,7 +1,7 @@
 """transformers' logits processors for rows of unlike parameters, in its order and with its results.
 
-The parameters of each row lie on the device (`Batch`); what the host knows of them all, `Needs`, says which processors
-have work at all and how wide their tensors have to be.
+The parameters of each row lie on the device (`RowState`); what the host knows of them all, `Needs`, says which
+processors have work at all and how wide their tensors have to be.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ class Needs:
             self,
             candidates=min(power_of_two(self.candidates, 64), vocabulary),
             max_length=min(power_of_two(self.max_length, 256), positions),
-            ngram=max(4, self.ngram),
+            ngram=power_of_two(self.ngram, 4),
             **dict.fromkeys(
                 ("penalty", "min_length", "temperature", "top_k", "top_p", "sample", "beams", "tokens"), True
             ),

@@ -170,6 +170,7 @@ class Rehearsal:
     """The Device protocol over pretended tensors; use it inside `rehearsed()`."""
 
     captures = True
+    failures = 0
     ahead = 1
 
     def __init__(self, device: torch.device) -> None:
@@ -210,6 +211,9 @@ class Rehearsal:
             self.replays += 1
 
         return replay
+
+    def drop(self) -> None:
+        pass
 
     def recover(self) -> None:
         pass

@@ -38,8 +38,8 @@ class Search:
         self._batch, self._end = batch, end
         self._exact = batch.device.place.type == "cpu"
         """Whether even choices among zero probabilities are transformers', which takes a look at the numbers."""
-        # Kept between steps: fresh pages for 30,000 scores a row cost more than the scores.
-        self._scores = torch.empty(0, device=batch.device.place)
+        # On a CPU kept between steps: fresh pages for 30,000 scores a row cost more than the scores.
+        self._scores = torch.empty(0)
 
     def __call__(self, shape: Shape, logits: torch.Tensor, goes_on: torch.Tensor, noise: Noise) -> torch.Tensor:
         """Chooses from float32 logits [blocks * rows, vocabulary], which it may overwrite.
@@ -71,9 +71,7 @@ class Search:
         batch, needs = self._batch, shape.needs
         scores = logits
         if needs.beams:
-            if self._scores.numel() < logits.numel():
-                self._scores = torch.empty_like(logits)
-            out = self._scores.flatten()[: logits.numel()].view_as(logits)
+            out = self._kept(logits) if self._exact else None
             scores = torch.log_softmax(logits, -1, out=out)
             if needs.tokens:  # without beams transformers works on the logits as they are
                 plain = (batch.state.view(shape.blocks)["beams"] == 0).reshape(-1, 1)
@@ -86,6 +84,11 @@ class Search:
         )
         size = (shape.blocks, batch.rows, needs.candidates)
         return values.view(size), tokens.view(size)
+
+    def _kept(self, logits: torch.Tensor) -> torch.Tensor:
+        if self._scores.numel() < logits.numel():
+            self._scores = torch.empty_like(logits)
+        return self._scores.flatten()[: logits.numel()].view_as(logits)
 
     def _order(
         self,

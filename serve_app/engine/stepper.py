@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -17,10 +16,7 @@ from serve_app.engine.kernels import Looks, Steps
 from serve_app.engine.processors import Needs, power_of_two
 from serve_app.engine.sampling import Draw, Streams, counted
 from serve_app.engine.search import Noise, Search
-
-logger = logging.getLogger(__name__)
-
-LEAST_EXTENT = 128
+from serve_app.engine.tree import LEAST_NODES
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,21 +61,23 @@ class Stepper:
         self._graphs: dict[Shape, Callable[[], None]] = {}
         self._generation = batch.tree.generation
         self._draws: Sequence[Draw] = ()
+        self.began = False
+        """Whether the last step had begun to change what groups have found; until then it can be taken again."""
 
     @property
     def captured(self) -> int:
         return len(self._graphs)
 
-    def launch(self) -> tuple[Launched, Reading]:
-        """Launches a step of all groups of the batch. When it raises the groups are as they were before."""
-        shape = self._batch.shape()
+    def launch(self, shape: Shape) -> tuple[Launched, Reading]:
+        """Launches a step of all groups of the batch, of its `shape`. When it raises, `began` says how they are."""
+        self.began = False
         self._draws = self._batch.draws()
         if self._captures:
             self._replay(self._padded(shape))
         else:
             self._run(shape, self._batch.pictures)
-        launched = self._batch.launched()
-        return launched, self._batch.device.read(self._report[: shape.blocks])
+        reading = self._batch.device.read(self._report[: shape.blocks])
+        return self._batch.launched(), reading
 
     def warm_up(self, extents: Sequence[int], blocks: Sequence[int]) -> None:
         """Captures the graphs of these shapes, for what the presets need. For an empty batch."""
@@ -88,13 +86,15 @@ class Stepper:
         for extent in sorted(extents, reverse=True):  # the largest first: the others then fit into its memory
             for count in sorted(blocks, reverse=True):
                 self._replay(self._padded(Shape(count, extent, 1, True, Needs())))
+        for count in sorted(blocks, reverse=True):  # groups without beams, of several images in a block
+            self._replay(self._padded(Shape(count, min(extents, default=LEAST_NODES), 2, True, Needs())))
 
     def _padded(self, shape: Shape) -> Shape:
         batch = self._batch
         return replace(
             shape,
             blocks=min(power_of_two(shape.blocks), batch.blocks),
-            extent=min(power_of_two(shape.extent, LEAST_EXTENT), batch.tree.nodes),
+            extent=min(power_of_two(shape.extent, LEAST_NODES), batch.tree.nodes),
             pictures=1 if shape.pictures == 1 else batch.rows,
             prompts=True,
             needs=shape.needs.padded(batch.state.vocabulary, batch.state.positions),
@@ -104,9 +104,11 @@ class Stepper:
         """Takes a step by its graph, which is captured when the shape comes for the first time."""
         if self._generation != self._batch.tree.generation:
             self._graphs.clear()
+            self._batch.device.drop()
             self._generation = self._batch.tree.generation
         if (replay := self._graphs.get(shape)) is not None:
-            replay()
+            with self._counters.timed("forward"):
+                replay()
             return
         self._graphs[shape] = self._batch.device.capture(lambda: self._run(shape, None))
 
@@ -118,6 +120,7 @@ class Stepper:
         slots = batch.state.view(shape.blocks)["picture"]
         looks = Looks(batch.tree, self._cache, found.nodes, found.own, shape.extent, None, slots, shape.pictures, None)
         states = self._decoder.forward(found.tokens.flatten(), found.positions.flatten(), looks)
+        self.began = True
         parents = steps.advance(shape, self._decoder.logits(states), found)
         steps.commit(shape, found, parents, self._report)
 
@@ -141,6 +144,7 @@ class Stepper:
             looks = Looks(tree, self._cache, nodes, own, shape.extent, seen, state["picture"], shape.pictures, pictures)
             states = self._decoder.forward(tokens.flatten(), positions.flatten(), looks)
             logits = self._decoder.logits(states)
+        self.began = True
         with self._counters.timed("search"):
             parents = self._search(shape, logits, goes_on, self._noise(shape))
         self._commit(shape, nodes, seen, parents, goes_on, prompts)

@@ -85,7 +85,7 @@ async def test_error_in_a_step_is_a_sentence_and_the_engine_goes_on(
     engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(engine._engine._decoder, "forward", lambda *_: 1 / 0)
+        patch.setattr(engine._engine.decoder, "forward", lambda *_: 1 / 0)
         (outcome,) = await engine.generate(PICTURE, [GenerateJob("", SHORT)])
     assert isinstance(outcome, GenerationFailed)
     assert "division" not in outcome.message

@@ -219,7 +219,7 @@ def test_engine_goes_on_after_an_error(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, error: Exception, at: int
 ) -> None:
     alone = ids(bench.alone(request()))
-    decoder = bench.engine._decoder
+    decoder = bench.engine.decoder
     inner, broken = decoder.forward, break_forward(error, at)
     monkeypatch.setattr(decoder, "forward", lambda *arguments: broken(*arguments, _inner=inner))
     for number in range(4):
@@ -291,13 +291,13 @@ def test_other_precisions_stay_close(dtype: str) -> None:
         bench.engine._drop_ended()
         with torch.inference_mode():
             bench.engine._admit()
-            states = bench.engine._decoder.logits
+            states = bench.engine.decoder.logits
 
             def kept(x: torch.Tensor, inner: Callable[[torch.Tensor], torch.Tensor] = states) -> torch.Tensor:
                 logits.append(inner(x)[0])
                 return inner(x)
 
-            bench.engine._decoder.logits = kept  # type: ignore[method-assign]
+            bench.engine.decoder.logits = kept  # type: ignore[method-assign]
             bench.engine._launch()
     exact, rounded = logits
     assert torch.nn.functional.cosine_similarity(exact, rounded, dim=0) > 0.999
@@ -367,11 +367,24 @@ def test_device_that_is_lost_ends_the_engine(bench: Bench, monkeypatch: pytest.M
     def broken(*_: object) -> None:
         raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
 
-    monkeypatch.setattr(engine._decoder, "forward", broken)
+    monkeypatch.setattr(engine.decoder, "forward", broken)
+    monkeypatch.setattr(engine.batch.state, "clear", broken)
     lost.submit(0, request())
+    lost.submit(1, request(beams=3))
     with pytest.raises(torch.AcceleratorError):
         lost.run()
-    assert isinstance(lost.results[0], GenerationFailed)
+    assert all(isinstance(lost.results[number], GenerationFailed) for number in (0, 1))
+
+
+def test_rows_that_no_block_has_are_refused() -> None:
+    """Twenty rows make two blocks of eight: a group of twenty waited for ever, and everybody behind it."""
+    bench = Bench(random_blip(middle_config()), replace(SMALL, max_rows=20))
+    many = GenerationParameters(max_length=7, num_beams=1, do_sample=True, num_return_sequences=20)
+    with pytest.raises(InvalidOption, match="16"):
+        bench.submit(0, Request(PICTURES[0], [START], many, 0))
+    bench.submit(1, request(new=3))
+    bench.run()
+    assert ids(bench.results[1])
 
 
 def test_beams_that_never_finished_are_no_answers(bench: Bench) -> None:

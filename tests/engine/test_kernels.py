@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -147,12 +151,22 @@ def test_the_engine_finds_the_same_with_them() -> None:
 def test_kernels_are_checked_at_start_and_replaced_when_they_are_wrong(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    check(CPU)
+    check(CPU, 2, 64, torch.float16)
     from serve_app.engine.kernels import check as checking
 
-    monkeypatch.setattr(checking, "check", lambda device: check(CPU))
-    assert isinstance(kernels.kernels_of(torch.device("cuda:0")), TritonKernels)
+    monkeypatch.setattr(torch.cuda, "device", lambda _: contextlib.nullcontext())
+    monkeypatch.setattr(checking, "check", lambda _, *sizes: check(CPU, *sizes))
+    assert isinstance(kernels.kernels_of(torch.device("cuda:0"), 3, 40, torch.float32), TritonKernels)
     inner = checking.add_norm
     monkeypatch.setattr(checking, "add_norm", lambda *arguments: inner(*arguments) + 1)
-    assert isinstance(kernels.kernels_of(torch.device("cuda:0")), TorchKernels)
+    assert isinstance(kernels.kernels_of(torch.device("cuda:0"), 3, 40, torch.float32), TorchKernels)
     assert "off by 1" in caplog.text
+
+
+def test_kernels_compile_for_gpus(tmp_path: Path) -> None:
+    """The interpreter lets a loop give a variable another shape, the compiler does not: no kernel would have run."""
+    script = Path(__file__).with_name("compile_kernels.py")
+    env = {"PATH": "/usr/bin:/bin", "TRITON_CACHE_DIR": str(tmp_path)}
+    done = subprocess.run([sys.executable, str(script)], capture_output=True, text=True, env=env)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.split()[-1] == "9"

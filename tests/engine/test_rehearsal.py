@@ -96,6 +96,8 @@ def test_memory_that_runs_out_ends_one_group(device: Rehearsal, bench: Bench) ->
         bench.submit(number, variant(number))
     for _ in range(4):
         bench.engine.step()
+    device.ahead = 0
+    bench.engine.step()  # reads what is under way
     device.watch.limit = device.watch.bytes + 1_000_000
     bench.engine.batch.used[1].top = bench.engine.batch.tree.nodes
     bench.engine.step()

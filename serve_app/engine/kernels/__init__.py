@@ -101,8 +101,8 @@ class Kernels(Protocol):
         ...
 
 
-def kernels_of(device: torch.device) -> Kernels:
-    """The fastest ones that work on the device."""
+def kernels_of(device: torch.device, heads: int, head_size: int, dtype: torch.dtype) -> Kernels:
+    """The fastest ones that work on the device, for so many heads and states of the dtype."""
     from serve_app.engine.kernels.torch_kernels import TorchKernels
 
     if device.type != "cuda" or importlib.util.find_spec("triton") is None:
@@ -111,7 +111,8 @@ def kernels_of(device: torch.device) -> Kernels:
         from serve_app.engine.kernels.check import check
         from serve_app.engine.kernels.triton_kernels import TritonKernels
 
-        check(device)
+        with torch.cuda.device(device):
+            check(device, heads, head_size, dtype)
     except Exception as error:  # a compiler that is missing, a card that Triton does not know, a wrong result
         logger.warning("Triton's kernels do not work on %s, and PyTorch's take their place: %s", device, error)
         return TorchKernels()

@@ -67,15 +67,17 @@ def _tree_attention(  # type: ignore[no-untyped-def]
     context = tl.zeros([PADDED, WIDE], tl.float32)
     most, total, context = _soft(scores, v, most, total, context)
     for start in range(0, extent, TILE):
+        # Names of their own: a compiled loop may not give a variable another shape.
         tile = start + tl.arange(0, TILE)
         some = tile < extent
-        near = some[:, None] & inside[None, :]
-        k = tl.load(keys + store + tile[:, None] * SIZE + place[None, :], mask=near, other=0.0)
-        v = tl.load(values + store + tile[:, None] * SIZE + place[None, :], mask=near, other=0.0)
+        tile_mask = some[:, None] & inside[None, :]
+        past_k = tl.load(keys + store + tile[:, None] * SIZE + place[None, :], mask=tile_mask, other=0.0)
+        past_v = tl.load(values + store + tile[:, None] * SIZE + place[None, :], mask=tile_mask, other=0.0)
         where = block * seen_block + row[:, None] * seen_row + tile[None, :]
-        sees = tl.load(seen + where, mask=real[:, None] & some[None, :], other=0)
-        scores = tl.where(sees != 0, tl.dot(q, tl.trans(k), input_precision="ieee"), float("-inf"))
-        most, total, context = _soft(scores, v, most, total, context)
+        past_sees = tl.load(seen + where, mask=real[:, None] & some[None, :], other=0)
+        past_scores = tl.dot(q, tl.trans(past_k), input_precision="ieee")
+        past_scores = tl.where(past_sees != 0, past_scores, float("-inf"))
+        most, total, context = _soft(past_scores, past_v, most, total, context)
     context = context / tl.where(total == 0.0, 1.0, total)[:, None]
     tl.store(
         out + (block * ROWS + row)[:, None] * width + head * SIZE + place[None, :],
@@ -208,10 +210,10 @@ def _(x: torch.Tensor, residual: Any, weight: Any, bias: Any, eps: float) -> tor
 
 
 class TritonKernels:
-    """Two launches of attention a layer, one for a sum with its normalisation, and `search_kernels`."""
+    """Two launches of attention a layer, one for a sum with its normalisation, and `triton_steps`."""
 
     def steps(self, batch: Any, end: int) -> Steps:
-        from serve_app.engine.kernels.search_kernels import TritonSteps
+        from serve_app.engine.kernels.triton_steps import TritonSteps
 
         return TritonSteps(batch, end)
 
