@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -76,18 +77,14 @@ class Decoder:
         self._transform_norm = head.transform.LayerNorm
         self._head = build(head.decoder, int8=int8)
 
-    def encode(self, states: torch.Tensor, keys: list[torch.Tensor], values: list[torch.Tensor]) -> None:
-        """Writes the cross-attention keys and values of patch states [patches, vision width].
-
-        `keys` and `values` [heads, patches, head_size] of each layer.
-        """
+    def seen_of(self, states: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+        """Each layer's keys and values [heads, patches, head_size] of patch states [patches, vision width]."""
 
         def heads(linear: Linear) -> torch.Tensor:
-            return linear(states).view(len(states), self.heads, self.head_size).transpose(0, 1)
+            return linear(states).view(len(states), self.heads, self.head_size).transpose(0, 1).to(self.cache_dtype)
 
-        for layer, key, value in zip(self._layers, keys, values, strict=True):
-            key.copy_(heads(layer.cross_key))
-            value.copy_(heads(layer.cross_value))
+        for layer in self._layers:
+            yield heads(layer.cross_key), heads(layer.cross_value)
 
     def forward(self, tokens: torch.Tensor, positions: torch.Tensor, looks: Looks) -> torch.Tensor:
         """Runs all layers for one token a row, whose keys and values go where `looks` says.

@@ -25,6 +25,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, deque
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,6 +34,7 @@ from serve_app.engine.batch import Batch, Launched, Seat
 from serve_app.engine.counters import Counters
 from serve_app.engine.decoder import Decoder
 from serve_app.engine.device import Device, Reading, device_of
+from serve_app.engine.encoder import ImageEncoder
 from serve_app.engine.image_cache import ImageCache
 from serve_app.engine.kernels import Kernels
 from serve_app.engine.kernels.torch_kernels import TorchKernels
@@ -45,7 +47,7 @@ from serve_app.engine.stepper import Stepper
 from serve_app.engine.tree import LEAST_NODES, Tree
 from serve_app.engine.vision import VisionEncoder
 from serve_app.errors import CaptionServeError, DeadlineExceeded, GenerationFailed, InvalidOption, ModelError
-from serve_app.types import EngineLimits
+from serve_app.types import EngineLimits, Pixels
 
 logger = logging.getLogger(__name__)
 
@@ -66,15 +68,16 @@ class Engine:
         precision, model = loaded.precision, loaded.model
         config: Any = model.config
         self.device = device or device_of(torch.device(loaded.info.device))
-        self._normalize = Normalizer(loaded.mean, loaded.std, loaded.info, self.device)
         self.decoder = decoder = Decoder(model.text_decoder, precision, kernels)
-        self._vision = VisionEncoder(model.vision_model, precision.vision_dtype)
         place = self.device.place
         patches = (loaded.info.image_height // config.vision_config.patch_size) * (
             loaded.info.image_width // config.vision_config.patch_size
         ) + 1
         image = (decoder.heads, patches, decoder.head_size)
         self.images = ImageCache(decoder.layers, image, limits.max_image_cache_bytes, decoder.cache_dtype, place)
+        normalize = Normalizer(loaded.mean, loaded.std, loaded.info, self.device)
+        vision = VisionEncoder(model.vision_model, precision.vision_dtype)
+        self.encoder = ImageEncoder(normalize, vision, decoder, self.images, self.device)
         self.scheduler = Scheduler()
         rows = -(-min(limits.max_beams, limits.max_rows) // ROW_MULTIPLE) * ROW_MULTIPLE
         blocks = max(1, limits.max_rows // rows)
@@ -114,7 +117,7 @@ class Engine:
 
     def submit(self, group: Group) -> None:
         """Queues a group. Raises `InvalidOption` or `WrongImageSize` when it can never run."""
-        self._normalize.check(group.pixels)
+        self.encoder.normalize.check(group.pixels)
         if not 0 <= group.seed < 2**63:
             raise InvalidOption(f"The seed must be between 0 and 2^63, not {group.seed}.")
         beams, most = group.parameters.num_beams, self.batch.rows
@@ -148,6 +151,7 @@ class Engine:
         self.device.use()
         if not self.device.captures:
             return
+        self.encoder.warm_up()
         extents = [extent for extent in WARM_EXTENTS if extent <= self.batch.tree.max_nodes]
         self.batch.tree.ensure(max(extents, default=self.batch.tree.nodes))
         counts = [*(1 << power for power in range((self.batch.blocks - 1).bit_length())), self.batch.blocks]
@@ -199,7 +203,7 @@ class Engine:
             self.scheduler.admit()
             self._counters.wait_s += time.monotonic() - group.submitted
             try:
-                group.image = self.images.acquire(group.pixels.digest, self._encoder(group))
+                group.image = self.images.acquire(group.pixels.digest, partial(self._encode, group.pixels))
             except Exception as error:
                 self._counters.groups_failed += 1
                 group.finish(self._named(error))
@@ -209,12 +213,9 @@ class Engine:
             except Exception as error:  # half of it may have been taken in: nothing in the batch can be trusted
                 self._fail(self._named(error))
 
-    def _encoder(self, group: Group) -> Any:
-        def encode(keys: list[torch.Tensor], values: list[torch.Tensor]) -> None:
-            with self._counters.timed("encode"):
-                self.decoder.encode(self._vision(self._normalize(group.pixels)), keys, values)
-
-        return encode
+    def _encode(self, pixels: Pixels, slot: int) -> None:
+        with self._counters.timed("encode"):
+            self.encoder(pixels, slot)
 
     def _launch(self) -> None:
         try:

@@ -11,8 +11,8 @@ import torch
 from serve_app.engine.memory import zeros
 from serve_app.errors import ModelError
 
-Encoder = Callable[[list[torch.Tensor], list[torch.Tensor]], None]
-"""Writes an image's keys and values into the tensors [heads, patches, head_size] of each layer."""
+Encoder = Callable[[int], None]
+"""Writes an image's keys and values into a slot."""
 
 
 @dataclass(eq=False, slots=True)
@@ -77,8 +77,7 @@ class ImageCache:
             self.misses += 1
             slot = self._take_slot()
             try:
-                keys = [keys[slot, :, : self.patches] for keys in self.keys]
-                encode(keys, [values[slot, :, : self.patches] for values in self.values])
+                encode(slot)
             except BaseException:
                 self._free.append(slot)
                 raise

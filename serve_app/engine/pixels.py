@@ -28,9 +28,22 @@ class Normalizer:
                 f"The model takes images of {height}×{width} pixels, not {pixels.height}×{pixels.width}."
             )
 
+    @property
+    def bytes(self) -> int:
+        """Of an image."""
+        height, width = self._size
+        return 3 * height * width
+
     def __call__(self, pixels: Pixels) -> torch.Tensor:
         """Returns float32 [1, 3, height, width]. Raises `WrongImageSize`."""
+        return self.scaled(self.uploaded(pixels))
+
+    def uploaded(self, pixels: Pixels) -> torch.Tensor:
+        """uint8 [bytes] on the device. Raises `WrongImageSize`."""
         self.check(pixels)
-        flat = self._device.upload(torch.frombuffer(bytearray(pixels.data), dtype=torch.uint8))
-        image = flat.view(pixels.height, pixels.width, 3).permute(2, 0, 1).float() / 255  # [3, H, W]
+        return self._device.upload(torch.frombuffer(bytearray(pixels.data), dtype=torch.uint8))
+
+    def scaled(self, flat: torch.Tensor) -> torch.Tensor:
+        """uint8 [bytes] → float32 [1, 3, height, width]."""
+        image = flat.view(*self._size, 3).permute(2, 0, 1).float() / 255  # [3, H, W]
         return ((image - self._mean) / self._std)[None]

@@ -238,17 +238,17 @@ def test_engine_goes_on_after_an_error(
 
 def test_error_while_encoding_concerns_that_image_only(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     alone = ids(bench.alone(request()))
-    normalize = bench.engine._normalize
+    encoder = bench.engine.encoder
 
     class Broken:
-        check = normalize.check
+        normalize = encoder.normalize
 
-        def __call__(self, pixels: Pixels) -> torch.Tensor:
+        def __call__(self, pixels: Pixels, slot: int) -> None:
             if pixels is PICTURES[1]:
                 raise torch.OutOfMemoryError("full")
-            return normalize(pixels)
+            encoder(pixels, slot)
 
-    monkeypatch.setattr(bench.engine, "_normalize", Broken())
+    monkeypatch.setattr(bench.engine, "encoder", Broken())
     bench.engine.images.clear()
     bench.submit(0, request())
     bench.submit(1, request(picture=PICTURES[1]))
