@@ -129,6 +129,13 @@ class Batch:
         self.state.clear()
         self.tree.seen.zero_()
 
+    def fed(self, seat: Seat, top: int) -> None:
+        """A group's whole prompt has become nodes, none of them behind `top`."""
+        for block, row in seat.rows:
+            self.state.view(self.blocks)["fed"][block, row] = len(seat.group.prompt) - 1
+            self.used[block].top = max(self.used[block].top, top)
+        seat.prompt_steps = 0
+
     def result(self, seat: Seat) -> Reading:
         """What `hypotheses` takes, on its way to the host."""
         return self.state.read(seat.rows, seat.parameters)

@@ -84,10 +84,8 @@ class Engine:
         layout = (decoder.layers, decoder.heads, decoder.head_size, blocks, rows)
         tree = Tree(*layout, decoder.cache_dtype, place, limits.max_cache_bytes)
         if tree.max_nodes < 2 * rows:
-            raise ModelError(
-                f"max_cache_bytes is {limits.max_cache_bytes}, and {limits.max_rows} rows of this model need at least "
-                f"{2 * rows * blocks * tree.node_bytes}."
-            )
+            least = 2 * rows * blocks * tree.node_bytes
+            raise ModelError(f"max_cache_bytes is {limits.max_cache_bytes}; so many rows need at least {least}.")
         state = RowState(blocks, rows, loaded.info.max_positions, decoder.vocabulary, self.device)
         self.batch = Batch(state, tree, self.device)
         self._counters = Counters(max_rows=blocks * rows)
@@ -180,7 +178,6 @@ class Engine:
         self.batch.check_integrity()
         running = [seat.group for seat in self.batch.seats]
         self.images.check_integrity(Counter(group.pixels.digest for group in running))
-        assert self.batch.rows_used <= self.batch.blocks * self.batch.rows
 
     def _drop_ended(self) -> None:
         now = time.monotonic()
@@ -209,7 +206,10 @@ class Engine:
                 group.finish(self._named(error))
                 continue
             try:
-                self.batch.open(group)
+                self._stepper.feed(self.batch.open(group))
+            except GenerationFailed as error:  # its prompt does not fit
+                self._counters.groups_failed += 1
+                self._close(self.batch.seats[-1]).finish(error)
             except Exception as error:  # half of it may have been taken in: nothing in the batch can be trusted
                 self._fail(self._named(error))
 
@@ -221,10 +221,10 @@ class Engine:
         try:
             shape = self.batch.shape()
         except (torch.OutOfMemoryError, GenerationFailed) as error:
-            if self._unread:  # they may tell that fewer nodes are in use
-                self._read()
-                return
-            self._fail_largest(self._named(error))
+            if self._unread:
+                self._read()  # it may tell that fewer nodes are in use
+            else:
+                self._fail_largest(self._named(error))
             return
         try:
             self._unread.append(self._stepper.launch(shape))

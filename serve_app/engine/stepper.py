@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from serve_app.engine.batch import Batch, Launched, Shape
+from serve_app.engine.batch import Batch, Launched, Seat, Shape
 from serve_app.engine.counters import Counters
 from serve_app.engine.decoder import Decoder
 from serve_app.engine.device import Reading
@@ -78,6 +78,45 @@ class Stepper:
             self._run(shape, self._batch.pictures)
         reading = self._batch.device.read(self._report[: shape.blocks])
         return self._batch.launched(), reading
+
+    def feed(self, seat: Seat) -> None:
+        """Feeds a new group's whole prompt but for its last token at once, where steps have no fixed shape.
+
+        A step does the same, a few tokens at a time. Raises what `Tree.ensure` raises, and the decoder; the group's
+        state has not changed then.
+        """
+        group, (block, _) = seat.group, seat.rows[0]
+        count = len(group.prompt) - 1
+        if self._captures or seat.prompt_steps < 2 or any(at != block for at, _ in seat.rows):
+            return
+        batch, tree, device = self._batch, self._batch.tree, self._batch.device
+        padded = -(-count // batch.rows) * batch.rows
+        tree.ensure(batch.used[block].top + padded)
+        with torch.inference_mode(), self._counters.timed("forward"):
+            nodes = (~tree.seen[block].any(0)).nonzero()[:padded, 0]
+            extent = int(nodes[-1]) + 1
+            ids = torch.tensor([*group.prompt[:-1], *[0] * (padded - count)], device=device.place)
+            positions = torch.arange(padded, device=device.place).clamp_max_(count)
+            own = torch.ones(1, padded, padded, dtype=torch.bool, device=device.place).tril()
+            seen = torch.zeros(1, padded, extent, dtype=torch.bool, device=device.place)
+            seen[:, :, nodes] = own
+            slot = group.image.slot if group.image is not None else 0
+            slots = torch.full((1, padded), slot, device=device.place)
+            looks = Looks(
+                tree.part(block),
+                self._cache,
+                nodes[None],
+                own,
+                extent,
+                seen,
+                slots,
+                1,
+                None if self._steps else [slot] * padded,
+            )
+            self._decoder.forward(ids, positions, looks)
+            for _, row in seat.rows:
+                tree.seen[block, row, nodes[:count]] = True
+            batch.fed(seat, extent)
 
     def warm_up(self, extents: Sequence[int], blocks: Sequence[int]) -> None:
         """Captures the graphs of these shapes, for what the presets need. For an empty batch."""

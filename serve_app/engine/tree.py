@@ -7,6 +7,8 @@ sees is free, and a step writes its tokens to the first free nodes of each block
 
 from __future__ import annotations
 
+import copy
+
 import torch
 
 from serve_app.engine.memory import zeros
@@ -81,6 +83,13 @@ class Tree:
         for tensor in (*self.keys, *self.values):
             tensor[to, :, :nodes] = tensor[block, :, :nodes]
         self.seen[to] = self.seen[block]
+
+    def part(self, block: int) -> Tree:
+        """The keys and values of one block, as a tree of one block that shares them."""
+        part = copy.copy(self)
+        part.keys = [keys[block : block + 1] for keys in self.keys]
+        part.values = [values[block : block + 1] for values in self.values]
+        return part
 
     def free(self, blocks: int, extent: int) -> torch.Tensor:
         """The first `rows` free nodes of each of the first blocks, [blocks, rows]; `extent` nodes hold so many."""
