@@ -87,7 +87,8 @@ class Stepper:
         """
         group, (block, _) = seat.group, seat.rows[0]
         count = len(group.prompt) - 1
-        if self._captures or seat.prompt_steps < 2 or any(at != block for at, _ in seat.rows):
+        in_steps = self._captures or self._steps is not None or any(at != block for at, _ in seat.rows)
+        if in_steps or seat.prompt_steps < 2:
             return
         batch, tree, device = self._batch, self._batch.tree, self._batch.device
         padded = -(-count // batch.rows) * batch.rows
@@ -102,17 +103,8 @@ class Stepper:
             seen[:, :, nodes] = own
             slot = group.image.slot if group.image is not None else 0
             slots = torch.full((1, padded), slot, device=device.place)
-            looks = Looks(
-                tree.part(block),
-                self._cache,
-                nodes[None],
-                own,
-                extent,
-                seen,
-                slots,
-                1,
-                None if self._steps else [slot] * padded,
-            )
+            known = [slot] * padded
+            looks = Looks(tree.part(block), self._cache, nodes[None], own, extent, seen, slots, 1, known)
             self._decoder.forward(ids, positions, looks)
             for _, row in seat.rows:
                 tree.seen[block, row, nodes[:count]] = True
