@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from serve_app.pipeline.composition import Composition
@@ -61,7 +62,9 @@ def _value(candidate: Candidate, failing: set[int], scores: Scores) -> float:
         if statement.kind == "whole" or vague:  # "a city is a town that …"
             worth -= 0.5
         kept |= claims
-    agreed = sum(scores.agreement.share(word) - UNSURE for word in kept)
+    agreed = math.fsum(
+        scores.agreement.share(word) - UNSURE for word in kept
+    )  # a set has another order in each process
     told = [concept(word) for word in reading.words if telling(content([word]))]
     cut = sum(_is_cut(word, scores) for word in reading.words)
     return worth + 2 * agreed - 0.5 * (len(told) - len(set(told))) - cut - 0.02 * len(failing)

@@ -249,7 +249,7 @@ class Scores:
         if known is not None:
             return known
         words = candidate.reading.content
-        return round(sum(map(self.agreement.share, words)) / len(words), 4) if words else 0.0
+        return round(math.fsum(map(self.agreement.share, words)) / len(words), 4) if words else 0.0
 
     def passes(self, statement: Statement) -> bool:
         """Whether a statement that was learned has the support that one of its kind needs."""

@@ -64,8 +64,8 @@ def kinds_of(name: str) -> frozenset[str]:
 
 def exclusive(first: str, second: str) -> str | None:
     """What to say instead of two names that one thing can't have both ("man", "woman" → "person"); None if it can."""
-    for one in {first, *kinds_of(first)}:
-        for other in {second, *kinds_of(second)}:
+    for one in (first, *sorted(kinds_of(first))):
+        for other in (second, *sorted(kinds_of(second))):
             if (parent := _EXCLUSIVE.get(frozenset((one, other)))) is not None:
                 return parent
     return None
