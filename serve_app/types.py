@@ -11,6 +11,12 @@ from serve_app.errors import CaptionServeError
 Strategy = Literal["basic", "classic", "grounded"]
 Detail = Literal["low", "medium", "high"]
 EngineName = Literal["decode", "reference"]
+Dtype = Literal["auto", "float32", "bfloat16", "float16", "int8", "fp8"]
+DTYPES = (
+    "auto: float32 on a CPU, bfloat16 or else float16 on a GPU; int8: 8-bit decoder weights, on a CPU; "
+    "fp8: bfloat16 with keys and values in 8 bits, on a GPU"
+)
+"""What the settings and flags say of `Dtype`."""
 
 ROUNDS_BY_DETAIL: Mapping[Detail, int] = {"low": 1, "medium": 2, "high": 3}
 MAX_ROUNDS = max(ROUNDS_BY_DETAIL.values())

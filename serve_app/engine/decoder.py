@@ -28,8 +28,7 @@ class _Layer:
     fc1: Linear
     fc2: Linear
     last_norm: nn.Module
-    cross_key: Linear
-    cross_value: Linear
+    seen: Linear
 
 
 class Decoder:
@@ -47,10 +46,10 @@ class Decoder:
         self.heads: int = config.num_attention_heads
         self.head_size: int = config.hidden_size // config.num_attention_heads
         self.vocabulary: int = config.vocab_size
-        self.dtype, self.cache_dtype = precision.dtype, precision.cache_dtype
+        self.dtype, self.cache_dtype, self._attention = precision.dtype, precision.cache_dtype, precision.attention
         self.device: torch.device = head.decoder.weight.device
         self.kernels = kernels or kernels_of(self.device, self.heads, self.head_size, self.dtype)
-        self._embeddings = bert.embeddings
+        self._embeddings: Any = bert.embeddings
         # Attention's scale lies in the query weights: one product fewer in every layer.
         scale = 1 / math.sqrt(self.head_size)
         self._layers = [
@@ -68,8 +67,12 @@ class Decoder:
                 fc1=build(layer.intermediate.dense, int8=int8, gelu=True),
                 fc2=build(layer.output.dense, int8=int8),
                 last_norm=layer.output.LayerNorm,
-                cross_key=build(cast(layer.crossattention.self.key, precision.vision_dtype)),
-                cross_value=build(cast(layer.crossattention.self.value, precision.vision_dtype)),
+                seen=build(
+                    [
+                        cast(layer.crossattention.self.key, precision.vision_dtype),
+                        cast(layer.crossattention.self.value, precision.vision_dtype),
+                    ]
+                ),
             )
             for layer in bert.encoder.layer
         ]
@@ -77,35 +80,32 @@ class Decoder:
         self._transform_norm = head.transform.LayerNorm
         self._head = build(head.decoder, int8=int8)
 
-    def seen_of(self, states: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-        """Each layer's keys and values [heads, patches, head_size] of patch states [patches, vision width]."""
-
-        def heads(linear: Linear) -> torch.Tensor:
-            return linear(states).view(len(states), self.heads, self.head_size).transpose(0, 1).to(self.cache_dtype)
-
+    def seen_of(self, states: torch.Tensor) -> Iterator[torch.Tensor]:
+        """Each layer's keys and values [images, 2, heads, patches, head_size] of patch states [images, patches, vision
+        width]."""
+        images, patches, _ = states.shape
         for layer in self._layers:
-            yield heads(layer.cross_key), heads(layer.cross_value)
+            seen = layer.seen(states.flatten(0, 1)).view(images, patches, 2, self.heads, self.head_size)
+            yield seen.permute(0, 2, 3, 1, 4)
 
     def forward(self, tokens: torch.Tensor, positions: torch.Tensor, looks: Looks) -> torch.Tensor:
         """Runs all layers for one token a row, whose keys and values go where `looks` says.
 
         tokens, positions int64 [rows]. Returns states [rows, width].
         """
-        sight, add_norm = self.kernels.sight(looks, self.dtype), self.kernels.add_norm
-        x = self._embed(tokens, positions)  # [rows, width]
+        sight, joined = self.kernels.sight(looks, self.dtype), self.kernels.norm_linear
+        # Each layer normalises the sum of two; what reads the result does that itself.
+        x, residual = self._embeddings.word_embeddings(tokens), self._embeddings.position_embeddings(positions)
+        norm = self._embeddings.LayerNorm
         for index, layer in enumerate(self._layers):
-            context = sight.attend_past(index, layer.qkv(x).to(self.cache_dtype))
-            x = add_norm(layer.out(context), x, layer.norm)
-            context = sight.attend_image(index, layer.cross_query(x).to(self.cache_dtype))
-            x = add_norm(layer.cross_out(context), x, layer.cross_norm)
-            x = add_norm(layer.fc2(layer.fc1(x)), x, layer.last_norm)
-        return x
+            qkv, residual = joined(x, residual, norm, layer.qkv)  # [rows, 3 * width], [rows, width]
+            x = layer.out(sight.attend_past(index, qkv.to(self._attention)))
+            query, residual = joined(x, residual, layer.norm, layer.cross_query)
+            x = layer.cross_out(sight.attend_image(index, query.to(self._attention)))
+            hidden, residual = joined(x, residual, layer.cross_norm, layer.fc1)
+            x, norm = layer.fc2(hidden), layer.last_norm
+        return self.kernels.add_norm(x, residual, norm)
 
     def logits(self, states: torch.Tensor) -> torch.Tensor:
         """[rows, width] → float32 [rows, vocabulary]."""
         return self._head(self._transform_norm(self._transform(states))).float()
-
-    def _embed(self, tokens: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
-        e: Any = self._embeddings
-        x: torch.Tensor = e.LayerNorm(e.word_embeddings(tokens) + e.position_embeddings(positions))
-        return x

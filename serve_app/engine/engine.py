@@ -3,7 +3,7 @@
 A step, in its order:
 
     drop       groups that were cancelled or are out of time leave queue and batch
-    admit      groups at the head of the queue take rows, as long as there are some; a new image is encoded
+    admit      groups at the head of the queue take rows, as long as there are some; new images are encoded
     launch     all rows take one token: of the prompt, or a new one; on a GPU nothing here waits for it
     read       what a step reported (who ended, how many nodes are in use): this one's on a CPU, on a GPU the last one's
     finish     groups that ended leave the batch, and their sequences are handed over
@@ -25,7 +25,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter, deque
-from functools import partial
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -89,7 +89,7 @@ class Engine:
         state = RowState(blocks, rows, loaded.info.max_positions, decoder.vocabulary, self.device)
         self.batch = Batch(state, tree, self.device)
         self._counters = Counters(max_rows=blocks * rows)
-        self._end: int = config.text_config.sep_token_id
+        self._end_token: int = config.text_config.sep_token_id
         self._stepper = self._new_stepper()
         self._unread: deque[tuple[Launched, Reading]] = deque()
         self._finishing: deque[tuple[Group, Reading]] = deque()
@@ -164,7 +164,7 @@ class Engine:
             self._stepper.warm_up(extents, counts)
 
     def _new_stepper(self) -> Stepper:
-        return Stepper(self.batch, self.decoder, self.images, self._end, self._counters, self.device.captures)
+        return Stepper(self.batch, self.decoder, self.images, self._end_token, self._counters, self.device.captures)
 
     @torch.inference_mode()
     def fail_all(self, error: CaptionServeError) -> None:
@@ -190,32 +190,50 @@ class Engine:
             self._close(seat).finish(late)
 
     def _admit(self) -> None:
-        """Starts waiting groups. One new image a step, so that running groups go on between them."""
-        encoded = False
+        """Starts waiting groups. Running ones go on before more new images come than are best encoded together."""
+        seats: list[Seat] = []
+        fresh: dict[int, Pixels] = {}  # by slot
         while (group := self.scheduler.next()) is not None and self.batch.has_room(group):
-            if group.pixels.digest not in self.images:
-                if not self.images.has_room() or (encoded and self.batch.seats):
-                    break
-                encoded = True
+            is_new = group.pixels.digest not in self.images
+            if is_new and (len(fresh) == self.encoder.at_once or not self.images.has_room()):
+                break
             self.scheduler.admit()
             self._counters.wait_s += time.monotonic() - group.submitted
-            try:
-                group.image = self.images.acquire(group.pixels.digest, partial(self._encode, group.pixels))
-            except Exception as error:
-                self._counters.groups_failed += 1
-                group.finish(self._named(error))
-                continue
-            try:
-                self._stepper.feed(self.batch.open(group))
-            except GenerationFailed as error:  # its prompt does not fit
-                self._counters.groups_failed += 1
-                self._close(self.batch.seats[-1]).finish(error)
-            except Exception as error:  # half of it may have been taken in: nothing in the batch can be trusted
-                self._fail(self._named(error))
+            group.image = self.images.acquire(group.pixels.digest)
+            if is_new:
+                fresh[group.image.slot] = group.pixels
+            seats.append(self.batch.open(group))
+        if fresh:
+            self._encode(fresh, seats)
+        for seat in seats:
+            if seat in self.batch.seats:
+                self._feed(seat)
 
-    def _encode(self, pixels: Pixels, slot: int) -> None:
-        with self._counters.timed("encode"):
-            self.encoder(pixels, slot)
+    def _encode(self, fresh: Mapping[int, Pixels], seats: Sequence[Seat]) -> None:
+        """Encodes images together, and one by one if that fails, so that an error ends only the groups of its image."""
+        images = {slot: image for seat in seats if (image := seat.group.image) and (slot := image.slot) in fresh}
+        try:
+            with self._counters.timed("encode"):
+                self.encoder(list(fresh.values()), list(fresh))
+        except Exception as error:
+            if len(fresh) > 1 and not isinstance(error, torch.AcceleratorError):
+                for slot, pixels in fresh.items():
+                    self._encode({slot: pixels}, seats)
+                return
+            named = self._named(error)
+            for seat in [seat for seat in seats if seat.group.image in images.values()]:
+                self._end(seat, named)
+            return
+        for image in images.values():
+            image.encoded = True
+
+    def _feed(self, seat: Seat) -> None:
+        try:
+            self._stepper.feed(seat)
+        except GenerationFailed as error:  # its prompt does not fit
+            self._end(seat, error)
+        except Exception as error:  # half of it may have been taken in: nothing in the batch can be trusted
+            self._fail(self._named(error))
 
     def _launch(self) -> None:
         try:
@@ -284,8 +302,12 @@ class Engine:
 
     def _fail_largest(self, error: CaptionServeError) -> None:
         """Ends the group whose tree is the largest: it is what asks for memory."""
+        self._end(self.batch.largest(), error)
+
+    def _end(self, seat: Seat, error: CaptionServeError) -> None:
+        """Ends a group with an error."""
         self._counters.groups_failed += 1
-        self._close(self.batch.largest()).finish(error)
+        self._close(seat).finish(error)
 
     def _named(self, error: Exception) -> CaptionServeError:
         if isinstance(error, CaptionServeError):

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 
-from serve_app.engine.memory import zeros
+from serve_app.engine.memory import rounded, zeros
 from serve_app.errors import ModelError
-
-Encoder = Callable[[int], None]
-"""Writes an image's keys and values into a slot."""
 
 
 @dataclass(eq=False, slots=True)
@@ -22,14 +18,16 @@ class EncodedImage:
     digest: str
     slot: int
     references: int = 0
+    encoded: bool = False
+    """Whether its keys and values are in the slot."""
 
 
 class ImageCache:
     """Encoded images by digest: bounded in bytes, reference-counted, the longest unused goes first.
 
-    For each layer `keys` and `values` [slots, heads, ≥ patches, head_size], which hold the cross-attention
-    keys and values of an image in its slot, and zeros behind its patches. One thread uses it; so an
-    image that is asked for twice is encoded once.
+    For each layer `states` [slots, 2, heads, ≥ patches, head_size], which hold the cross-attention keys and values
+    of an image in its slot, and zeros behind its patches. One thread uses it; so an image that is asked for twice is
+    encoded once.
     """
 
     def __init__(
@@ -48,9 +46,7 @@ class ImageCache:
             raise ModelError(
                 f"max_image_cache_bytes is {max_bytes} and one encoded image of this model takes {self.image_bytes}."
             )
-        shape = (self.slots, heads, stored, size)
-        self.keys = [zeros(shape, dtype, device) for _ in range(layers)]
-        self.values = [zeros(shape, dtype, device) for _ in range(layers)]
+        self.states = [zeros((self.slots, 2, heads, stored, size), dtype, device) for _ in range(layers)]
         self._images: OrderedDict[str, EncodedImage] = OrderedDict()
         self._free = list(reversed(range(self.slots)))
         self.hits = 0
@@ -68,26 +64,28 @@ class ImageCache:
         """Whether one more image fits, if need be in the place of an unused one."""
         return bool(self._free) or any(image.references == 0 for image in self._images.values())
 
-    def acquire(self, digest: str, encode: Encoder) -> EncodedImage:
-        """Returns the image with one more reference, encoded now unless it is known. Needs `has_room`."""
+    def acquire(self, digest: str) -> EncodedImage:
+        """Returns the image with one more reference; a new one is not `encoded` yet. Needs `has_room`."""
         image = self._images.get(digest)
         if image is not None:
             self.hits += 1
         else:
             self.misses += 1
-            slot = self._take_slot()
-            try:
-                encode(slot)
-            except BaseException:
-                self._free.append(slot)
-                raise
-            image = self._images[digest] = EncodedImage(digest, slot)
+            image = self._images[digest] = EncodedImage(digest, self._take_slot())
         image.references += 1
         self._images.move_to_end(digest)
         return image
 
     def release(self, image: EncodedImage) -> None:
+        """Gives a reference back. An image that could not be encoded goes with its last one."""
         image.references -= 1
+        if not image.references and not image.encoded:
+            self._drop(image)
+
+    def write(self, layer: int, slots: torch.Tensor, states: torch.Tensor) -> None:
+        """Keys and values of images [images, 2, heads, patches, head_size] into `slots` int64 [images]."""
+        kept = self.states[layer]
+        kept[:, :, :, : self.patches][slots] = rounded(states, kept.dtype)
 
     def clear(self) -> None:
         """Forgets every image that nobody uses."""

@@ -44,7 +44,7 @@ def build(
     )
     if weight.device.type == "cpu" and torch._C._has_mkldnn and packs:
         return _Packed(weight, bias, gelu)
-    return _Plain(weight, bias, gelu)
+    return Plain(weight, bias, gelu)
 
 
 def _joined(tensors: Sequence[torch.Tensor], factors: Sequence[float]) -> torch.Tensor:
@@ -52,13 +52,15 @@ def _joined(tensors: Sequence[torch.Tensor], factors: Sequence[float]) -> torch.
     return scaled[0] if len(scaled) == 1 else torch.cat(scaled)
 
 
-class _Plain:
+class Plain:
+    """PyTorch's own layout: weight [out, in], bias [out]."""
+
     def __init__(self, weight: torch.Tensor, bias: torch.Tensor, gelu: bool) -> None:
-        self._weight, self._bias, self._gelu = weight, bias, gelu
+        self.weight, self.bias, self.gelu = weight, bias, gelu
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        y = F.linear(x, self._weight, self._bias)
-        return F.gelu(y) if self._gelu else y
+        y = F.linear(x, self.weight, self.bias)
+        return F.gelu(y) if self.gelu else y
 
 
 class _Packed:

@@ -1,4 +1,4 @@
-"""Memory that is reserved at once and used bit by bit."""
+"""Memory that is reserved at once and used bit by bit, and the formats in it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,14 @@ import torch
 
 _CACHE_LINE = 64
 """Where PyTorch's own tensors begin, and vector loads like to."""
+
+
+def rounded(states: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """Keys and values in the format that they are kept in; FP8 ends at its largest number instead of at NaN."""
+    if dtype == torch.float8_e4m3fn:
+        largest = torch.finfo(dtype).max
+        states = states.clamp(-largest, largest)
+    return states.to(dtype)
 
 
 def zeros(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> torch.Tensor:

@@ -44,6 +44,6 @@ class Normalizer:
         return self._device.upload(torch.frombuffer(bytearray(pixels.data), dtype=torch.uint8))
 
     def scaled(self, flat: torch.Tensor) -> torch.Tensor:
-        """uint8 [bytes] → float32 [1, 3, height, width]."""
-        image = flat.view(*self._size, 3).permute(2, 0, 1).float() / 255  # [3, H, W]
-        return ((image - self._mean) / self._std)[None]
+        """uint8 [images * bytes] → float32 [images, 3, height, width]."""
+        images = flat.view(-1, *self._size, 3).permute(0, 3, 1, 2).float() / 255  # [images, 3, H, W]
+        return (images - self._mean) / self._std

@@ -143,12 +143,14 @@ def candidates(scores: torch.Tensor, rules: RowRules, needs: Needs) -> tuple[tor
 def _ban_repeats(scores: torch.Tensor, sequences: torch.Tensor, rules: RowRules, largest: int) -> None:
     """Sets the tokens to -inf that would complete an n-gram of the row's `ngram` tokens for the second time."""
     width = sequences.shape[1]
-    start = (rules.length - rules.ngram + 1).clamp_min_(0)  # [rows, 1]: first token of the running n-gram
     last = torch.arange(-1, width - 1, device=scores.device) + rules.ngram  # [rows, positions], of each n-gram
     repeated = (last < rules.length) & (rules.ngram > 0)  # the n-gram is complete
-    padded = F.pad(sequences, (0, largest))
-    for offset in range(largest - 1):
-        same = padded[:, offset : offset + width] == padded.gather(1, start + offset)
-        repeated &= same | (rules.ngram <= offset + 1)
+    if largest > 1:
+        padded = F.pad(sequences, (0, largest))
+        offsets = torch.arange(largest - 1, device=scores.device)
+        start = (rules.length - rules.ngram + 1).clamp_min_(0)  # [rows, 1]: first token of the running n-gram
+        running = padded.gather(1, start + offsets)  # [rows, largest - 1]
+        same = padded.unfold(1, largest - 1, 1)[:, :width] == running[:, None]  # [rows, positions, largest - 1]
+        repeated &= (same | (offsets >= rules.ngram - 1)[:, None]).all(2)
     banned = torch.where(repeated, -torch.inf, torch.inf).to(scores.dtype)
     scores.scatter_reduce_(1, sequences.gather(1, last.clamp_(0, width - 1)), banned, "amin")

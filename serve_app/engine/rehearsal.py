@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.multiprocessing.reductions import StorageWeakRef
+from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -73,7 +74,7 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         tensors = list(_tensors((args, kwargs or {}, result)))
         on_device = any(each.device.type == "cuda" for each in tensors)
         self._count([each for each in _tensors(result) if each.device.type == "cuda"])
-        if not on_device or getattr(func, "is_view", False) or name in FREE:
+        if not on_device or name in FREE or (getattr(func, "is_view", False) and _shares(result, args)):
             return result
         across = name in COPIES and any(each.device.type == "cpu" and each.dim() for each in tensors)
         masked = name in ("aten.index.Tensor", "aten.index_put_.default") and any(
@@ -100,10 +101,27 @@ class _Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.peak = max(self.peak, self.bytes)
 
 
+def _attention(
+    query: torch.Tensor, key: torch.Tensor, value: torch.Tensor, attn_mask: torch.Tensor | None = None, **named: Any
+) -> torch.Tensor:
+    """The fused kernel that a GPU takes, whose result lies in memory row by row."""
+    if attn_mask is not None:
+        attn_mask = attn_mask.expand(*query.shape[:3], key.shape[2])
+    found = torch.ops.aten._scaled_dot_product_efficient_attention(query, key, value, attn_mask, False, **named)
+    context: torch.Tensor = found[0]
+    return context
+
+
+def _copied(tensor: torch.Tensor, source: torch.Tensor, non_blocking: bool = False) -> torch.Tensor:
+    copied: torch.Tensor = torch.ops.aten.copy_(tensor, source, non_blocking)
+    return copied
+
+
 _OPERATIONS: dict[Any, Any] = {
+    F.scaled_dot_product_attention: _attention,
     torch.Tensor.__invert__: torch.ops.aten.bitwise_not,
     torch.Tensor.contiguous: lambda tensor: tensor if tensor.is_contiguous() else tensor.clone(),
-    torch.Tensor.copy_: lambda tensor, source, _=False: torch.ops.aten.copy_(tensor, source),
+    torch.Tensor.copy_: _copied,
 }
 
 
@@ -123,7 +141,7 @@ class _AsOperations(TorchFunctionMode):
                 return torch.ops.aten.index_put_(view, tensors, value.to(view.dtype))
             return torch.ops.aten.copy_(view, value) if isinstance(value, torch.Tensor) else view.fill_(value)
         if (operation := _OPERATIONS.get(func)) is not None:
-            return operation(*args)
+            return operation(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
 
 
@@ -153,6 +171,12 @@ def _basic(tensor: torch.Tensor, index: Any) -> tuple[torch.Tensor, list[torch.T
             continue
         tensors.append(part if isinstance(part, torch.Tensor) else None)
     return tensor, tensors
+
+
+def _shares(result: Any, args: Any) -> bool:
+    """Whether all of a result lies in the memory of an argument: `reshape` and `to` copy only sometimes."""
+    known = {tensor.untyped_storage()._cdata for tensor in _tensors(args)}
+    return all(tensor.untyped_storage()._cdata in known for tensor in _tensors(result))
 
 
 def _tensors(found: Any) -> Iterator[torch.Tensor]:

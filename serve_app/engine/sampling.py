@@ -3,7 +3,7 @@
 `torch.multinomial(p, n)` takes the n largest of p / e, where e are independent exponential numbers, one for each
 category. On a CPU the numbers are those of transformers' stream: it must advance by one for each category, but only
 the categories with a chance are worth a logarithm. On a GPU they come from a counter instead: the number of a token is
-a function of seed, position, row and token, and nothing else has to be drawn.
+a function of seed, row, position and token, and nothing else has to be drawn.
 """
 
 from __future__ import annotations
@@ -60,16 +60,20 @@ class Streams:
         return found
 
 
-def counted(seeds: torch.Tensor, positions: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
-    """Exponential numbers, float32, for `tokens` [blocks, rows, n] at `positions` [blocks, rows] of the streams `seeds`
-    [blocks, rows]: a function of these and of the row, whatever else is drawn.
+def stream(seed: int, row: int) -> int:
+    """Key, as an int64, of the numbers that a row of a group draws, wherever the row lies."""
+    return _signed(_finalized(_finalized(seed) + row * _GOLDEN))
 
-    The bits are those of SplitMix64's finalizer (Steele, Lea and Flood, Fast splittable pseudorandom number generators,
-    OOPSLA 2014), first of the stream's place and then of the token.
+
+def counted(keys: torch.Tensor, positions: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+    """Exponential numbers, float32, for `tokens` [blocks, rows, n] at `positions` [blocks, rows] of the streams `keys`
+    [blocks, rows]: a function of these, whatever else is drawn.
+
+    Their bits are SplitMix64's (Steele, Lea and Flood, Fast splittable pseudorandom number generators, OOPSLA 2014),
+    each by its number in the stream.
     """
-    rows = torch.arange(tokens.shape[1], device=tokens.device)
-    key = _mixed(seeds * FIRST + (positions * 4096 + rows) * SECOND)  # [blocks, rows]
-    bits = _mixed(key[..., None] + tokens * GOLDEN)
+    numbers = torch.add(tokens, positions[..., None], alpha=1 << TOKEN_BITS)
+    bits = _mixed(torch.add(keys[..., None], numbers, alpha=GOLDEN))
     uniform = ((bits >> 41) & ((1 << 23) - 1)).float().add_(0.5).mul_(2.0**-23)  # between 0 and 1, and neither
     return uniform.log_().neg_()
 
@@ -78,7 +82,10 @@ def _signed(value: int) -> int:
     return value - (1 << 64) if value >= 1 << 63 else value
 
 
-GOLDEN, FIRST, SECOND = (_signed(v) for v in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
+TOKEN_BITS = 20
+"""A vocabulary has at most 2^20 tokens."""
+_GOLDEN, _FIRST, _SECOND = 0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB
+GOLDEN, FIRST, SECOND = _signed(_GOLDEN), _signed(_FIRST), _signed(_SECOND)
 
 
 def _mixed(x: torch.Tensor) -> torch.Tensor:
@@ -86,6 +93,14 @@ def _mixed(x: torch.Tensor) -> torch.Tensor:
     x = (x ^ ((x >> 30) & ((1 << 34) - 1))) * FIRST
     x = (x ^ ((x >> 27) & ((1 << 37) - 1))) * SECOND
     return x ^ ((x >> 31) & ((1 << 33) - 1))
+
+
+def _finalized(x: int) -> int:
+    """The same of an unsigned number."""
+    x %= 1 << 64
+    x = (x ^ (x >> 30)) * _FIRST % (1 << 64)
+    x = (x ^ (x >> 27)) * _SECOND % (1 << 64)
+    return x ^ (x >> 31)
 
 
 def _from_bits(bits: torch.Tensor) -> torch.Tensor:

@@ -38,6 +38,7 @@ class Search:
         self._batch, self._end = batch, end
         self._exact = batch.device.place.type == "cpu"
         """Whether even choices among zero probabilities are transformers', which takes a look at the numbers."""
+        self._numbers = torch.arange(2 * batch.rows, device=batch.device.place)
         # On a CPU kept between steps: fresh pages for 30,000 scores a row cost more than the scores.
         self._scores = torch.empty(0)
 
@@ -53,9 +54,9 @@ class Search:
         totals = values + state["running"][..., None]  # without beams that is 0
         order = self._order(shape, values, totals, tokens, beam, noise)  # [blocks, rows, candidates]
 
-        parents = torch.arange(rows, device=logits.device).expand(shape.blocks, rows)
+        parents = self._numbers[:rows].expand(shape.blocks, rows)
         if shape.needs.beams:
-            ahead, token = self._advance(shape, self._choose(totals, tokens, order), goes_on)
+            ahead, token = self._advance(shape, self._choose(totals, tokens, order), beam, goes_on)
             parents = torch.where(beam & goes_on, ahead, parents)
         if shape.needs.tokens:
             best = tokens.gather(2, order.argmax(-1, keepdim=True))[..., 0]
@@ -131,20 +132,22 @@ class Search:
                 parents[block, : 2 * beams], token[block, : 2 * beams] = found[1] // vocabulary, found[1] % vocabulary
         return _Choice(scores, parents, token)
 
-    def _advance(self, shape: Shape, choice: _Choice, goes_on: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _advance(
+        self, shape: Shape, choice: _Choice, beam: torch.Tensor, goes_on: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
         """Ends what ends, and takes the best continuations that don't: (parents, tokens) [blocks, rows]."""
         state, rows = self._batch.state.view(shape.blocks), self._batch.rows
         beams, length = state["beams"][:, :1], state["length"][:, :1]
-        moves = (beams > 0) & goes_on[:, :1]
-        rank = torch.arange(choice.scores.shape[1], device=beams.device)
+        moves = beam & goes_on[:, :1]
+        rank = self._numbers[: choice.scores.shape[1]]
         real = rank < 2 * beams
         hits = (choice.tokens == self._end) | (length + 1 >= state["max_length"][:, :1])
-        open_scores = torch.where(real, choice.scores + hits * HOPELESS, -torch.inf)
+        open_scores = torch.where(real, torch.add(choice.scores, hits, alpha=HOPELESS), -torch.inf)
         best = open_scores.topk(rows).indices  # [blocks, rows]
         parents, tokens = choice.parents.gather(1, best), choice.tokens.gather(1, best)
         if not self._exact or bool((hits & (rank < beams) & moves).any()):
             self._finish(shape, choice, hits & (rank < beams), real, moves)
-        state["running"].copy_(torch.where(beams > 0, open_scores.gather(1, best), 0.0))
+        torch.where(beam, open_scores.gather(1, best), state["running"], out=state["running"])
         self._judge(shape, (hits | ~real).all(1, keepdim=True), rank[:rows] < beams)
         return parents, tokens
 
@@ -157,22 +160,22 @@ class Search:
         length, width = state["length"][:, :1], min(shape.needs.max_length, self._batch.state.positions)
         norm = (length + 1 - state["prompt"][:, :1]).double() ** state["length_penalty"][:, :1]
         full = (state["is_finished"] > 0).all(1, keepdim=True) & (state["early"][:, :1] > 0)
-        closed = full.float() + (state["improvable"][:, :1] == 0).float()
-        scores = choice.scores / norm.float() + closed * HOPELESS + ~ends * HOPELESS
-        scores = torch.where(real, scores, -torch.inf)
+        closed = torch.add(full, 1 - state["improvable"][:, :1])
+        scores = torch.add(choice.scores / norm.float(), closed, alpha=HOPELESS)
+        scores = torch.where(real, torch.add(scores, ~ends, alpha=HOPELESS), -torch.inf)
         kept = torch.cat((state["finished"], scores), 1).topk(rows)  # [blocks, rows] of 3 * rows
         state["finished"].copy_(kept.values)
         both = torch.cat((state["is_finished"], ends.long()), 1)
-        state["is_finished"].copy_(both.gather(1, kept.indices))
+        torch.gather(both, 1, kept.indices, out=state["is_finished"])
         both = torch.cat((state["finished_length"], (length + 1).expand_as(choice.tokens)), 1)
-        state["finished_length"].copy_(both.gather(1, kept.indices))
+        torch.gather(both, 1, kept.indices, out=state["finished_length"])
 
         ids = batch.state.sequences[blocks, :, :width].gather(1, choice.parents[..., None].expand(-1, -1, width))
         at = length.clamp_max(width - 1)[..., None].expand(*choice.tokens.shape, 1)
         ids = ids.scatter(2, at, choice.tokens[..., None])
         old = batch.state.finished_sequences[blocks, :, :width]
         new = torch.cat((old, ids), 1).gather(1, kept.indices[..., None].expand(-1, -1, width))
-        old.copy_(torch.where(moves[..., None], new, old))
+        torch.where(moves[..., None], new, old, out=old)
 
     def _judge(self, shape: Shape, all_end: torch.Tensor, mine: torch.Tensor) -> None:
         """Ends groups that can gain nothing more, have all they may have, or are at their limit."""
@@ -204,7 +207,7 @@ class Search:
     def _end_rows(self, shape: Shape, tokens: torch.Tensor, beam: torch.Tensor) -> None:
         state = self._batch.state.view(shape.blocks)
         ends = (tokens == self._end) | (state["length"] >= state["max_length"])
-        state["ended"].copy_(torch.where(beam, state["ended"], ends))
+        torch.where(beam, state["ended"], ends, out=state["ended"])
 
 
 def _with_impossible(

@@ -10,6 +10,7 @@ import torch
 from serve_app.engine.device import Device, Reading
 from serve_app.engine.parameters import SearchParameters
 from serve_app.engine.processors import RowRules, candidates_of, least_kept, top_k_of
+from serve_app.engine.sampling import stream
 from serve_app.engine.scheduler import Group, Hypothesis
 
 HOPELESS = -1e9
@@ -29,7 +30,7 @@ INTEGERS = (
     "ngram",
     "edge",
     "keep",
-    "seed",
+    "stream",  # key of its random numbers on a GPU
     "picture",  # slot of its image
     "ended",  # nothing more is looked for
     "improvable",  # a running beam may still become better than the worst finished one
@@ -80,7 +81,7 @@ class RowState:
         """Takes back what has changed since in all rows `but` [blocks, rows] these."""
         for tensor, old in zip((self.integers, self.floats), saved, strict=True):
             new = tensor[: len(old)]
-            new.copy_(torch.where(but[..., None], new, old))
+            torch.where(but[..., None], new, old, out=new)
 
     def write(self, group: Group, places: Sequence[Place]) -> None:
         """Everything about a group that a step wants to know, in its rows; behind its beams they are idle."""
@@ -99,7 +100,6 @@ class RowState:
             "ngram": p.no_repeat_ngram_size,
             "edge": min(top_k, candidates_of(p, self.vocabulary)) - 1,
             "keep": least_kept(p),
-            "seed": group.seed,
             "picture": group.image.slot,
             "improvable": True,
             "finished_length": len(group.prompt),
@@ -117,7 +117,7 @@ class RowState:
             # Only the first beam counts at first, or all would say the same.
             floats["running"] = -torch.inf if idle else 0.0 if number == 0 or not beams else HOPELESS
             floats["finished"] = -torch.inf if idle else HOPELESS
-            more = {**integers, "active": not idle, "is_finished": idle}
+            more = {**integers, "active": not idle, "is_finished": idle, "stream": stream(group.seed, number)}
             bits = struct.pack(f"{len(FLOATS)}f", *(floats[name] for name in FLOATS))
             numbers = [int(more.get(name, 0)) for name in INTEGERS]
             packed.append([*numbers, *struct.unpack(f"{len(FLOATS)}i", bits), *ids])

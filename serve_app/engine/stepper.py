@@ -182,7 +182,7 @@ class Stepper:
 
     def _prompts(self, shape: Shape) -> _Prompts:
         state = self._batch.state.view(shape.blocks)
-        number = torch.arange(self._batch.rows, device=self._batch.device.place)
+        number = self._numbers[: self._batch.rows] - 1
         fed, last = state["fed"], state["prompt"] - 1
         inside = fed < last
         together = inside & (state["beams"] > 0)
@@ -213,16 +213,16 @@ class Stepper:
             kept = torch.where(prompts.together[..., None], whole, kept)
             count = torch.where(prompts.together, batch.rows, prompts.inside.long())
             fed = torch.minimum(state["fed"] + count, state["prompt"] - 1)
-            state["fed"].copy_(torch.where(prompts.inside, fed, state["fed"]))
+            torch.where(prompts.inside, fed, state["fed"], out=state["fed"])
             goes_on = goes_on | prompts.inside
-        kept = kept & goes_on[..., None]
-        batch.tree.seen[: shape.blocks, :, : shape.extent] = kept
-        self._report[: shape.blocks, :-1] = state["ended"] | (state["active"] == 0)
-        torch.amax(kept.any(1) * self._numbers[: shape.extent], 1, out=self._report[: shape.blocks, -1])
+        sees, report = batch.tree.seen[: shape.blocks, :, : shape.extent], self._report[: shape.blocks]
+        torch.logical_and(kept, goes_on[..., None], out=sees)
+        torch.logical_or(state["ended"], state["active"] == 0, out=report[:, :-1])
+        torch.amax(sees.any(1) * self._numbers[: shape.extent], 1, out=report[:, -1])
 
     def _noise(self, shape: Shape) -> Noise:
         if self._streams is not None:
             streams = self._streams
             return lambda tokens: streams.exponentials(self._draws, tokens)
         state = self._batch.state.view(shape.blocks)
-        return lambda tokens: counted(state["seed"], state["length"], tokens)
+        return lambda tokens: counted(state["stream"], state["length"], tokens)

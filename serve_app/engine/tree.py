@@ -11,7 +11,7 @@ import copy
 
 import torch
 
-from serve_app.engine.memory import zeros
+from serve_app.engine.memory import rounded, zeros
 from serve_app.errors import GenerationFailed
 
 LEAST_NODES = 128
@@ -21,8 +21,8 @@ NO_SPACE = GenerationFailed("The request's beams need more cache than max_cache_
 class Tree:
     """Nodes of `blocks` blocks of `rows` rows each.
 
-    For each layer `keys` and `values` [blocks, heads, nodes, head_size], and `seen` [blocks, rows, nodes]: whether
-    the row sees the node. All layers have at least `nodes` nodes.
+    For each layer `states` [2, blocks, heads, nodes, head_size], keys and values, and `seen` [blocks, rows, nodes]:
+    whether the row sees the node. All layers have at least `nodes` nodes.
     """
 
     def __init__(
@@ -44,15 +44,14 @@ class Tree:
         self.nodes = min(LEAST_NODES, self.max_nodes)
         self.generation = 0
         """Changes when tensors are replaced by larger ones."""
-        self.keys = [self._zeros(self.nodes) for _ in range(layers)]
-        self.values = [self._zeros(self.nodes) for _ in range(layers)]
+        self.states = [self._zeros(self.nodes) for _ in range(layers)]
         self._order = torch.arange(self.max_nodes, 0, -1, dtype=torch.int32, device=device)
         self._blocks = torch.arange(blocks, device=device)[:, None]
         self.seen = torch.zeros(blocks, rows, self.nodes, dtype=torch.bool, device=device)
 
     @property
     def bytes(self) -> int:
-        return sum(tensor.nbytes for tensor in (*self.keys, *self.values, self.seen))
+        return sum(tensor.nbytes for tensor in (*self.states, self.seen))
 
     def ensure(self, nodes: int) -> None:
         """Grows to at least `nodes` nodes a block, by doubling, one layer after the other.
@@ -68,27 +67,25 @@ class Tree:
         while wanted < nodes:
             wanted = min(2 * wanted, self.max_nodes)
         self.generation += 1
-        for tensors in (self.keys, self.values):
-            for layer, old in enumerate(tensors):
-                if old.shape[2] < wanted:
-                    new = self._zeros(wanted)
-                    new[:, :, : self.nodes] = old[:, :, : self.nodes]
-                    tensors[layer] = new
+        for layer, old in enumerate(self.states):
+            if old.shape[3] < wanted:
+                new = self._zeros(wanted)
+                new[:, :, :, : self.nodes] = old[:, :, :, : self.nodes]
+                self.states[layer] = new
         seen = torch.zeros(self.blocks, self.rows, wanted, dtype=torch.bool, device=self._device)
         seen[..., : self.nodes] = self.seen
         self.seen, self.nodes = seen, wanted
 
     def move(self, block: int, to: int, nodes: int) -> None:
         """Copies the first `nodes` nodes of a block to another one, with what its rows see."""
-        for tensor in (*self.keys, *self.values):
-            tensor[to, :, :nodes] = tensor[block, :, :nodes]
+        for states in self.states:
+            states[:, to, :, :nodes] = states[:, block, :, :nodes]
         self.seen[to] = self.seen[block]
 
     def part(self, block: int) -> Tree:
         """The keys and values of one block, as a tree of one block that shares them."""
         part = copy.copy(self)
-        part.keys = [keys[block : block + 1] for keys in self.keys]
-        part.values = [values[block : block + 1] for values in self.values]
+        part.states = [states[:, block : block + 1] for states in self.states]
         return part
 
     def free(self, blocks: int, extent: int) -> torch.Tensor:
@@ -96,13 +93,11 @@ class Tree:
         taken = self.seen[:blocks, :, :extent].any(1)
         return self._order[-extent:].masked_fill(taken, 0).topk(self.rows, dim=1).indices
 
-    def write(self, layer: int, nodes: torch.Tensor, keys: torch.Tensor, values: torch.Tensor) -> None:
-        """Writes the rows' keys and values [blocks, rows, heads, head_size] to `nodes` [blocks, rows]."""
-        blocks = self._blocks[: len(nodes)]
-        self.keys[layer][blocks, :, nodes] = keys
-        self.values[layer][blocks, :, nodes] = values
+    def write(self, layer: int, nodes: torch.Tensor, states: torch.Tensor) -> None:
+        """Writes the rows' keys and values [blocks, rows, 2, heads, head_size] to `nodes` [blocks, rows]."""
+        self.states[layer][:, self._blocks[: len(nodes)], :, nodes] = rounded(states, self.dtype)
 
     def _zeros(self, nodes: int) -> torch.Tensor:
         # Zeros, since what a row must not see is still multiplied with its zero weight, and may be no NaN.
         heads, head_size = self._shape
-        return zeros((self.blocks, heads, nodes, head_size), self.dtype, self._device)
+        return zeros((2, self.blocks, heads, nodes, head_size), self.dtype, self._device)

@@ -45,13 +45,14 @@ class VisionEncoder:
         ]
 
     def __call__(self, pixel_values: torch.Tensor) -> torch.Tensor:
-        """[1, 3, height, width] normalised → [patches, width]; the first patch is the class token."""
-        x = self._embeddings(pixel_values.to(self._dtype))[0]
-        patches, width = x.shape
+        """[images, 3, height, width] normalised → [images, patches, width]; the first patch is the class token."""
+        x = self._embeddings(pixel_values.to(self._dtype))
+        images, patches, width = x.shape
+        x = x.flatten(0, 1)
         for layer in self._layers:
-            qkv = layer.qkv(layer.norm1(x)).view(patches, 3, self._heads, -1).permute(1, 2, 0, 3)
-            context = F.scaled_dot_product_attention(*qkv[:, None])[0]  # [heads, patches, head_size]
-            x = x + layer.projection(context.transpose(0, 1).reshape(patches, width))
+            qkv = layer.qkv(layer.norm1(x)).view(images, patches, 3, self._heads, -1).permute(2, 0, 3, 1, 4)
+            context = F.scaled_dot_product_attention(*qkv)  # [images, heads, patches, head_size]
+            x = x + layer.projection(context.transpose(1, 2).reshape(images * patches, width))
             x = x + layer.fc2(layer.fc1(layer.norm2(x)))
-        states: torch.Tensor = self._norm(x)
+        states: torch.Tensor = self._norm(x).view(images, patches, width)
         return states

@@ -23,18 +23,24 @@ KINDS = {
     **dict.fromkeys(LONGS, LONG),
     **dict.fromkeys(("own", "seen", "goes_on"), FLAG),
     **dict.fromkeys(("scores", "floats"), REAL),
-    "eps": "fp32",
+    **dict.fromkeys(("eps", "largest"), "fp32"),
 }  # fmt: skip
 """Types of arguments by name; what is not here has the model's dtype if it is one of `STATES`, or is an integer."""
-STATES = frozenset(("qkv", "keys", "values", "out", "query", "x", "residual", "weight", "bias"))
+STATES = frozenset(
+    ("qkv", "keys", "values", "out", "query", "x", "residual", "weight", "bias", "scale", "shift", "normed")
+)
 ATTENTION = {"ROWS": 8, "PADDED": 16, "SIZE": 64, "WIDE": 64, "TILE": 64}
+LINEAR = {"ROWS": 16, "COLUMNS": 32, "TILE": 64, "GELU": 1}
 
 
-def compiled(kernel: Any, constants: dict[str, int], capability: int, dtype: str) -> None:
+def compiled(kernel: Any, constants: dict[str, int], capability: int, dtype: str, kept: str | None = None) -> None:
+    """`kept`: the dtype of keys and values, if it is another one."""
     signature = {}
     for parameter in kernel.params:
         name = parameter.name
         of_state = f"*{dtype}" if name in STATES else "i32"
+        if kept is not None and name in ("keys", "values"):
+            of_state = f"*{kept}"
         signature[name] = "constexpr" if name in constants else KINDS.get(name, of_state)
     if kernel is search_kernels._advance:
         signature["values"] = REAL
@@ -46,8 +52,13 @@ def compiled(kernel: Any, constants: dict[str, int], capability: int, dtype: str
 def main() -> None:
     count = 0
     for dtype in ("bf16", "fp32"):
-        compiled(triton_kernels._tree_attention, ATTENTION, 90, dtype)
+        compiled(triton_kernels._tree_attention, {**ATTENTION, "FP8": 0}, 90, dtype)
         compiled(triton_kernels._image_attention, {**ATTENTION, "PICTURES": 1}, 90, dtype)
+        count += 2
+    compiled(triton_kernels._tree_attention, {**ATTENTION, "FP8": 1}, 90, "bf16", "fp8e4nv")
+    compiled(triton_kernels._image_attention, {**ATTENTION, "PICTURES": 1}, 90, "bf16", "fp8e4nv")
+    for rows in (16, 64):
+        compiled(triton_kernels._norm_linear, {**LINEAR, "ROWS": rows}, 90, "bf16")
         count += 2
     compiled(triton_kernels._add_norm, {"WIDE": 1024}, 90, "bf16")
     compiled(step_kernels._prepare, {"ROWS": 8, "WIDE": 256}, 90, "bf16")

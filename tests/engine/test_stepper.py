@@ -59,8 +59,8 @@ def test_warm_up_stays_within_the_cache_and_serves_the_presets_without_a_capture
     limits = EngineLimits(max_rows=32, max_cache_bytes=4 * 300 * 2 * 4 * 256 * 4)
     bench = padded_bench(limits)
     assert bench.engine.batch.tree.nodes <= 300
-    keys = 2 * sum(tensor.nbytes for tensor in bench.engine.batch.tree.keys)
-    assert keys <= limits.max_cache_bytes
+    states = sum(tensor.nbytes for tensor in bench.engine.batch.tree.states)
+    assert states <= limits.max_cache_bytes
     captured = bench.engine.graphs
     assert captured
     variant = GenerationParameters(max_length=20, num_beams=8, do_sample=True, no_repeat_ngram_size=4, top_k=50)
@@ -68,3 +68,33 @@ def test_warm_up_stays_within_the_cache_and_serves_the_presets_without_a_capture
         bench.submit(number, Request(PICTURES[number % 4], [1998, 7, 8], variant, number))
     bench.run()
     assert bench.engine.graphs == captured
+
+
+def test_what_is_drawn_from_a_counter_does_not_depend_on_the_row() -> None:
+    """Groups without beams share blocks, and drew other numbers in another row: the text depended on the company."""
+    sampled = Request(PICTURES[0], [1998, 7, 8], GenerationParameters(max_length=20, do_sample=True, num_beams=1), 5)
+    found = []
+    for company in range(4):
+        bench = padded_bench()
+        bench.engine._stepper._streams = None
+        for number in range(company):
+            bench.submit(number, Request(PICTURES[1], [1998, 9], sampled.parameters, number))
+        bench.submit("it", sampled)
+        bench.run()
+        found.append(ids(bench.results["it"]))
+    assert all(each == found[0] for each in found)
+
+
+def test_images_that_come_together_are_encoded_together() -> None:
+    plain, padded = Bench(random_blip(middle_config())), padded_bench()
+    passes: list[int] = []
+    encode = padded.engine.encoder._encode
+    padded.engine.encoder._encode = lambda pictures, slots: passes.append(len(pictures)) or encode(pictures, slots)  # type: ignore[func-returns-value,method-assign]
+    greedy = GenerationParameters(max_length=20, num_beams=1, do_sample=False)
+    requests = [Request(picture, [1998, 7], greedy, 0) for picture in PICTURES[:3]]
+    for number, request in enumerate(requests):
+        padded.submit(number, request)
+    padded.run()
+    assert passes == [2, 1]
+    for number, request in enumerate(requests):
+        assert ids(padded.results[number]) == ids(plain.alone(request))

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import torch
 
 from serve_app.engine.image_cache import ImageCache
+from serve_app.engine.linear import Linear
 from serve_app.engine.tree import Tree
 
 logger = logging.getLogger(__name__)
@@ -47,12 +48,12 @@ class Sight(Protocol):
     def attend_past(self, layer: int, qkv: torch.Tensor) -> torch.Tensor:
         """Writes the rows' keys and values to their nodes, and attends to all that a row sees.
 
-        qkv [rows, 3 * width] of the cache's dtype; returns [rows, width].
+        qkv [rows, 3 * width] in the dtype of attention; returns [rows, width].
         """
         ...
 
     def attend_image(self, layer: int, query: torch.Tensor) -> torch.Tensor:
-        """query [rows, width] of the cache's dtype; returns [rows, width]."""
+        """query [rows, width] in the dtype of attention; returns [rows, width]."""
         ...
 
 
@@ -98,6 +99,12 @@ class Kernels(Protocol):
 
     def add_norm(self, x: torch.Tensor, residual: torch.Tensor, norm: Any) -> torch.Tensor:
         """Layer normalisation of x + residual, [rows, width]; may overwrite `x`. `norm`: an `nn.LayerNorm`."""
+        ...
+
+    def norm_linear(
+        self, x: torch.Tensor, residual: torch.Tensor, norm: Any, linear: Linear
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """`linear` of what `add_norm` returns, [rows, out], and that itself, [rows, width]; may overwrite `x`."""
         ...
 
 

@@ -11,7 +11,13 @@ from serve_app.engine.device import device_of
 from serve_app.engine.image_cache import EncodedImage
 from serve_app.engine.kernels import Kernels, Looks
 from serve_app.engine.kernels.torch_kernels import TorchKernels
-from serve_app.engine.kernels.triton_kernels import TritonKernels, add_norm, image_attention, tree_attention
+from serve_app.engine.kernels.triton_kernels import (
+    TritonKernels,
+    add_norm,
+    image_attention,
+    norm_linear,
+    tree_attention,
+)
 from serve_app.engine.parameters import SearchParameters
 from serve_app.types import Pixels
 
@@ -48,7 +54,7 @@ def _sequences(device: torch.device, kernels: Kernels) -> torch.Tensor:
     from serve_app.engine.batch import Batch
     from serve_app.engine.counters import Counters
     from serve_app.engine.scheduler import Group
-    from serve_app.engine.state import RowState
+    from serve_app.engine.state import HOPELESS, RowState
     from serve_app.engine.stepper import Stepper
     from serve_app.engine.tree import Tree
 
@@ -72,7 +78,11 @@ def _sequences(device: torch.device, kernels: Kernels) -> torch.Tensor:
         for _ in range(STEPS):
             launched, reading = stepper.launch(batch.shape())
             batch.end_step(launched, reading.wait())
-    return torch.cat((batch.state.sequences, batch.state.finished_sequences), 1).clone()
+    # What has not ended is hopeless, all of it equally: which of it is kept says nothing.
+    state = batch.state.view(3)
+    ended = (state["finished"] > HOPELESS / 2) & (state["beams"] > 0)
+    finished = batch.state.finished_sequences * ended[..., None]
+    return torch.cat((batch.state.sequences, finished), 1).clone()
 
 
 def _check_decoder(device: torch.device, heads: int, size: int, dtype: torch.dtype) -> None:
@@ -106,7 +116,12 @@ def _check_decoder(device: torch.device, heads: int, size: int, dtype: torch.dty
         _same(image_attention(query, slots, image_keys, image_values, patches, pictures), wanted)
 
     x, residual, weight, bias = draw(3, 96), draw(3, 96), draw(96), draw(96)
-    _same(add_norm(x, residual, weight, bias, 1e-12), F.layer_norm(x + residual, (96,), weight, bias, 1e-12))
+    normed = F.layer_norm(x + residual, (96,), weight, bias, 1e-12)
+    _same(add_norm(x, residual, weight, bias, 1e-12), normed)
+    linear = draw(40, 96) / 10, draw(40)
+    found, also = norm_linear(x, residual, weight, bias, 1e-12, *linear, True)
+    _same(also, normed)
+    _same(found, F.gelu(F.linear(normed, *linear)))
 
 
 def _same(found: torch.Tensor, wanted: torch.Tensor) -> None:

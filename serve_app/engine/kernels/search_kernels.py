@@ -36,9 +36,10 @@ from serve_app.engine.kernels.columns import (
     RUNNING,
     SAMPLE,
     SECOND,
-    SEED,
+    STREAM,
     TAIL,
     TEMPERATURE,
+    TOKEN_BITS,
     USED,
 )
 
@@ -122,13 +123,12 @@ def _share(x):  # type: ignore[no-untyped-def]
 
 
 @triton.jit
-def _order(values, totals, tokens, beam, sample, seed, length, row):  # type: ignore[no-untyped-def]
+def _order(values, totals, tokens, beam, sample, stream, length):  # type: ignore[no-untyped-def]
     """By what candidates are ranked: their totals, or where a row samples p / e, as `Search._order` says."""
     most = tl.max(tl.max(totals, 1), 0)
     weights = tl.exp(totals - tl.where(most == float("-inf"), 0.0, most))
     chances = tl.where(beam, weights / tl.sum(tl.sum(weights, 1), 0), _share(values))
-    key = _mixed(seed * FIRST + (length * 4096 + row) * SECOND)
-    bits = _mixed(key[:, None] + tokens * GOLDEN)
+    bits = _mixed(stream[:, None] + ((length << TOKEN_BITS)[:, None] + tokens) * GOLDEN)
     uniform = ((bits >> 41) & ((1 << 23) - 1)).to(tl.float32)
     noise = -tl.log((uniform + 0.5) * 1.1920928955078125e-07)  # 2 ** -23
     return tl.where(sample[:, None] != 0, chances / noise, totals)
@@ -168,8 +168,8 @@ def _advance(  # type: ignore[no-untyped-def]
     drop = (below <= tl.load(reals + TAIL)[:, None]) & (place[None, :] >= tl.load(ints + KEEP)[:, None])
     v = tl.where(drop, float("-inf"), v)
     totals = v + running[:, None]
-    sample, seed = tl.load(ints + SAMPLE), tl.load(ints + SEED)
-    order = _order(v, totals, t, beam, sample, seed, length, row)
+    sample, stream = tl.load(ints + SAMPLE), tl.load(ints + STREAM)
+    order = _order(v, totals, t, beam, sample, stream, length)
     order = tl.where((running == float("-inf"))[:, None] | ~inside[None, :], float("-inf"), order)
 
     # Without beams: each row its best.

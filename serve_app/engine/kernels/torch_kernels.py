@@ -11,6 +11,7 @@ from torch.nn import functional as F
 
 from serve_app.engine.image_cache import ImageCache
 from serve_app.engine.kernels import Looks, Sight
+from serve_app.engine.linear import Linear
 from serve_app.engine.tree import Tree
 
 
@@ -24,17 +25,18 @@ class TorchKernels:
         return None
 
     def sight(self, looks: Looks, dtype: torch.dtype) -> Sight:
-        tree, seen = looks.tree, looks.seen
-        assert seen is not None
-        hidden = torch.finfo(tree.dtype).min
-        mask = torch.zeros(seen.shape, dtype=tree.dtype, device=seen.device).masked_fill_(~seen, hidden)
-        width = tree.keys[0].shape[1] * tree.keys[0].shape[3]
-        context = torch.empty(seen.shape[0] * seen.shape[1], width, dtype=dtype, device=seen.device)
-        return _TorchSight(tree, looks.nodes, mask[:, None], self._images(looks), context)
+        assert looks.seen is not None
+        return _TorchSight(looks.tree, looks.nodes, looks.seen, self._images(looks), dtype)
 
     def add_norm(self, x: torch.Tensor, residual: torch.Tensor, norm: Any) -> torch.Tensor:
         result: torch.Tensor = norm(x.add_(residual))
         return result
+
+    def norm_linear(
+        self, x: torch.Tensor, residual: torch.Tensor, norm: Any, linear: Linear
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        normed = self.add_norm(x, residual, norm)
+        return linear(normed), normed
 
     def _images(self, looks: Looks) -> Images:
         if looks.known is None:
@@ -45,34 +47,39 @@ class TorchKernels:
 
 
 class Images(Protocol):
-    def attend(self, layer: int, query: torch.Tensor, context: torch.Tensor) -> None:
-        """Attention of scaled queries [rows, heads, head_size] into `context` [rows, width]."""
+    def attend(self, layer: int, query: torch.Tensor) -> torch.Tensor:
+        """Attention of scaled queries [rows, heads, head_size]; returns [rows, width]."""
         ...
 
 
-@dataclass(frozen=True, slots=True)
 class _TorchSight:
-    tree: Tree
-    nodes: torch.Tensor
-    mask: torch.Tensor
-    """[blocks, 1, rows, extent]: 0 where a row sees the node, the dtype's minimum elsewhere."""
-    images: Images
-    context: torch.Tensor
-    """[rows, width]: what every attention returns, one after the other."""
+    def __init__(self, tree: Tree, nodes: torch.Tensor, seen: torch.Tensor, images: Images, dtype: torch.dtype) -> None:
+        self._tree, self._nodes, self._seen, self._images, self._dtype = tree, nodes, seen, images, dtype
+        self._heads, self._size = tree.states[0].shape[2], tree.states[0].shape[4]
+        self._mask: torch.Tensor | None = None
 
     def attend_past(self, layer: int, qkv: torch.Tensor) -> torch.Tensor:
-        blocks, rows = self.nodes.shape
-        heads, extent = self.tree.keys[layer].shape[1], self.mask.shape[-1]
-        q, k, v = qkv.view(blocks, rows, 3, heads, -1).unbind(2)
-        self.tree.write(layer, self.nodes, k, v)
-        keys, values = self.tree.keys[layer][:blocks, :, :extent], self.tree.values[layer][:blocks, :, :extent]
-        seen = _attend(q.transpose(1, 2), keys, values, self.mask)  # [blocks, heads, rows, head_size]
-        self.context.view(blocks, rows, heads, -1).copy_(seen.transpose(1, 2))
-        return self.context
+        blocks, rows, extent = self._seen.shape
+        heads = qkv.view(blocks, rows, 3, self._heads, self._size)
+        self._tree.write(layer, self._nodes, heads[:, :, 1:])
+        # [blocks, heads, extent, head_size] each
+        keys, values = self._tree.states[layer][:, :blocks, :, :extent].to(qkv.dtype)
+        mask = self._mask_of(qkv.dtype)
+        return self._joined(_attend(heads[:, :, 0].transpose(1, 2), keys, values, mask))
 
     def attend_image(self, layer: int, query: torch.Tensor) -> torch.Tensor:
-        self.images.attend(layer, query.view(len(query), self.tree.keys[layer].shape[1], -1), self.context)
-        return self.context
+        return self._images.attend(layer, query.view(len(query), self._heads, self._size)).to(self._dtype)
+
+    def _mask_of(self, dtype: torch.dtype) -> torch.Tensor:
+        """[blocks, 1, rows, extent]: 0 where a row sees the node, the dtype's minimum elsewhere."""
+        if self._mask is None:
+            mask = torch.zeros(self._seen.shape, dtype=dtype, device=self._seen.device)
+            self._mask = mask.masked_fill_(~self._seen, torch.finfo(dtype).min)[:, None]
+        return self._mask
+
+    def _joined(self, context: torch.Tensor) -> torch.Tensor:
+        """[blocks, heads, rows, head_size] → [rows, width]; on a GPU the same memory, as attention lays it out."""
+        return context.transpose(1, 2).reshape(-1, self._heads * self._size).to(self._dtype)
 
 
 def _attend(q: torch.Tensor, keys: torch.Tensor, values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
@@ -103,17 +110,18 @@ class RowImages:
             return cls(cache, [(slot, None) for slot in places])
         return cls(cache, [(slot, torch.tensor(rows)) for slot, rows in places.items()])
 
-    def attend(self, layer: int, query: torch.Tensor, context: torch.Tensor) -> None:
+    def attend(self, layer: int, query: torch.Tensor) -> torch.Tensor:
+        context = query.new_empty(len(query), query[0].numel())
         for slot, places in self.rows:
             q = (query if places is None else query[places]).transpose(0, 1)  # [heads, n, head_size]
-            scores = torch.bmm(q, self.cache.keys[layer][slot].transpose(1, 2))  # [heads, n, ≥ patches]
+            keys, values = self.cache.states[layer][slot].to(q.dtype)  # [heads, ≥ patches, head_size] each
+            scores = torch.bmm(q, keys.transpose(1, 2))  # [heads, n, ≥ patches]
             scores[..., self.cache.patches :] = torch.finfo(scores.dtype).min
-            weights = scores.softmax(-1)
-            seen = torch.bmm(weights, self.cache.values[layer][slot]).transpose(0, 1).flatten(1)  # [n, width]
+            seen = torch.bmm(scores.softmax(-1), values).transpose(0, 1).flatten(1)  # [n, width]
             if places is None:
-                context.copy_(seen)
-            else:
-                context[places] = seen.to(context.dtype)
+                return seen
+            context[places] = seen
+        return context
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,10 +140,9 @@ class GatheredImages:
         """`slots` of the rows [blocks, rows]; `pictures` is 1 where a block has one image."""
         return cls(cache, slots.amax(1) if pictures == 1 else slots.flatten())  # rows without a group have 0
 
-    def attend(self, layer: int, query: torch.Tensor, context: torch.Tensor) -> None:
+    def attend(self, layer: int, query: torch.Tensor) -> torch.Tensor:
         slots = self.slots
         q = query.view(len(slots), -1, *query.shape[1:]).transpose(1, 2)  # [slots, heads, rows, head_size]
-        patches = slice(self.cache.patches)
-        keys, values = self.cache.keys[layer][slots, :, patches], self.cache.values[layer][slots, :, patches]
-        seen = F.scaled_dot_product_attention(q, keys, values, scale=1.0)
-        context.copy_(seen.transpose(1, 2).flatten(2).flatten(0, 1))
+        states = self.cache.states[layer][slots][:, :, :, : self.cache.patches].to(query.dtype)
+        seen = F.scaled_dot_product_attention(q, states[:, 0], states[:, 1], scale=1.0)
+        return seen.transpose(1, 2).reshape(len(query), -1)

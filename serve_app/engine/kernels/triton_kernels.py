@@ -14,9 +14,12 @@ import triton
 import triton.language as tl
 
 from serve_app.engine.kernels import Looks, Sight, Steps
+from serve_app.engine.linear import Linear, Plain
 
 _TILE = 64
 """Nodes or patches that a program takes at a time."""
+_COLUMNS = 32
+"""Columns of a linear layer that a program takes: few, so that a step of one image keeps the whole card busy."""
 _LEAST = 16
 """Fewest rows of a matrix product on tensor cores."""
 
@@ -37,13 +40,15 @@ def _soft(scores, values, most, total, context):  # type: ignore[no-untyped-def]
 @triton.jit
 def _tree_attention(  # type: ignore[no-untyped-def]
     qkv, nodes, seen, own, keys, values, out,
-    extent, seen_block, seen_row, key_block, key_head, width,
+    extent, seen_block, seen_row, key_block, key_head, width, largest,
     ROWS: tl.constexpr, PADDED: tl.constexpr, SIZE: tl.constexpr, WIDE: tl.constexpr, TILE: tl.constexpr,
+    FP8: tl.constexpr,
 ):  # fmt: skip
     """One block and head: writes the rows' keys and values to their nodes; attention to past nodes and to these.
 
     qkv [rows, 3, heads, SIZE]; nodes [blocks, ROWS]; seen [blocks, ROWS, ≥ extent] before this step; own [blocks, ROWS,
-    ROWS]: whether a row sees another one's new node; keys, values [blocks, heads, nodes, SIZE]; out [rows, width].
+    ROWS]: whether a row sees another one's new node; keys, values [blocks, heads, nodes, SIZE], numbers of theirs end
+    at `largest`; out [rows, width].
     """
     block, head = tl.program_id(0).to(tl.int64), tl.program_id(1)
     row, place = tl.arange(0, PADDED), tl.arange(0, WIDE)
@@ -55,8 +60,13 @@ def _tree_attention(  # type: ignore[no-untyped-def]
     v = tl.load(qkv + at + 2 * width, mask=both, other=0.0)
     node = tl.load(nodes + block * ROWS + row, mask=real, other=0)
     store = block * key_block + head * key_head
-    tl.store(keys + store + node[:, None] * SIZE + place[None, :], k, mask=both)
-    tl.store(values + store + node[:, None] * SIZE + place[None, :], v, mask=both)
+    kept_k, kept_v = k, v
+    if FP8:
+        kept_k = tl.clamp(k.to(tl.float32), -largest, largest).to(keys.dtype.element_ty)
+        kept_v = tl.clamp(v.to(tl.float32), -largest, largest).to(values.dtype.element_ty)
+        k, v = kept_k.to(q.dtype), kept_v.to(q.dtype)
+    tl.store(keys + store + node[:, None] * SIZE + place[None, :], kept_k, mask=both)
+    tl.store(values + store + node[:, None] * SIZE + place[None, :], kept_v, mask=both)
 
     sees = tl.load(
         own + (block * ROWS + row)[:, None] * ROWS + row[None, :], mask=real[:, None] & real[None, :], other=0
@@ -71,8 +81,8 @@ def _tree_attention(  # type: ignore[no-untyped-def]
         tile = start + tl.arange(0, TILE)
         some = tile < extent
         tile_mask = some[:, None] & inside[None, :]
-        past_k = tl.load(keys + store + tile[:, None] * SIZE + place[None, :], mask=tile_mask, other=0.0)
-        past_v = tl.load(values + store + tile[:, None] * SIZE + place[None, :], mask=tile_mask, other=0.0)
+        past_k = tl.load(keys + store + tile[:, None] * SIZE + place[None, :], mask=tile_mask, other=0.0).to(q.dtype)
+        past_v = tl.load(values + store + tile[:, None] * SIZE + place[None, :], mask=tile_mask, other=0.0).to(q.dtype)
         where = block * seen_block + row[:, None] * seen_row + tile[None, :]
         past_sees = tl.load(seen + where, mask=real[:, None] & some[None, :], other=0)
         past_scores = tl.dot(q, tl.trans(past_k), input_precision="ieee")
@@ -119,8 +129,8 @@ def _image_attention(  # type: ignore[no-untyped-def]
             tile = start + tl.arange(0, TILE)
             some = tile < patches
             near = some[:, None] & inside[None, :]
-            k = tl.load(keys + store + tile[:, None] * key_patch + place[None, :], mask=near, other=0.0)
-            v = tl.load(values + store + tile[:, None] * key_patch + place[None, :], mask=near, other=0.0)
+            k = tl.load(keys + store + tile[:, None] * key_patch + place[None, :], mask=near, other=0.0).to(q.dtype)
+            v = tl.load(values + store + tile[:, None] * key_patch + place[None, :], mask=near, other=0.0).to(q.dtype)
             scores = tl.dot(q, tl.trans(k), input_precision="ieee")
             scores = tl.where(mine[:, None] & some[None, :], scores, float("-inf"))
             most, total, context = _soft(scores, v, most, total, context)
@@ -145,6 +155,63 @@ def _add_norm(x, residual, weight, bias, out, width, eps, WIDE: tl.constexpr):  
     tl.store(out + at, (centred * scale * w + b).to(out.dtype.element_ty), mask=inside)
 
 
+@triton.jit
+def _norm_linear(  # type: ignore[no-untyped-def]
+    x, residual, scale, shift, weight, bias, normed, out,
+    rows, width, columns, eps,
+    ROWS: tl.constexpr, COLUMNS: tl.constexpr, TILE: tl.constexpr, GELU: tl.constexpr,
+):  # fmt: skip
+    """A tile of rows and columns: a linear layer, with a GELU or not, of the layer normalisation of x + residual.
+
+    x, residual, normed [rows, width]; scale, shift [width]; weight [columns, width]; bias [columns]; out [rows,
+    columns].
+    """
+    row = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    column = tl.program_id(0) * COLUMNS + tl.arange(0, COLUMNS)
+    real, inside = row < rows, column < columns
+    at = row.to(tl.int64)[:, None] * width
+    # Once more for each tile of columns: a few kilobytes from the cache, where a launch of its own takes longer.
+    total = tl.zeros([ROWS], tl.float32)
+    for start in range(0, width, TILE):
+        place = start + tl.arange(0, TILE)
+        both = real[:, None] & (place < width)[None, :]
+        total += tl.sum(_sum(x + at + place[None, :], residual + at + place[None, :], both), 1)
+    mean = (total / width)[:, None]
+    total = tl.zeros([ROWS], tl.float32)
+    for start in range(0, width, TILE):
+        place = start + tl.arange(0, TILE)
+        both = real[:, None] & (place < width)[None, :]
+        centred = tl.where(both, _sum(x + at + place[None, :], residual + at + place[None, :], both) - mean, 0.0)
+        total += tl.sum(centred * centred, 1)
+    factor = (1 / tl.sqrt(total / width + eps))[:, None]
+    product = tl.zeros([ROWS, COLUMNS], tl.float32)
+    for start in range(0, width, TILE):
+        place = start + tl.arange(0, TILE)
+        near = place < width
+        both = real[:, None] & near[None, :]
+        centred = _sum(x + at + place[None, :], residual + at + place[None, :], both) - mean
+        w = tl.load(scale + place, mask=near, other=0.0).to(tl.float32)[None, :]
+        b = tl.load(shift + place, mask=near, other=0.0).to(tl.float32)[None, :]
+        normal = tl.where(both, centred * factor * w + b, 0.0).to(x.dtype.element_ty)
+        if tl.program_id(0) == 0:
+            tl.store(normed + at + place[None, :], normal, mask=both)
+        part = column.to(tl.int64)[:, None] * width + place[None, :]
+        part = tl.load(weight + part, mask=inside[:, None] & near[None, :], other=0.0)
+        product += tl.dot(normal, tl.trans(part), input_precision="ieee")
+    product += tl.load(bias + column, mask=inside, other=0.0).to(tl.float32)[None, :]
+    if GELU:
+        product = 0.5 * product * (1 + tl.erf(product * 0.7071067811865476))
+    at = row.to(tl.int64)[:, None] * columns + column[None, :]
+    tl.store(out + at, product.to(out.dtype.element_ty), mask=real[:, None] & inside[None, :])
+
+
+@triton.jit
+def _sum(x, residual, mask):  # type: ignore[no-untyped-def]
+    """x + residual, rounded as a sum of its own would be."""
+    total = tl.load(x, mask=mask, other=0.0).to(tl.float32) + tl.load(residual, mask=mask, other=0.0).to(tl.float32)
+    return total.to(x.dtype.element_ty).to(tl.float32)
+
+
 @torch.library.custom_op("caption_serve::tree_attention", mutates_args=("keys", "values"))
 def tree_attention(
     qkv: torch.Tensor,
@@ -160,9 +227,9 @@ def tree_attention(
     out = qkv.new_empty(blocks * rows, width)
     _tree_attention[blocks, heads](
         qkv, nodes, seen.view(torch.uint8), own.view(torch.uint8), keys, values, out,
-        extent, seen.stride(0), seen.stride(1), keys.stride(0), keys.stride(1), width,
+        extent, seen.stride(0), seen.stride(1), keys.stride(0), keys.stride(1), width, torch.finfo(keys.dtype).max,
         ROWS=rows, PADDED=max(_LEAST, triton.next_power_of_2(rows)), SIZE=size,
-        WIDE=max(_LEAST, triton.next_power_of_2(size)), TILE=_TILE,
+        WIDE=max(_LEAST, triton.next_power_of_2(size)), TILE=_TILE, FP8=keys.dtype.itemsize == 1,
     )  # fmt: skip
     return out
 
@@ -209,8 +276,36 @@ def _(x: torch.Tensor, residual: Any, weight: Any, bias: Any, eps: float) -> tor
     return torch.empty_like(x)
 
 
+@torch.library.custom_op("caption_serve::norm_linear", mutates_args=())
+def norm_linear(
+    x: torch.Tensor,
+    residual: torch.Tensor,
+    scale: torch.Tensor,
+    shift: torch.Tensor,
+    eps: float,
+    weight: torch.Tensor,
+    bias: torch.Tensor,
+    gelu: bool,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(linear layer of n [rows, out], n [rows, width]) for n, the layer normalisation of x + residual."""
+    (rows, width), columns = x.shape, len(weight)
+    normed, out = torch.empty_like(x), x.new_empty(rows, columns)
+    tile = max(_LEAST, min(_TILE, triton.next_power_of_2(rows)))
+    _norm_linear[triton.cdiv(columns, _COLUMNS), triton.cdiv(rows, tile)](
+        x, residual, scale, shift, weight, bias, normed, out,
+        rows, width, columns, eps, ROWS=tile, COLUMNS=_COLUMNS, TILE=_TILE, GELU=gelu,
+    )  # fmt: skip
+    return out, normed
+
+
+@norm_linear.register_fake
+def _(x: torch.Tensor, residual: Any, scale: Any, shift: Any, eps: float, weight: Any, bias: Any, gelu: bool) -> Any:
+    return x.new_empty(len(x), len(weight)), torch.empty_like(x)
+
+
 class TritonKernels:
-    """Two launches of attention a layer, one for a sum with its normalisation, and `triton_steps`."""
+    """Eight launches a layer: two of attention, three of sums with their normalisation and the linear layer behind
+    them, three linear layers; and `triton_steps`."""
 
     def steps(self, batch: Any, end: int) -> Steps:
         from serve_app.engine.kernels.triton_steps import TritonSteps
@@ -218,12 +313,20 @@ class TritonKernels:
         return TritonSteps(batch, end)
 
     def sight(self, looks: Looks, dtype: torch.dtype) -> Sight:
-        assert dtype == looks.tree.dtype, "a GPU keeps states and caches in one format"
         past = looks.tree.seen[: len(looks.nodes), :, : looks.extent]
         return _TritonSight(looks, past, looks.own.contiguous(), looks.slots.contiguous())
 
     def add_norm(self, x: torch.Tensor, residual: torch.Tensor, norm: Any) -> torch.Tensor:
         return add_norm(x, residual, norm.weight, norm.bias, norm.eps)
+
+    def norm_linear(
+        self, x: torch.Tensor, residual: torch.Tensor, norm: Any, linear: Linear
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        if isinstance(linear, Plain) and x.dtype != torch.float32:  # of which tensor cores take no exact product
+            weights = norm.weight, norm.bias, norm.eps, linear.weight, linear.bias, linear.gelu
+            return norm_linear(x, residual, *weights)
+        normed = self.add_norm(x, residual, norm)
+        return linear(normed), normed
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,9 +338,9 @@ class _TritonSight:
 
     def attend_past(self, layer: int, qkv: torch.Tensor) -> torch.Tensor:
         tree = self.looks.tree
-        return tree_attention(qkv, self.looks.nodes, self.past, self.own, tree.keys[layer], tree.values[layer])
+        return tree_attention(qkv, self.looks.nodes, self.past, self.own, *tree.states[layer])
 
     def attend_image(self, layer: int, query: torch.Tensor) -> torch.Tensor:
         images = self.looks.images
-        keys, values = images.keys[layer], images.values[layer]
+        keys, values = images.states[layer].unbind(1)
         return image_attention(query, self.slots, keys, values, images.patches, self.looks.pictures)
