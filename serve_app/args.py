@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator, model_validator
 
 from serve_app.errors import InvalidOption
-from serve_app.types import Detail, EngineLimits, EngineName, GenerationParameters, Limits, Strategy
+from serve_app.types import DTYPES, Detail, Dtype, EngineLimits, EngineName, GenerationParameters, Limits, Strategy
 
 _PARAMETERS = TypeAdapter(GenerationParameters)
 
@@ -39,9 +39,7 @@ class AppArgs(BaseModel):
 
     model: str = Field("demo", description="demo, a local directory, or a hub id")
     revision: str | None = Field(None, description="branch, tag or commit of a hub id")
-    dtype: Literal["auto", "float32", "bfloat16", "float16", "int8"] = Field(
-        "auto", description="auto: float32 on CPU, bfloat16 on GPU; int8: 8-bit decoder weights, CPU only"
-    )
+    dtype: Dtype = Field("auto", description=DTYPES)
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     torch_threads: int | None = Field(
         None, ge=1, description="CPU threads of a replica; None: what Ray sets, its num_cpus"
@@ -160,8 +158,8 @@ class AppArgs(BaseModel):
 
     @property
     def task_dtype(self) -> str:
-        """`dtype` for the matcher and the answerer, which have no int8."""
-        return "auto" if self.dtype == "int8" else self.dtype
+        """`dtype` for the matcher and the answerer, which have no 8-bit formats."""
+        return "auto" if self.dtype in ("int8", "fp8") else self.dtype
 
     def limits(self) -> Limits:
         return Limits(**{name: getattr(self, name) for name in Limits.__dataclass_fields__})

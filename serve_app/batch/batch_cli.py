@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import typer
 
 from serve_app.args import matcher_for
-from serve_app.types import MIN_CHARACTERS
+from serve_app.types import DTYPES, MIN_CHARACTERS, Dtype
 
 
 def batch(
@@ -44,7 +44,7 @@ def batch(
     model: Annotated[str, typer.Option(help="demo, a local directory, or a hub id")] = "demo",
     matcher: Annotated[str | None, typer.Option(help="model that weighs clauses; none for none")] = None,
     revision: Annotated[str | None, typer.Option(help="branch, tag or commit of a hub id")] = None,
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16 or int8")] = "auto",
+    dtype: Annotated[str, typer.Option(help=f"{', '.join(get_args(Dtype))}. {DTYPES}")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     engine: Annotated[str, typer.Option(help="decode, reference, or instant: no model")] = "decode",
     fetch_host: Annotated[

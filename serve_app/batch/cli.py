@@ -7,7 +7,7 @@ import json
 import os
 import socket
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn, get_args
 
 import typer
 from pydantic import ValidationError
@@ -17,7 +17,7 @@ from serve_app.api import CaptionService, parse_options
 from serve_app.args import AppArgs, matcher_for
 from serve_app.batch.batch_cli import batch
 from serve_app.errors import CaptionServeError, InvalidOption, ModelError
-from serve_app.types import MIN_CHARACTERS
+from serve_app.types import DTYPES, MIN_CHARACTERS, Dtype
 
 SOME_FAILED, USAGE = 1, 2
 """Exit codes: a file could not be captioned; nothing could be tried."""
@@ -45,7 +45,7 @@ def caption(
     model: Annotated[str, typer.Option(help="demo, a local directory, or a hub id")] = "demo",
     revision: Annotated[str | None, typer.Option(help="branch, tag or commit of a hub id")] = None,
     matcher: Annotated[str | None, typer.Option(help=MATCHER)] = None,
-    dtype: Annotated[str, typer.Option(help="auto, float32, bfloat16, float16 or int8")] = "auto",
+    dtype: Annotated[str, typer.Option(help=f"{', '.join(get_args(Dtype))}. {DTYPES}")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
     engine: Annotated[str, typer.Option(help="decode, or reference: transformers' generate")] = "decode",
     strategy: Annotated[str | None, typer.Option(help="grounded, classic or basic")] = None,

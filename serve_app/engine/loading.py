@@ -64,20 +64,20 @@ def load(model: str = "demo", *, revision: str | None = None, dtype: str = "auto
 def load_matcher(
     model: str = "demo", *, revision: str | None = None, dtype: str = "auto", device: str = "auto"
 ) -> LoadedModel[BlipForImageTextRetrieval]:
-    """Loads a matcher as `load` loads a captioner; there is no int8."""
-    return _load(BlipForImageTextRetrieval, MATCHING, model, revision, _without_int8(dtype), device)
+    """Loads a matcher as `load` loads a captioner; without int8 and fp8."""
+    return _load(BlipForImageTextRetrieval, MATCHING, model, revision, _without_8_bits(dtype), device)
 
 
 def load_answerer(
     model: str = "demo", *, revision: str | None = None, dtype: str = "auto", device: str = "auto"
 ) -> LoadedModel[BlipForQuestionAnswering]:
-    """Loads a question answering model as `load` loads a captioner; there is no int8."""
-    return _load(BlipForQuestionAnswering, ANSWERING, model, revision, _without_int8(dtype), device)
+    """Loads a question answering model as `load` loads a captioner; without int8 and fp8."""
+    return _load(BlipForQuestionAnswering, ANSWERING, model, revision, _without_8_bits(dtype), device)
 
 
-def _without_int8(dtype: str) -> str:
-    if dtype == "int8":
-        raise ModelUnsupported("int8 is for captioning models; matching and answering take float32 or bfloat16.")
+def _without_8_bits(dtype: str) -> str:
+    if dtype in ("int8", "fp8"):
+        raise ModelUnsupported(f"{dtype} is for captioning models; matching and answering take float32 or bfloat16.")
     return dtype
 
 

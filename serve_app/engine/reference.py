@@ -32,9 +32,9 @@ class ReferenceGenerator:
     """
 
     def __init__(self, loaded: Loaded) -> None:
-        """Raises `ModelUnsupported` for int8."""
-        if loaded.precision.int8:
-            raise ModelUnsupported("The reference engine has no int8; use float32 or bfloat16.")
+        """Raises `ModelUnsupported` for int8 and fp8."""
+        if (name := loaded.precision.name) in ("int8", "fp8"):
+            raise ModelUnsupported(f"The reference engine has no {name}; use float32 or bfloat16.")
         text: Any = loaded.model.config.text_config
         self._loaded = loaded
         self._end: int = text.sep_token_id
