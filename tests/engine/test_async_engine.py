@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import psutil
 import pytest
 
-from serve_app.engine import AsyncEngine, async_engine, load
+from serve_app.engine import AsyncEngine, async_engine, load, worker
 from serve_app.errors import DeadlineExceeded, GenerationFailed, GeneratorUnavailable, InvalidOption
 from serve_app.pipeline import CaptionPipeline, Presets
 from serve_app.types import CaptionOptions, EngineLimits, Generated, GenerateJob, GenerationParameters
@@ -62,14 +62,14 @@ async def test_thread_that_dies_is_unhealthy_and_leaves_nobody_waiting(
     monkeypatch.setattr(engine._engine, "_drop_ended", lambda: 1 / 0)
     with pytest.raises(GeneratorUnavailable):
         await asyncio.wait_for(engine.generate(PICTURE, [GenerateJob("", SHORT)]), 10)
-    engine._thread.join(5)
+    engine._worker._thread.join(5)
     with pytest.raises(GeneratorUnavailable):
         engine.check_health()
     assert "the engine's thread ends" in caplog.text
 
 
 async def test_step_that_never_ends_is_unhealthy(engine: AsyncEngine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(async_engine, "STALL_S", 0.1)
+    monkeypatch.setattr(worker, "STALL_S", 0.1)
     step = engine._engine.step
     monkeypatch.setattr(engine._engine, "step", lambda: (time.sleep(1), step()))
     task = asyncio.create_task(engine.generate(PICTURE, [GenerateJob("", SHORT)]))

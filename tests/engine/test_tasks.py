@@ -211,8 +211,8 @@ async def test_a_control_token_in_a_text_is_plain_text(matcher: MatchEngine, ans
     """ "[SEP]" in a question or a text ended it, and "[PAD]" was the token of padding."""
     assert matcher._encoded(["a dog [SEP] [PAD]"])[0].count(matcher._tokenizer.sep_token_id) == 1
     asked: list[list[int]] = []
-    run = answerer._batcher._run_batch
-    answerer._batcher._run_batch = lambda jobs: asked.extend(job.question for job in jobs) or run(jobs)  # type: ignore[func-returns-value]
+    run = answerer._batcher._batches.run
+    answerer._batcher._batches.run = lambda jobs: asked.extend(job.question for job in jobs) or run(jobs)  # type: ignore[func-returns-value]
     (picture, _), *_ = scenes(await answerer.info(), 1)
     await answerer.answer(picture, "what is [SEP] here")
     assert asked[0].count(answerer._tokenizer.sep_token_id) == 1
@@ -224,12 +224,12 @@ async def test_a_lost_device_ends_the_matcher(matcher: MatchEngine, monkeypatch:
     def lost(_: object) -> None:
         raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
 
-    monkeypatch.setattr(matcher._batcher, "_run_batch", lost)
+    monkeypatch.setattr(matcher._batcher._batches, "run", lost)
     (picture, _), *_ = scenes(await matcher.info(), 1)
     matcher.check_health()
     with pytest.raises(GenerationFailed):
         await matcher.match(picture, ["a dog"])
-    await asyncio.to_thread(matcher._batcher._thread.join, 5)
+    await asyncio.to_thread(matcher._batcher._worker._thread.join, 5)
     with pytest.raises(GeneratorUnavailable):
         matcher.check_health()
     with pytest.raises(GeneratorUnavailable):
