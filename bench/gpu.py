@@ -26,6 +26,7 @@ from transformers import BlipConfig
 
 from bench.engine import EngineRun, Work, images
 from bench.random_blip import large_config, middle_config, pretended_blip, random_blip
+from bench.rehearsal import Rehearsal
 from bench.roofline import Roofline
 from serve_app.engine import AsyncEngine, load
 from serve_app.engine.encoder import SIZES
@@ -36,7 +37,7 @@ from serve_app.engine.kernels.triton_kernels import TritonKernels
 from serve_app.engine.loading import Loaded
 from serve_app.engine.parameters import given, resolve
 from serve_app.engine.pixels import Normalizer
-from serve_app.engine.rehearsal import Rehearsal
+from serve_app.engine.precision import Precision
 from serve_app.engine.scheduler import Group
 from serve_app.errors import CaptionServeError
 from serve_app.types import EngineLimits, Generated, GenerateJob, GenerationParameters, Pixels
@@ -135,7 +136,7 @@ def step_ms(run: EngineRun, work: Work, pictures: list[Pixels]) -> float:
     return taken / STEPS * 1000
 
 
-def measure(config: BlipConfig, at_once: int) -> dict[str, Any]:
+def measure(config: BlipConfig, at_once: int, dtype: str) -> dict[str, Any]:
     device = f"cuda:{torch.cuda.current_device()}"
     report: dict[str, Any] = {"device": torch.cuda.get_device_name(), "torch": torch.__version__}
     print(f"{report['device']}, torch {report['torch']}", flush=True)
@@ -143,7 +144,7 @@ def measure(config: BlipConfig, at_once: int) -> dict[str, Any]:
     report["parity"] = parity(device)
     print(f"token ids as transformers in float32: {report['parity'][0]} of {report['parity'][1]}", flush=True)
 
-    dtype = "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float16"
+    dtype = Precision.of(dtype, torch.device(device)).name
     work = Work(config.text_config.bos_token_id, 1.0)
     pictures = images(at_once, config.vision_config.image_size)
     start = time.perf_counter()
@@ -151,7 +152,7 @@ def measure(config: BlipConfig, at_once: int) -> dict[str, Any]:
     report |= {"dtype": dtype, "warm_up_s": time.perf_counter() - start, "graphs": run.engine.graphs}
     report["kernels"] = type(run.engine.decoder.kernels).__name__
     print(f"{report['kernels']}, warm-up {report['warm_up_s']:.1f} s, {report['graphs']} graphs", flush=True)
-    peaks = Roofline.measure("cuda", config, [dtype])
+    peaks = Roofline.measure("cuda", config, [] if dtype == "fp8" else [dtype])
     torch.cuda.reset_peak_memory_stats()
     alone = []
     for _ in range(3):
@@ -228,6 +229,7 @@ def predicted(report: dict[str, Any], config: BlipConfig) -> dict[str, float]:
     return {
         "predicted_one_image_s": round(peaks.seconds("bfloat16", work, 1) + launches, 3),
         "predicted_limit_images_s": round(1 / peaks.seconds("bfloat16", work, 32), 1),
+        "predicted_limit_images_s_fp8": round(1 / peaks.seconds("fp8", work, 32), 1),
     }
 
 
@@ -236,6 +238,9 @@ def main() -> None:
     parser.add_argument("--fake", action="store_true", help="pretend a GPU: counts instead of times")
     parser.add_argument("--model", choices=("large", "middle"), default="large")
     parser.add_argument("--images", type=int, default=8, help="images at once")
+    parser.add_argument(
+        "--dtype", choices=("auto", "bfloat16", "float16", "fp8"), default="auto", help="for the speeds"
+    )
     args = parser.parse_args()
     config = large_config() if args.model == "large" else middle_config()
     if args.fake:
@@ -246,7 +251,7 @@ def main() -> None:
     elif not torch.cuda.is_available():
         parser.error("there is no CUDA device; --fake pretends one")
     else:
-        report = measure(config, args.images)
+        report = measure(config, args.images, args.dtype)
     print(json.dumps(report))
 
 

@@ -79,14 +79,15 @@ class Roofline:
     def seconds(self, precision: str, work: Amount, images: int) -> float:
         """Least seconds an image when `images` run together.
 
-        An image is encoded at the peak rate (with int8: bfloat16's). Its decoding takes at least the operations at the
-        peak rate, and at least the reading, at every step, of all weights, which images that run together share, of its
-        own keys and values, and of those of its tokens.
+        An image is encoded at the peak rate (with int8 and fp8: bfloat16's). Its decoding takes at least the operations
+        at the peak rate, and at least the reading, at every step, of all weights, which images that run together share,
+        of its own keys and values, and of those of its tokens.
         """
         weight_bytes = {"float32": 4, "int8": 1}.get(precision, 2)
-        encode = self.image_operations / self.operations_s["bfloat16" if precision == "int8" else precision]
-        compute = work.row_steps * self.row_operations / self.operations_s[precision]
-        kept_bytes = 4 if precision == "float32" else 2
+        peaks = {**self.operations_s, "fp8": self.operations_s["bfloat16"]}
+        encode = self.image_operations / peaks["bfloat16" if precision == "int8" else precision]
+        compute = work.row_steps * self.row_operations / peaks[precision]
+        kept_bytes = {"float32": 4, "fp8": 1}.get(precision, 2)
         numbers = work.steps * self.image_numbers + work.node_steps * self.node_numbers
         weights = work.steps * self.decoder_weights * weight_bytes / images
         return encode + max(compute, (weights + numbers * kept_bytes) / self.read_bytes_s)

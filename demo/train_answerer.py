@@ -36,7 +36,7 @@ from demo.train import MEAN, STD
 from demo.train_matcher import additive, grown, options
 from demo.training_data import IGNORED
 from demo.vocabulary import DECODE, END, write_tokenizer
-from serve_app.engine.cross_attention import heed_masks
+from serve_app.engine.answering import heed_masks
 
 QUESTION_PACK, ANSWER_PACK = 160, 112
 """Tokens of the packed rows of questions and of answers."""

@@ -10,7 +10,6 @@ import torch
 from transformers import BlipForQuestionAnswering
 
 from serve_app.engine.batcher import Batcher
-from serve_app.engine.cross_attention import heed_masks
 from serve_app.engine.image_states import ImageStates, encoder_of
 from serve_app.engine.loading import LoadedModel
 from serve_app.engine.pixels import Normalizer
@@ -92,3 +91,19 @@ class AnswerEngine:
         probabilities = scores.float().masked_fill(tokens == config.pad_token_id, 0.0).sum(1).exp().tolist()
         texts = self._tokenizer.batch_decode(tokens, skip_special_tokens=True)
         return [Answer(text.strip(), value) for text, value in zip(texts, probabilities, strict=True)]
+
+
+def heed_masks(text_model: Any) -> None:
+    """Makes the cross-attention of a `BlipTextModel` heed `encoder_attention_mask`.
+
+    transformers 5.23 hands that mask on as `attention_mask`, which its cross-attention replaces by nothing, so that
+    padding of the encoder's states is attended to. Calls without a mask are as before.
+    """
+    for layer in text_model.encoder.layer:
+        layer.crossattention.self.register_forward_pre_hook(_moved, with_kwargs=True)
+
+
+def _moved(_: Any, arguments: tuple[Any, ...], named: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    if named.get("encoder_attention_mask") is None and len(arguments) < 2:
+        named = {**named, "encoder_attention_mask": named.get("attention_mask")}
+    return arguments, named

@@ -11,13 +11,14 @@ import yaml
 
 from bench import gpu
 from bench.random_blip import large_config, middle_config, pretended_blip
+from bench.rehearsal import NotOnTheDevice, Rehearsal
 from serve_app.args import AppArgs
 from serve_app.engine.encoder import SIZES
 from serve_app.engine.engine import Engine
 from serve_app.engine.kernels.torch_kernels import TorchKernels
 from serve_app.engine.kernels.triton_kernels import TritonKernels
-from serve_app.engine.rehearsal import NotOnTheDevice, Rehearsal
-from serve_app.errors import DeadlineExceeded, GenerationFailed
+from serve_app.engine.precision import Precision
+from serve_app.errors import DeadlineExceeded, GenerationFailed, ModelUnsupported
 from serve_app.types import EngineLimits, GenerationParameters
 from tests.engine.engines import Bench, Request, random_pictures
 
@@ -80,6 +81,24 @@ def test_whole_life(device: Rehearsal, bench: Bench) -> None:
     assert len(bench.results) == 6
     assert bench.engine.idle
     assert len(device.captured) == warm
+
+
+def test_fp8_halves_what_keys_and_values_take(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 9))
+    found = {}
+    for dtype in ("bfloat16", "fp8"):
+        device = Rehearsal(torch.device("cuda", 0))
+        with device.rehearsed():
+            engine = Engine(
+                pretended_blip(middle_config(), dtype, device.place), EngineLimits(), device, TritonKernels()
+            )
+            engine.warm_up()
+            found[dtype] = sum(states.nbytes for states in engine.batch.tree.states), engine.images.image_bytes
+        assert device.captured[-1].total() < 60, "conversions are part of the kernels"
+    assert found["fp8"] == tuple(size // 2 for size in found["bfloat16"])
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda _: (8, 6))
+    with pytest.raises(ModelUnsupported, match=r"8\.9"):
+        Precision.of("fp8", torch.device("cuda", 0))
 
 
 def test_a_tree_that_grows_beyond_its_graphs_captures_new_ones(device: Rehearsal, bench: Bench) -> None:

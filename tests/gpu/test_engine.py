@@ -80,7 +80,12 @@ def test_graphs_find_what_plain_steps_find(models: tuple[Loaded, Bench]) -> None
         assert ids(bench.results[number]) == ids(plain.alone(request)), request
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+FP8 = pytest.mark.skipif(
+    torch.cuda.is_available() and torch.cuda.get_device_capability() < (8, 9), reason="the card has no FP8"
+)
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", pytest.param("fp8", marks=FP8)])
 def test_half_precision_finishes_and_leaks_nothing(dtype: str) -> None:
     bench = Bench(random_blip(middle_config(), dtype, "cuda"))
     greedy = GenerationParameters(max_length=30, num_beams=1, do_sample=False)
