@@ -1,13 +1,54 @@
-"""What can go wrong, one class for each cause that a caller can act on.
+"""What can go wrong, one class for each cause that a caller can act on, with the HTTP status that tells it:
+
+    CaptionServeError           500
+      RequestError              400   sending the request again changes nothing
+        InvalidRequest          400
+        InvalidImage            400
+        FetchFailed             400
+        Unauthorized            401
+        NotDeployed             404
+        ModelUnknown            404
+        ImageTooLarge           413
+        UnsupportedImage        415
+        InvalidOption           422
+        PromptTooLong           422
+        UrlNotAllowed           422
+      ServiceError              500   a later try may succeed
+        GenerationFailed        500
+        PolishFailed            500
+        GeneratorUnavailable    503
+        WrongImageSize          503
+        DeadlineExceeded        504
+        TryLater                503   with `retry_after_s`
+          QuotaExceeded         429
+          Overloaded            503   or what the setting `overload_status` says
+      ModelError                500   a model cannot be loaded
+        ModelNotFound           500
+        ModelIncomplete         500
+        ModelUnsupported        500
+        ModelUnreachable        500
+        DeviceUnavailable       500
 
 Every message is one sentence for the user. Errors cross process borders, so each pickles.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterator
+from typing import ClassVar
+
 
 class CaptionServeError(Exception):
     """Root of all errors that this package raises on purpose."""
+
+    status: int = 500
+    slug: ClassVar[str] = "caption-serve-error"
+    """Its name in problem documents: `image-too-large` for `ImageTooLarge`."""
+
+    def __init_subclass__(cls) -> None:
+        super().__init_subclass__()
+        cls.slug = re.sub(r"(?<!^)(?=[A-Z])", "-", cls.__name__).lower()
 
     def __init__(self, message: str) -> None:
         super().__init__(message)
@@ -16,6 +57,8 @@ class CaptionServeError(Exception):
 
 class RequestError(CaptionServeError):
     """The request cannot be served as it stands; sending it again changes nothing."""
+
+    status = 400
 
 
 class InvalidRequest(RequestError):
@@ -29,17 +72,25 @@ class InvalidImage(RequestError):
 class ImageTooLarge(RequestError):
     """More bytes or pixels than the service accepts."""
 
+    status = 413
+
 
 class UnsupportedImage(RequestError):
     """The bytes are of no image format that the service reads."""
+
+    status = 415
 
 
 class InvalidOption(RequestError):
     """An option is unknown, out of range, or contradicts another one."""
 
+    status = 422
+
 
 class UrlNotAllowed(RequestError):
     """The URL names a host, scheme or address that the service does not fetch from."""
+
+    status = 422
 
 
 class FetchFailed(RequestError):
@@ -49,13 +100,25 @@ class FetchFailed(RequestError):
 class NotDeployed(RequestError):
     """The service runs without the model that this request needs."""
 
+    status = 404
+
 
 class Unauthorized(RequestError):
     """No API key, or one that the service does not know."""
 
+    status = 401
+
+
+class ModelUnknown(RequestError):
+    """The request names a model that is not served."""
+
+    status = 404
+
 
 class PromptTooLong(RequestError):
     """The prompt leaves no room for an answer in the model's positions."""
+
+    status = 422
 
 
 class ServiceError(CaptionServeError):
@@ -65,9 +128,13 @@ class ServiceError(CaptionServeError):
 class DeadlineExceeded(ServiceError):
     """Time ran out before there was any caption."""
 
+    status = 504
+
 
 class TryLater(ServiceError):
     """The caller is to come back in `retry_after_s` seconds, where that is known."""
+
+    status = 503
 
     def __init__(self, message: str, retry_after_s: float | None = None) -> None:
         super().__init__(message)
@@ -84,9 +151,13 @@ class Overloaded(TryLater):
 class QuotaExceeded(TryLater):
     """The API key has used up its requests; others may still be served."""
 
+    status = 429
+
 
 class GeneratorUnavailable(ServiceError):
     """No replica answered: it died, is starting, or cannot be reached."""
+
+    status = 503
 
 
 class GenerationFailed(ServiceError):
@@ -95,6 +166,8 @@ class GenerationFailed(ServiceError):
 
 class WrongImageSize(ServiceError):
     """The pixels are of another model's size: the service is changing models."""
+
+    status = 503
 
 
 class PolishFailed(ServiceError):
@@ -123,3 +196,10 @@ class ModelUnreachable(ModelError):
 
 class DeviceUnavailable(ModelError):
     """The requested device does not exist on this machine."""
+
+
+def subclasses(kind: type[CaptionServeError] = CaptionServeError) -> Iterator[type[CaptionServeError]]:
+    """All classes below `kind` that exist by now, each before its own subclasses."""
+    for each in kind.__subclasses__():
+        yield each
+        yield from subclasses(each)

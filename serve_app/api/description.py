@@ -87,13 +87,6 @@ CAPTION = {
     "seed": 0,
     "timings_ms": {"intake": 1.3, "variants": 306.3, "merge": 0.1, "total": 307.7},
 }
-PROBLEM = {
-    "type": "urn:caption-serve:image-too-large",
-    "title": "Too large",
-    "status": 413,
-    "detail": "The image has more than 20000000 bytes.",
-    "request_id": "5f0c1f9c",
-}
 EVENT_EXAMPLE = (
     'event: start\ndata: {"id":"5f0c1f9c","model":"demo","strategy":"grounded","prompts":["a photography of"],'
     '"rounds":1,"seed":0}\n\nevent: variant\ndata: {"index":1,"prompt":"a photography of",'

@@ -12,13 +12,13 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from serve_app.api import problems
 from serve_app.api.batch import read_batch_request
 from serve_app.api.body import read_caption_request
-from serve_app.api.description import CAPTION, EVENT_EXAMPLE, EVENTS, PIXEL, PROBLEM, REFERENCE, event_stream
+from serve_app.api.description import CAPTION, EVENT_EXAMPLE, EVENTS, PIXEL, REFERENCE, event_stream
 from serve_app.api.disconnect import ClientGone, while_connected
 from serve_app.api.request_id import request_id
 from serve_app.api.schemas import Options
 from serve_app.api.service import CaptionService
 from serve_app.api.streams import EVENT_STREAM, NDJSON, batch_response, event_response, wants_events
-from serve_app.contract import BatchLine, CaptionBody, Problem
+from serve_app.contract import BatchLine, CaptionBody
 
 router = APIRouter()
 
@@ -63,18 +63,7 @@ _BATCH_BODY = {
         "multipart/form-data": {"schema": fields_of(Options, {"type": "array", "items": _BINARY, "minItems": 1})}
     },
 }
-PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {
-        "description": problems.TITLES[status],
-        "content": {
-            problems.MEDIA_TYPE: {
-                "schema": _shape(Problem),
-                "example": {**PROBLEM, "status": status, "title": problems.TITLES[status]},
-            }
-        },
-    }
-    for status in (400, 401, 404, 413, 415, 422, 429, 500, 503, 504)
-}
+PROBLEMS = problems.responses()
 _ANSWER = {
     "content": {
         "application/json": {"example": CAPTION},

@@ -28,25 +28,21 @@ class UnexpectedAnswer(errors.ServiceError):
         return type(self), (self.message, self.status)
 
 
-def _known() -> dict[str, type[errors.CaptionServeError]]:
-    classes = [kind for kind in vars(errors).values() if isinstance(kind, type)]
-    return {_slug(kind.__name__): kind for kind in classes if issubclass(kind, errors.CaptionServeError)}
-
-
-def _slug(name: str) -> str:
-    return "".join(f"-{c.lower()}" if c.isupper() and i else c.lower() for i, c in enumerate(name))
-
-
-_CLASSES = _known()
-_BY_STATUS: dict[int, type[errors.CaptionServeError]] = {
-    401: errors.Unauthorized,
-    413: errors.ImageTooLarge,
-    415: errors.UnsupportedImage,
-    422: errors.InvalidOption,
-    429: errors.QuotaExceeded,
-    503: errors.GeneratorUnavailable,
-    504: errors.DeadlineExceeded,
+_CLASSES = {kind.slug: kind for kind in errors.subclasses()}
+_BY_STATUS = {
+    kind.status: kind
+    for kind in (
+        errors.InvalidRequest,
+        errors.Unauthorized,
+        errors.ImageTooLarge,
+        errors.UnsupportedImage,
+        errors.InvalidOption,
+        errors.QuotaExceeded,
+        errors.GeneratorUnavailable,
+        errors.DeadlineExceeded,
+    )
 }
+"""What a newer service's errors are taken for."""
 
 
 def from_problem(problem: Problem, retry_after_s: float | None = None) -> errors.CaptionServeError:

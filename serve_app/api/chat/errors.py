@@ -16,20 +16,14 @@ PATHS = ("/v1/chat/", "/v1/models")
 _CODES = {401: "invalid_api_key", 404: "model_not_found", 429: "rate_limit_exceeded", 503: "overloaded"}
 
 
-class ModelUnknown(errors.RequestError):
-    """The request names a model that is not served."""
-
-
 def is_chat(request: Request) -> bool:
     return route_path(request.scope).startswith(PATHS)
 
 
 async def refuse(request: Request, error: errors.CaptionServeError) -> Response:
     """The answer to a request that failed; options that are not accepted are 400 here."""
-    if isinstance(error, ModelUnknown):
-        response = problems.problem(request, 404, problems.slug_of(error), error.message)
-    elif isinstance(error, errors.RequestError) and problems.status_of(error) == 422:
-        response = problems.problem(request, 400, problems.slug_of(error), error.message)
+    if error.status == 422:
+        response = problems.problem(request, 400, error.slug, error.message)
     else:
         response = await problems.on_error(request, error)
     body = json.loads(bytes(response.body))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from typing import Any
 
 from fastapi import APIRouter
 from sse_starlette import EventSourceResponse, ServerSentEvent
@@ -12,17 +11,17 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from serve_app.api import problems
-from serve_app.api.chat.errors import ModelUnknown, refuse
+from serve_app.api.chat.errors import refuse
 from serve_app.api.chat.request import Task, read_task
 from serve_app.api.chat.run import run
 from serve_app.api.chat.schemas import Completion, Model, ModelList
 from serve_app.api.chat.stream import chunks, start
-from serve_app.api.description import PIXEL, PROBLEM, REFERENCE, event_stream
+from serve_app.api.description import PIXEL, REFERENCE, event_stream
 from serve_app.api.disconnect import ClientGone, while_connected
 from serve_app.api.request_id import request_id
 from serve_app.api.service import CaptionService
 from serve_app.api.streams import EVENT_STREAM, PING_S
-from serve_app.errors import CaptionServeError
+from serve_app.errors import CaptionServeError, ModelUnknown
 
 ALIAS = "caption-serve"
 """Names the served model, whichever it is."""
@@ -35,18 +34,8 @@ _EXAMPLE = {
     "model": ALIAS,
     "messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": PIXEL, "detail": "low"}}]}],
 }
-_PROBLEMS: dict[int | str, dict[str, Any]] = {
-    status: {
-        "description": problems.TITLES[status],
-        "content": {
-            problems.MEDIA_TYPE: {
-                "schema": {"$ref": f"{REFERENCE}Problem"},
-                "example": {**PROBLEM, "status": status, "title": problems.TITLES[status]},
-            }
-        },
-    }
-    for status in (400, 401, 404, 413, 415, 429, 500, 503, 504)
-}
+# What is 422 elsewhere is 400 here.
+_PROBLEMS = problems.responses({*problems.STATUSES} - {422})
 
 
 @router.post(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args, get_origin
 
@@ -84,7 +83,7 @@ def failed(item: Input, reason: str, error: str, settings: JobSettings) -> dict[
 
 def reason_of(error: CaptionServeError) -> str:
     """`invalid_image` for `InvalidImage`."""
-    return re.sub(r"(?<!^)(?=[A-Z])", "_", type(error).__name__).lower()
+    return error.slug.replace("-", "_")
 
 
 def render(item: Input, body: Mapping[str, Any], settings: JobSettings) -> str:
