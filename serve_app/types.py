@@ -8,8 +8,16 @@ from typing import Literal, Protocol
 
 from serve_app.errors import CaptionServeError
 
-Strategy = Literal["basic", "classic", "grounded"]
-Detail = Literal["low", "medium", "high"]
+Strategy = Literal["grounded", "classic", "basic"]
+STRATEGIES: Mapping[Strategy, str] = {
+    "grounded": "only what the image supports",
+    "classic": "the longest",
+    "basic": "one short caption",
+}
+"""What the caption of each strategy is."""
+STRATEGY = "; ".join(f"{name}: {sentence}" for name, sentence in STRATEGIES.items())
+"""What every interface says of the option."""
+Detail = Literal["high", "medium", "low"]
 EngineName = Literal["decode", "reference"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16", "int8", "fp8"]
 DTYPES = (

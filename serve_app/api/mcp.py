@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, TypeVar
 
 from fastapi import FastAPI
 from mcp.server.mcpserver import MCPServer
@@ -27,7 +27,7 @@ from serve_app.api.sources import image_bytes
 from serve_app.api.tasks import TaskService
 from serve_app.contract import AnswerBody, ClauseBody, ContestedBody, MatchBody
 from serve_app.errors import CaptionServeError
-from serve_app.types import MIN_CHARACTERS
+from serve_app.types import MIN_CHARACTERS, STRATEGY, Detail, Strategy
 
 PATH = "/mcp"
 INSTRUCTIONS = "Tools that look at an image for you and say in words what is in it."
@@ -118,12 +118,10 @@ def _server(app: FastAPI) -> MCPServer:
     @server.tool(title="Describe an image", annotations=reads)
     async def caption_image(
         image: Annotated[str, Field(description=IMAGE)],
-        detail: Annotated[
-            Literal["low", "medium", "high"] | None, Field(description="low is fastest; high, the default, says most")
-        ] = None,
+        detail: Annotated[Detail | None, Field(description="low is fastest; high, the default, says most")] = None,
         strategy: Annotated[
-            Literal["grounded", "classic", "basic"] | None,
-            Field(description="grounded says what the image supports; classic says most; basic is one short sentence"),
+            Strategy | None,
+            Field(description=STRATEGY),
         ] = None,
         seed: Annotated[int | None, Field(description="same image and seed, same caption", ge=0)] = None,
         prompt: Annotated[

@@ -29,6 +29,7 @@ from serve_app.types import (
     MAX_ROUNDS,
     MIN_CHARACTERS,
     ROUNDS_BY_DETAIL,
+    STRATEGY,
     CaptionOptions,
     CaptionResult,
     Clause,
@@ -53,9 +54,7 @@ class Options(BaseModel):
     detail: Detail | None = Field(None, description="low = 1 round, medium = 2, high = 3 (default)")
     multi_round: bool | None = Field(None, description="false = 1 round")
     rounds: int | None = Field(None, ge=1, le=MAX_ROUNDS, description="rounds, instead of `detail`")
-    strategy: Strategy | None = Field(
-        None, description="basic = one short caption; classic = the longest; grounded = only what the image supports"
-    )
+    strategy: Strategy | None = Field(None, description=STRATEGY)
     prompts: list[Prompt] | None = Field(None, min_length=1, description="variant prompts, instead of the presets'")
     extra_prompts: list[Prompt] | None = Field(None, description="variant prompts besides the others")
     seed: int | None = Field(None, ge=0, le=MAX_SEED, description="same request and seed, same answer")

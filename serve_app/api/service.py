@@ -19,12 +19,10 @@ from serve_app.api.schemas import caption_body, parse_options, step_event
 from serve_app.contract import CaptionBody, Description, ResultEvent, StepEvent
 from serve_app.errors import DeadlineExceeded
 from serve_app.steps import Captioner, OnStep, Step
-from serve_app.types import CaptionOptions, Limits, ModelInfo, Pixels
+from serve_app.types import STRATEGIES, CaptionOptions, Limits, ModelInfo, Pixels
 
 INTAKE_THREADS = 4
 """Images decoded at once; bounds the memory that decoding takes."""
-STRATEGIES = ("grounded", "classic", "basic")
-
 
 OUT_OF_TIME = "The request's time ran out before its image was read."
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 import typer
 
 from serve_app.args import matcher_for
-from serve_app.types import DTYPES, MIN_CHARACTERS, Dtype
+from serve_app.types import DTYPES, MIN_CHARACTERS, STRATEGY, Dtype
 
 
 def batch(
@@ -51,7 +51,7 @@ def batch(
         list[str] | None, typer.Option(help="host to fetch http(s) images from; every public one unless given")
     ] = None,
     fetch_network: Annotated[list[str] | None, typer.Option(help="network (CIDR) that is no public one")] = None,
-    strategy: Annotated[str | None, typer.Option(help="grounded, classic or basic")] = None,
+    strategy: Annotated[str | None, typer.Option(help=STRATEGY)] = None,
     detail: Annotated[str | None, typer.Option(help="low, medium or high")] = None,
     rounds: Annotated[int | None, typer.Option(help="rounds, instead of --detail")] = None,
     prompt: Annotated[list[str] | None, typer.Option(help="variant prompt; may be repeated")] = None,

@@ -17,7 +17,7 @@ from serve_app.api import CaptionService, parse_options
 from serve_app.args import AppArgs, matcher_for
 from serve_app.batch.batch_cli import batch
 from serve_app.errors import CaptionServeError, InvalidOption, ModelError
-from serve_app.types import DTYPES, MIN_CHARACTERS, Dtype
+from serve_app.types import DTYPES, MIN_CHARACTERS, STRATEGY, Dtype
 
 SOME_FAILED, USAGE = 1, 2
 """Exit codes: a file could not be captioned; nothing could be tried."""
@@ -48,7 +48,7 @@ def caption(
     dtype: Annotated[str, typer.Option(help=f"{', '.join(get_args(Dtype))}. {DTYPES}")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
     engine: Annotated[str, typer.Option(help="decode, or reference: transformers' generate")] = "decode",
-    strategy: Annotated[str | None, typer.Option(help="grounded, classic or basic")] = None,
+    strategy: Annotated[str | None, typer.Option(help=STRATEGY)] = None,
     detail: Annotated[str | None, typer.Option(help="low, medium or high")] = None,
     rounds: Annotated[int | None, typer.Option(help="rounds, instead of --detail")] = None,
     prompt: Annotated[list[str] | None, typer.Option(help="variant prompt; may be repeated")] = None,

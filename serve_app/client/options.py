@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypedDict
+from typing import Any, TypedDict
+
+from serve_app.types import Detail, Strategy
 
 
 class CaptionOptions(TypedDict, total=False):
     """As in the HTTP API; what is left out is the service's default."""
 
-    detail: Literal["low", "medium", "high"]
+    detail: Detail
     multi_round: bool
     rounds: int
-    strategy: Literal["basic", "classic", "grounded"]
+    strategy: Strategy
     prompts: Sequence[str]
     extra_prompts: Sequence[str]
     max_words: int
@@ -28,7 +30,7 @@ class FilterOptions(TypedDict, total=False):
 
     floor: float
     improve: bool
-    detail: Literal["low", "medium", "high"]
+    detail: Detail
     seed: int
     timeout_s: float
 

@@ -32,7 +32,7 @@ class Capacity:
         threading.Thread(target=self._follow, name="capacity", daemon=True).start()
 
     def __call__(self) -> float:
-        """Rows of admitted work, see `serve_app.pipeline.work`."""
+        """Rows of admitted work, see `serve_app.pipeline.registry.Plan`."""
         return self._captioners * self._max_rows * self.depth / self._ingresses
 
     def ingresses(self) -> int:

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Mapping
 
 from serve_app.errors import GenerationFailed
-from serve_app.pipeline.classic import basic, classic
 from serve_app.pipeline.context import Context
-from serve_app.pipeline.draft import Draft, variant_prompts
-from serve_app.pipeline.grounded import grounded
 from serve_app.pipeline.presets import Presets
+from serve_app.pipeline.registry import PLANS
 from serve_app.pipeline.scores import Support
-from serve_app.pipeline.work import work_of
 from serve_app.steps import OnStep, Started
 from serve_app.types import (
     CaptionOptions,
@@ -24,16 +20,9 @@ from serve_app.types import (
     ModelInfo,
     Pixels,
     Polisher,
-    Strategy,
 )
 
 PROBE_TIMEOUT_S = 60.0
-
-_STRATEGIES: Mapping[Strategy, Callable[[Context], Awaitable[Draft]]] = {
-    "basic": basic,
-    "classic": classic,
-    "grounded": grounded,
-}
 
 
 class CaptionPipeline:
@@ -62,14 +51,14 @@ class CaptionPipeline:
         Raises `PromptTooLong` when no prompt fits, `DeadlineExceeded` and other `ServiceError`s when there is no text
         at all.
         """
-        strategy = _STRATEGIES[options.strategy]
+        plan = PLANS[options.strategy]
         start = time.perf_counter()
         model = await self._generator.info()
         context = Context(
             self._generator, self._presets, pixels, options, on_step, self._matcher, self._support, self._polisher
         )
-        context.tell(_started(model, options))
-        draft = await strategy(context)
+        context.tell(Started(model.name, plan.prompts(options), plan.rounds(options)))
+        draft = await plan.run(context)
         return CaptionResult(
             caption=draft.caption,
             model=model.name,
@@ -84,7 +73,8 @@ class CaptionPipeline:
         )
 
     def work(self, options: CaptionOptions) -> int:
-        return work_of(options, self._presets)
+        """Rows that the request decodes: what admission and capacity count."""
+        return PLANS[options.strategy].work(options, self._presets)
 
     async def probe(self) -> None:
         """Generates two tokens for a grey image; raises when that does not work."""
@@ -97,9 +87,3 @@ class CaptionPipeline:
             raise GenerationFailed("The generator returned nothing.")
         if isinstance(outcomes[0], Exception):
             raise outcomes[0]
-
-
-def _started(model: ModelInfo, options: CaptionOptions) -> Started:
-    if options.strategy == "basic":
-        return Started(model.name, ("",), 1)
-    return Started(model.name, variant_prompts(options), options.rounds)

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 import gradio as gr
 
 from serve_app.contract import Description
+from serve_app.types import Detail, Strategy
 from serve_app.ui.parts import Tab
 from serve_app.ui.texts import DEFAULT, text
 
-DETAILS = ("high", "medium", "low")
-STRATEGIES = ("grounded", "classic", "basic")
+DETAILS = get_args(Detail)
+STRATEGIES = get_args(Strategy)
 """Offered until the service has said what it has."""
 SEED = 0
 """Shown until then."""
@@ -88,5 +89,4 @@ def _details(language: str) -> list[tuple[str, str]]:
 
 
 def _strategies(language: str, offered: Sequence[str]) -> list[tuple[str, str]]:
-    named = {"classic", "basic", "grounded"}
-    return [(text(language, f"strategy_{name}") if name in named else name, name) for name in offered]
+    return [(text(language, f"strategy_{name}") if name in STRATEGIES else name, name) for name in offered]

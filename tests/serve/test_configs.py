@@ -76,14 +76,15 @@ def test_config_has_known_keys_deployments_and_args(file: Path) -> None:
 
 def test_admission_lets_in_enough_for_the_service_to_grow() -> None:
     """It once kept a single caption replica below its autoscaling target: full, and never a second one."""
-    from serve_app.pipeline.presets import Presets
-    from serve_app.pipeline.work import work_of
+    from serve_app.pipeline import Presets
+    from serve_app.pipeline.registry import PLANS
 
     config = yaml.safe_load((CONFIGS[0].parent / "serve.yaml").read_text(encoding="utf-8"))
     application = config["applications"][0]
     ingress, captioner = application["deployments"]
     args = AppArgs.model_validate(application["args"]).reconfigured(ingress["user_config"])
-    usual = work_of(parse_options({}, args.limits()), Presets())
+    asked = parse_options({}, args.limits())
+    usual = PLANS[asked.strategy].work(asked, Presets())
     scaling = ingress["autoscaling_config"]
     for ingresses in range(scaling["min_replicas"], scaling["max_replicas"] + 1):
         share = args.max_rows * args.admission_depth / ingresses

@@ -14,8 +14,8 @@ from serve_app.api.admission import MAX_RETRY_AFTER_S, UNKNOWN_RETRY_AFTER_S, Ad
 from serve_app.args import AppArgs
 from serve_app.errors import InvalidOption, Overloaded
 from serve_app.pipeline import CaptionPipeline, Presets
-from serve_app.pipeline.work import work_of
-from serve_app.types import Limits
+from serve_app.pipeline.registry import PLANS
+from serve_app.types import CaptionOptions, Limits
 from tests.pictures import encoded, picture
 from tests.unit.fakes import RuleGenerator, options
 
@@ -31,12 +31,15 @@ class Clock:
         return self.now
 
 
+def work_of(asked: CaptionOptions) -> int:
+    return PLANS[asked.strategy].work(asked, Presets())
+
+
 def test_work_is_beams_of_variants_and_rounds() -> None:
-    presets = Presets()
-    assert work_of(options(rounds=1), presets) == 4 * 8
-    assert work_of(options(rounds=3), presets) == 4 * 8 + 2 * 7
-    assert work_of(options(rounds=2, prompts=("a", "b")), presets) == 2 * 8 + 7
-    assert work_of(options(strategy="basic"), presets) == 1
+    assert work_of(options(rounds=1)) == 4 * 8
+    assert work_of(options(rounds=3)) == 4 * 8 + 2 * 7
+    assert work_of(options(rounds=2, prompts=("a", "b"))) == 2 * 8 + 7
+    assert work_of(options(strategy="basic")) == 1
 
 
 def test_work_beyond_the_capacity_is_refused_and_room_comes_back() -> None:

@@ -16,7 +16,7 @@ MAY_IMPORT = {
     "task_types": {"types"},
     "steps": {"types", "errors"},
     "contract": set[str](),
-    "client": {"contract", "errors"},
+    "client": {"contract", "errors", "types"},
     "errors": set[str](),
     "args": EVERYONES,
     "instant": EVERYONES,
