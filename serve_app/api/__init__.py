@@ -2,8 +2,7 @@
 
 from serve_app.api.app import create_app
 from serve_app.api.keys import KEYS_VARIABLE, KeyStore
-from serve_app.api.schemas import parse_options
 from serve_app.api.service import CaptionService
 from serve_app.api.tasks import TaskService
 
-__all__ = ["KEYS_VARIABLE", "CaptionService", "KeyStore", "TaskService", "create_app", "parse_options"]
+__all__ = ["KEYS_VARIABLE", "CaptionService", "KeyStore", "TaskService", "create_app"]

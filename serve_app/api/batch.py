@@ -14,10 +14,10 @@ from starlette.requests import Request
 
 from serve_app.api import problems
 from serve_app.api.body import IMAGE, MAX_FIELDS, OVERHEAD_BYTES, bounded, options_of
-from serve_app.api.schemas import parse_options
 from serve_app.api.service import CaptionService
 from serve_app.contract import BatchLine, CaptionBody
 from serve_app.errors import CaptionServeError, ImageTooLarge, InvalidRequest, TryLater, UnsupportedImage
+from serve_app.options import parse_options
 from serve_app.types import Limits
 
 CONCURRENCY = 8

@@ -16,6 +16,7 @@ from serve_app.api.fetch import Fetcher
 from serve_app.api.json_size import check_json_size
 from serve_app.api.sources import image_bytes
 from serve_app.errors import ImageTooLarge, InvalidOption, InvalidRequest, UnsupportedImage
+from serve_app.options import Options, lists
 from serve_app.types import Limits
 
 OVERHEAD_BYTES = 256 * 1024
@@ -23,7 +24,7 @@ OVERHEAD_BYTES = 256 * 1024
 MAX_FIELDS = 64
 """Option fields besides texts."""
 IMAGE = "image"
-_LISTS = ("prompts", "extra_prompts", "texts")
+_LISTS = {*lists([Options]), "texts"}
 
 
 async def read_caption_request(request: Request, limits: Limits, fetcher: Fetcher) -> tuple[bytes, dict[str, Any]]:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Annotated, TypeVar
+from typing import Annotated, Any, TypeVar
 
 from fastapi import FastAPI
 from mcp.server.mcpserver import MCPServer
@@ -27,7 +27,7 @@ from serve_app.api.sources import image_bytes
 from serve_app.api.tasks import TaskService
 from serve_app.contract import AnswerBody, ClauseBody, ContestedBody, MatchBody
 from serve_app.errors import CaptionServeError
-from serve_app.types import MIN_CHARACTERS, STRATEGY, Detail, Strategy
+from serve_app.options import constraints, given, offered, signed
 
 PATH = "/mcp"
 INSTRUCTIONS = "Tools that look at an image for you and say in words what is in it."
@@ -115,26 +115,8 @@ def _server(app: FastAPI) -> MCPServer:
     server = MCPServer("caption-serve", log_level="WARNING", version=serve_app.__version__, instructions=INSTRUCTIONS)
     reads = ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=False)
 
-    @server.tool(title="Describe an image", annotations=reads)
     async def caption_image(
-        image: Annotated[str, Field(description=IMAGE)],
-        detail: Annotated[Detail | None, Field(description="low is fastest; high, the default, says most")] = None,
-        strategy: Annotated[
-            Strategy | None,
-            Field(description=STRATEGY),
-        ] = None,
-        seed: Annotated[int | None, Field(description="same image and seed, same caption", ge=0)] = None,
-        prompt: Annotated[
-            str | None,
-            Field(description='the beginning of a sentence that the model also completes, as "the weather is"'),
-        ] = None,
-        max_words: Annotated[
-            int | None,
-            Field(description="most words of the description, in whole sentences; one statement may be longer", ge=1),
-        ] = None,
-        max_characters: Annotated[
-            int | None, Field(description="most characters of the description, likewise", ge=MIN_CHARACTERS)
-        ] = None,
+        image: Annotated[str, Field(description=IMAGE)], **options: Any
     ) -> Annotated[CallToolResult, Captioned]:
         """Look at an image and get a long, accurate description of what is in it.
 
@@ -142,25 +124,22 @@ def _server(app: FastAPI) -> MCPServer:
         has its clauses with where each came from, what was left out for a contradiction, and what is missing, if
         anything.
         """
-        given = {
-            "detail": detail,
-            "strategy": strategy,
-            "seed": seed,
-            "extra_prompts": [prompt] if prompt else None,
-            "max_words": max_words,
-            "max_characters": max_characters,
-        }
-        options = {name: value for name, value in given.items() if value is not None}
         service = app.state.service
         try:
             data = await image_bytes(image, service.limits, app.state.fetcher)
-            body = await service.caption(data, options)
+            body = await service.caption(data, given(options))
         except CaptionServeError as error:
             raise ToolError(error.message) from error
         found = Captioned.model_validate(body, from_attributes=True)
         return CallToolResult(
             content=[TextContent(type="text", text=body.caption)], structured_content=found.model_dump()
         )
+
+    described = {
+        name: Annotated[(field.annotation, *constraints(field), Field(description=field.description))]
+        for name, field in offered("mcp").items()
+    }
+    server.tool(title="Describe an image", annotations=reads)(signed(caption_image, described))
 
     tasks: TaskService = app.state.tasks
     if "answers" in tasks.names:

@@ -15,10 +15,10 @@ from serve_app.api.body import read_caption_request
 from serve_app.api.description import CAPTION, EVENT_EXAMPLE, EVENTS, PIXEL, REFERENCE, event_stream
 from serve_app.api.disconnect import ClientGone, while_connected
 from serve_app.api.request_id import request_id
-from serve_app.api.schemas import Options
 from serve_app.api.service import CaptionService
 from serve_app.api.streams import EVENT_STREAM, NDJSON, batch_response, event_response, wants_events
 from serve_app.contract import BatchLine, CaptionBody
+from serve_app.options import Options
 
 router = APIRouter()
 

@@ -12,7 +12,6 @@ from typing import Annotated, Any, Literal, Protocol, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
-from serve_app.api.schemas import MAX_SEED, validated
 from serve_app.api.service import CaptionService
 from serve_app.contract import (
     AnswerBody,
@@ -25,6 +24,7 @@ from serve_app.contract import (
     MatchedText,
 )
 from serve_app.errors import DeadlineExceeded, InvalidOption, NotDeployed, PromptTooLong, ServiceError
+from serve_app.options import MAX_SEED, validated
 from serve_app.task_types import Answerer, MatchModel
 from serve_app.types import Detail, Limits, ModelInfo
 

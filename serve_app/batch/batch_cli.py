@@ -7,9 +7,12 @@ from typing import Annotated, Any, Literal, get_args
 import typer
 
 from serve_app.args import matcher_for
-from serve_app.types import DTYPES, MIN_CHARACTERS, STRATEGY, Dtype
+from serve_app.batch.flags import with_options
+from serve_app.options import given
+from serve_app.types import DTYPES, Dtype
 
 
+@with_options("batch")
 def batch(
     source: Annotated[
         str, typer.Argument(help="directory, glob, list, table or tar; local or a URL that fsspec knows")
@@ -35,9 +38,6 @@ def batch(
     template: Annotated[str, typer.Option(help="of {caption}, {stem}, {path}, {clauses}")] = "{caption}",
     prefix: Annotated[str, typer.Option(help="text before each caption")] = "",
     suffix: Annotated[str, typer.Option(help="text behind each caption")] = "",
-    max_words: Annotated[int | None, typer.Option(min=1, help="most words; one statement may be longer")] = None,
-    max_characters: Annotated[int | None, typer.Option(min=MIN_CHARACTERS, help="most characters, likewise")] = None,
-    tidy: Annotated[bool, typer.Option(help="off: basic and classic give their reference's text to the letter")] = True,
     sidecar_suffix: Annotated[str, typer.Option(help="of --to sidecar, for example .caption")] = ".txt",
     skip_existing: Annotated[bool, typer.Option(help="leave out images that have a sidecar")] = False,
     shard_size: Annotated[int, typer.Option(min=1, help="inputs of an output file")] = 1000,
@@ -51,12 +51,6 @@ def batch(
         list[str] | None, typer.Option(help="host to fetch http(s) images from; every public one unless given")
     ] = None,
     fetch_network: Annotated[list[str] | None, typer.Option(help="network (CIDR) that is no public one")] = None,
-    strategy: Annotated[str | None, typer.Option(help=STRATEGY)] = None,
-    detail: Annotated[str | None, typer.Option(help="low, medium or high")] = None,
-    rounds: Annotated[int | None, typer.Option(help="rounds, instead of --detail")] = None,
-    prompt: Annotated[list[str] | None, typer.Option(help="variant prompt; may be repeated")] = None,
-    seed: Annotated[int | None, typer.Option(help="same seed, same captions")] = None,
-    timeout_s: Annotated[float | None, typer.Option(help="seconds for each image")] = None,
     via_handle: Annotated[str | None, typer.Option(help="ask this running application instead of own engines")] = None,
     concurrency: Annotated[int, typer.Option(min=1, help="images in progress with --via-handle")] = 16,
     address: Annotated[
@@ -79,6 +73,7 @@ def batch(
     dry_run: Annotated[
         bool, typer.Option(help="say what would be done and how long it may take; write nothing")
     ] = False,
+    **options: Any,
 ) -> None:
     """Caption every image of SOURCE, on this machine or a Ray cluster; the same command goes on after a kill.
 
@@ -87,11 +82,6 @@ def batch(
     """
     from serve_app.batch.job import command  # brings Ray, which --help can do without
 
-    given = {
-        "strategy": strategy, "detail": detail, "rounds": rounds, "prompts": prompt or None, "seed": seed,
-        "max_words": max_words, "max_characters": max_characters, "tidy": None if tidy else False,
-        "timeout_s": timeout_s,
-    }  # fmt: skip
     args: dict[str, Any] = {
         "model": model,
         "matcher": matcher_for(model, matcher),
@@ -107,7 +97,7 @@ def batch(
         "texts_column": texts, "floor": floor,
         "template": template, "prefix": prefix, "suffix": suffix,
         "sidecar_suffix": sidecar_suffix, "skip_existing": skip_existing, "shard_size": shard_size,
-        "options": {name: value for name, value in given.items() if value is not None}, "args": args,
+        "options": given(options), "args": args,
         "via_handle": via_handle, "concurrency": concurrency, "address": address, "min_engines": least,
         "max_engines": most, "cpus_per_engine": cpus_per_engine, "batch_size": batch_size, "window": window,
         "duplicates_window": duplicates_window, "max_errors": max_errors, "restart": restart, "report": report,

@@ -13,11 +13,13 @@ import typer
 from pydantic import ValidationError
 
 import serve_app
-from serve_app.api import CaptionService, parse_options
+from serve_app.api import CaptionService
 from serve_app.args import AppArgs, matcher_for
 from serve_app.batch.batch_cli import batch
+from serve_app.batch.flags import with_options
 from serve_app.errors import CaptionServeError, InvalidOption, ModelError
-from serve_app.types import DTYPES, MIN_CHARACTERS, STRATEGY, Dtype
+from serve_app.options import given, parse_options
+from serve_app.types import DTYPES, Dtype
 
 SOME_FAILED, USAGE = 1, 2
 """Exit codes: a file could not be captioned; nothing could be tried."""
@@ -40,6 +42,7 @@ def main(version: Annotated[bool, typer.Option("--version", callback=_version, i
 
 
 @app.command()
+@with_options("cli")
 def caption(
     files: Annotated[list[Path], typer.Argument(help="image files")],
     model: Annotated[str, typer.Option(help="demo, a local directory, or a hub id")] = "demo",
@@ -48,16 +51,8 @@ def caption(
     dtype: Annotated[str, typer.Option(help=f"{', '.join(get_args(Dtype))}. {DTYPES}")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
     engine: Annotated[str, typer.Option(help="decode, or reference: transformers' generate")] = "decode",
-    strategy: Annotated[str | None, typer.Option(help=STRATEGY)] = None,
-    detail: Annotated[str | None, typer.Option(help="low, medium or high")] = None,
-    rounds: Annotated[int | None, typer.Option(help="rounds, instead of --detail")] = None,
-    prompt: Annotated[list[str] | None, typer.Option(help="variant prompt; may be repeated")] = None,
-    max_words: Annotated[int | None, typer.Option(min=1, help="most words; one statement may be longer")] = None,
-    max_characters: Annotated[int | None, typer.Option(min=MIN_CHARACTERS, help="most characters, likewise")] = None,
-    tidy: Annotated[bool, typer.Option(help="off: basic and classic give their reference's text to the letter")] = True,
-    seed: Annotated[int | None, typer.Option(help="same seed, same caption")] = None,
-    timeout_s: Annotated[float | None, typer.Option(help="seconds for each image")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="the full result, one JSON object a line")] = False,
+    **options: Any,
 ) -> None:
     """Caption FILES without a server: captions to stdout, progress to stderr.
 
@@ -65,12 +60,7 @@ def caption(
     """
     from serve_app.batch.local import local_service  # brings torch, which --help can do without
 
-    given = {
-        "strategy": strategy, "detail": detail, "rounds": rounds, "prompts": prompt or None,
-        "max_words": max_words, "max_characters": max_characters, "tidy": None if tidy else False,
-        "seed": seed, "timeout_s": timeout_s,
-    }  # fmt: skip
-    options = {name: value for name, value in given.items() if value is not None}
+    asked = given(options)
     try:
         args = AppArgs.model_validate(
             {
@@ -86,9 +76,9 @@ def caption(
         problem = error.errors()[0]
         _stop(f"There is no {problem['loc'][0]} {problem['input']!r}; see --help.")
     try:
-        parse_options(options, args.limits())
+        parse_options(asked, args.limits())
         service = local_service(args)
-        failed = asyncio.run(_caption_all(service, files, options, as_json))
+        failed = asyncio.run(_caption_all(service, files, asked, as_json))
     except (InvalidOption, ModelError) as error:
         _stop(error.message)
     if failed:

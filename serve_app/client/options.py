@@ -18,10 +18,10 @@ class CaptionOptions(TypedDict, total=False):
     strategy: Strategy
     prompts: Sequence[str]
     extra_prompts: Sequence[str]
+    seed: int
     max_words: int
     max_characters: int
     tidy: bool
-    seed: int
     timeout_s: float
 
 

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, get_args
 
 import gradio as gr
 
 from serve_app.contract import Description
+from serve_app.options import given, offered
 from serve_app.types import Detail, Strategy
 from serve_app.ui.parts import Tab
-from serve_app.ui.texts import DEFAULT, text
+from serve_app.ui.texts import DEFAULT, has_text, text
 
 DETAILS = get_args(Detail)
 STRATEGIES = get_args(Strategy)
@@ -31,37 +33,28 @@ class OptionControls:
             )
             self.max_words = gr.Number(0, minimum=0, precision=0, elem_id=f"{prefix}-max-words", label="Most words")
             self.seed = gr.Number(SEED, precision=0, elem_id=f"{prefix}-seed", label="Seed")
-        self.inputs: list[gr.components.Component] = [
-            self.detail,
-            self.multi_round,
-            self.strategy,
-            self.max_words,
-            self.seed,
-        ]
+        self.inputs: list[gr.components.Component] = [getattr(self, name) for name in offered("page")]
         self._offered: tuple[str, ...] = STRATEGIES
 
     def join(self, tab: Tab) -> None:
         """Adds the controls to what a tab translates and sets up."""
-        tab.words += [
-            (self.detail, lambda lang: {"label": text(lang, "detail"), "choices": _details(lang)}),
-            (self.more, lambda lang: {"label": text(lang, "more")}),
-            (
-                self.multi_round,
-                lambda lang: {"label": text(lang, "multi_round"), "info": text(lang, "multi_round_info")},
-            ),
-            (
-                self.strategy,
-                lambda lang: {"label": text(lang, "strategy"), "choices": _strategies(lang, self._offered)},
-            ),
-            (self.max_words, lambda lang: {"label": text(lang, "max_words"), "info": text(lang, "max_words_info")}),
-            (self.seed, lambda lang: {"label": text(lang, "seed"), "info": text(lang, "seed_info")}),
-        ]
+        tab.words.append((self.more, lambda lang: {"label": text(lang, "more")}))
+        for name, control in zip(offered("page"), self.inputs, strict=True):
+            tab.words.append((control, partial(self._words, name)))
         tab.defaults += [
             (self.detail, lambda _, service: {"value": service.default_detail}),
             (self.strategy, self._offer),
             # Not sent when it is there already, lest it come after what a visitor typed.
             (self.seed, lambda _, service: {} if service.default_seed == SEED else {"value": service.default_seed}),
         ]
+
+    def _words(self, name: str, language: str) -> dict[str, Any]:
+        """Label, explanation and choices of a control."""
+        words: dict[str, Any] = {"label": text(language, name)}
+        if has_text(f"{name}_info"):
+            words["info"] = text(language, f"{name}_info")
+        choices = {"detail": _details(language), "strategy": _strategies(language, self._offered)}.get(name)
+        return words if choices is None else {**words, "choices": choices}
 
     def _offer(self, language: str, service: Description) -> dict[str, Any]:
         self._offered = tuple(service.strategies)
@@ -73,15 +66,14 @@ def options_of(values: Sequence[Any]) -> dict[str, Any]:
 
     Zero words are no limit: a number that is left empty comes as 0 from a control that has just unfolded.
     """
-    detail, multi_round, strategy, max_words, seed = values
-    options = {
-        "detail": detail,
-        "strategy": strategy,
-        "max_words": max_words or None,
-        "seed": seed,
-        "multi_round": None if multi_round else False,
-    }
-    return {name: value for name, value in options.items() if value is not None}
+    options = dict(zip(offered("page"), values, strict=True))
+    return given(
+        {
+            **options,
+            "max_words": options["max_words"] or None,
+            "multi_round": None if options["multi_round"] else False,
+        }
+    )
 
 
 def _details(language: str) -> list[tuple[str, str]]:

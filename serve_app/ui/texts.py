@@ -217,6 +217,10 @@ _ERRORS_ZH = {
 }
 
 
+def has_text(key: str) -> bool:
+    return key in _EN
+
+
 def text(language: str, key: str, **values: object) -> str:
     """The words for `key`; in English where the language is unknown."""
     return TEXTS.get(language, _EN)[key].format(**values)

@@ -9,9 +9,9 @@ import pytest
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from serve_app.api import parse_options
 from serve_app.args import AppArgs, PageArgs
 from serve_app.errors import InvalidOption
+from serve_app.options import parse_options
 from serve_app.types import EngineLimits, Limits
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))

@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[2] / "serve_app"
-EVERYONES = {"steps", "types", "task_types", "errors", "contract"}
+EVERYONES = {"steps", "types", "task_types", "errors", "contract", "options"}
 MAY_IMPORT = {
     "types": {"errors"},
     "task_types": {"types"},
     "steps": {"types", "errors"},
     "contract": set[str](),
+    "options": {"types", "errors"},
     "client": {"contract", "errors", "types"},
     "errors": set[str](),
     "args": EVERYONES,

@@ -66,7 +66,9 @@ async def test_agent_finds_the_tool_and_gets_a_caption(url: str) -> None:
         (tool,) = (await client.list_tools()).tools
         assert tool.name == "caption_image"
         assert "image that you cannot see" in str(tool.description)
-        found = await client.call_tool("caption_image", {"image": IMAGE, "detail": "low", "prompt": "the mood is"})
+        found = await client.call_tool(
+            "caption_image", {"image": IMAGE, "detail": "low", "extra_prompts": ["the mood is"]}
+        )
     assert not found.is_error
     assert found.structured_content
     assert found.content[0].text == found.structured_content["caption"]  # type: ignore[union-attr]
@@ -98,7 +100,7 @@ async def test_an_agent_says_how_long_and_hears_what_was_left_out() -> None:
         ({"image": "%%%"}, "not valid base64"),
         ({"image": IMAGE, "detail": "huge"}, "low"),
         ({}, "image"),
-        ({"image": IMAGE, "prompt": "x" * 1000}, "400 characters"),
+        ({"image": IMAGE, "extra_prompts": ["x" * 1000]}, "400 characters"),
     ],
 )
 async def test_what_cannot_be_captioned_is_a_tool_error(url: str, arguments: dict[str, Any], sentence: str) -> None:

@@ -249,8 +249,8 @@ def test_result_shows_caption_and_figures() -> None:
 
 
 def test_options_leave_defaults_to_the_service() -> None:
-    assert options_of(["high", True, "classic", 0, None]) == {"detail": "high", "strategy": "classic"}
-    assert options_of(["low", False, "basic", 20, 7]) == {
+    assert options_of(["high", True, "classic", None, 0]) == {"detail": "high", "strategy": "classic"}
+    assert options_of(["low", False, "basic", 7, 20]) == {
         "detail": "low", "strategy": "basic", "max_words": 20, "seed": 7, "multi_round": False,
     }  # fmt: skip
 

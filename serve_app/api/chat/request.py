@@ -13,9 +13,9 @@ from serve_app.api.body import OVERHEAD_BYTES, read_bounded
 from serve_app.api.chat.schemas import ChatMessage, ChatRequest, ImagePart, ImageUrl, TextPart
 from serve_app.api.fetch import Fetcher
 from serve_app.api.json_size import check_json_size
-from serve_app.api.schemas import parse_options
 from serve_app.api.sources import image_bytes
 from serve_app.errors import ImageTooLarge, InvalidOption, InvalidRequest
+from serve_app.options import given, offered, parse_options
 from serve_app.types import Limits
 
 NO_IMAGE = "This service captions images; add an image_url part to a user message."
@@ -46,8 +46,8 @@ async def read_task(request: Request, limits: Limits, fetcher: Fetcher) -> Task:
     if len(urls) > limits.max_batch_images:
         raise ImageTooLarge(f"The message has more than {limits.max_batch_images} images.")
     options = [_options(url, text, chat, words) for url, words in zip(urls, _most_words(chat, len(urls)), strict=True)]
-    for given in options:
-        parse_options(given, limits)
+    for each in options:
+        parse_options(each, limits)
     images, size = [], 0
     for url in urls:
         images.append(await image_bytes(url.url, limits, fetcher))
@@ -98,12 +98,11 @@ def _most_words(chat: ChatRequest, images: int) -> list[int | None]:
 
 
 def _options(url: ImageUrl, text: str, chat: ChatRequest, most_words: int | None) -> dict[str, Any]:
-    given = {
-        "detail": None if url.detail == "auto" else url.detail,
-        "extra_prompts": [text] if text else None,
-        "seed": chat.seed,
-        "max_words": most_words,
-        "max_characters": chat.max_characters,
-        "tidy": chat.tidy,
-    }
-    return {name: value for name, value in given.items() if value is not None}
+    return given(
+        {
+            **{name: getattr(chat, name) for name in offered("chat")},
+            "detail": None if url.detail == "auto" else url.detail,
+            "extra_prompts": [text] if text else None,
+            "max_words": most_words,
+        }
+    )

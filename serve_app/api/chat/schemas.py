@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, create_model
 
-from serve_app.types import MIN_CHARACTERS
+from serve_app.options import offered
 
 MAX_CHOICES = 8
 MAX_MESSAGES = 1000
@@ -42,7 +42,13 @@ class StreamOptions(BaseModel):
     include_usage: bool | None = None
 
 
-class ChatRequest(BaseModel):
+_Options: Any = create_model(
+    "_Options",
+    **{name: (field.annotation, field) for name, field in offered("chat").items()},  # type: ignore[call-overload]
+)
+
+
+class ChatRequest(_Options):
     """What is not named here (temperature, top_p, stop, user, …) is taken and ignored: captions have presets."""
 
     model_config = ConfigDict(extra="allow", json_schema_extra={"additionalProperties": True})
@@ -55,11 +61,9 @@ class ChatRequest(BaseModel):
     )
     n: int | None = Field(None, ge=1, le=MAX_CHOICES, description="choices, with seed, seed + 1, …")
     seed: int | None = Field(None, ge=0, le=MAX_SEED)
+    max_words: int | None = Field(None, ge=1, description="most words of each caption")
     max_tokens: int | None = Field(None, ge=1, description="longest answer, in words; its captions share them")
     max_completion_tokens: int | None = Field(None, ge=1, description="the same")
-    max_words: int | None = Field(None, ge=1, description="most words of each caption")
-    max_characters: int | None = Field(None, ge=MIN_CHARACTERS, description="most characters of each caption")
-    tidy: bool = Field(True, description="as the option of captions")
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 

@@ -8,9 +8,9 @@ from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from serve_app.api import parse_options
 from serve_app.args import AppArgs
 from serve_app.errors import InvalidOption
+from serve_app.options import parse_options
 from serve_app.types import CaptionOptions, Limits
 
 SourceKind = Literal["images", "list", "table", "webdataset"]

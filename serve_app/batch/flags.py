@@ -1,0 +1,34 @@
+"""The options of a caption request as flags."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import annotated_types
+import typer
+from pydantic.fields import FieldInfo
+
+from serve_app.options import Interface, constraints, is_list, offered, signed
+
+
+def with_options(interface: Interface) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Gives a command that takes `**options` a flag for each that the interface offers; what is not given is None."""
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        return signed(command, {name: _flag(name, field) for name, field in offered(interface).items()})
+
+    return decorate
+
+
+def _flag(name: str, field: FieldInfo) -> Any:
+    bounds = constraints(field)
+    least: Any = next((each.ge for each in bounds if isinstance(each, annotated_types.Ge)), None)
+    most: Any = next((each.le for each in bounds if isinstance(each, annotated_types.Le)), None)
+    dashed = f"--{name.replace('_', '-')}"
+    names, help_, kind = [dashed], (field.description or "").replace("`", ""), field.annotation
+    if is_list(field):
+        names, kind, help_ = [dashed.removesuffix("s")], list[str] | None, f"{help_}; may be repeated"
+    elif kind is bool:
+        names, kind = [f"{dashed}/--no-{dashed[2:]}"], bool | None
+    return Annotated[kind, typer.Option(*names, min=least, max=most, help=help_, rich_help_panel="Caption")]
