@@ -32,13 +32,13 @@ from PIL import Image
 
 from bench.cluster import ROOT, LocalCluster, wait_for
 from demo.scenes import HELD_OUT_SEED, draw_scene
-from serve_app.batch.job import index, sources, state
-from serve_app.batch.job.command import settings_of
-from serve_app.batch.job.flow import Engines, Flow, connected, image_size
-from serve_app.batch.job.folder import Folder
-from serve_app.batch.job.intake import Reader
-from serve_app.batch.job.settings import JobSettings, RunSettings
-from serve_app.batch.job.worker import EngineBackend
+from serve_app.batch import index, sources, state
+from serve_app.batch.command import settings_of
+from serve_app.batch.flow import Engines, Flow, connected, image_size
+from serve_app.batch.folder import Folder
+from serve_app.batch.intake import Reader
+from serve_app.batch.settings import JobSettings, RunSettings
+from serve_app.batch.worker import EngineBackend
 
 FIRST_SCENE = 10_000
 """Scenes that neither training nor the held-out set has."""

@@ -22,8 +22,8 @@ from demo.coco_objects import CATEGORIES
 from demo.score import repeated
 from serve_app.api import CaptionService
 from serve_app.args import AppArgs, matcher_for
-from serve_app.batch.local import local_service
 from serve_app.errors import CaptionServeError
+from serve_app.local import local_service
 
 _PHRASES = {phrase: name for name, phrases in CATEGORIES.items() for phrase in (name, *phrases)}
 _LONGEST = max(len(phrase.split()) for phrase in _PHRASES)

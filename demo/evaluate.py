@@ -28,6 +28,7 @@ from demo.score import MEASURES, Score
 from serve_app.api import images
 from serve_app.args import matcher_for
 from serve_app.engine import load, load_matcher, start, start_matcher
+from serve_app.limits import Limits
 from serve_app.pipeline import CaptionPipeline, Support
 from serve_app.pipeline.clean import clean
 from serve_app.pipeline.language.writing import tidied
@@ -40,7 +41,6 @@ from serve_app.types import (
     GenerateJob,
     GenerationParameters,
     Generator,
-    Limits,
     Match,
     Matcher,
     ModelInfo,

@@ -20,7 +20,7 @@ from demo import questions, statements
 from demo.scenes import HELD_OUT_SEED, Scene
 from serve_app.api import images
 from serve_app.engine import load_answerer, load_matcher, start_answerer, start_matcher
-from serve_app.types import Limits
+from serve_app.limits import Limits
 
 QUESTIONS_EACH = 8
 PAIRS_EACH = 4

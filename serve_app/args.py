@@ -6,14 +6,15 @@ from typing import Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator, model_validator
 
 from serve_app.errors import InvalidOption
-from serve_app.types import DTYPES, Detail, Dtype, EngineLimits, EngineName, GenerationParameters, Limits, Strategy
+from serve_app.limits import EngineSettings, Limits
+from serve_app.types import DTYPES, Dtype, EngineLimits, EngineName, GenerationParameters
 
 _PARAMETERS = TypeAdapter(GenerationParameters)
 
 
 LIVE = frozenset(
     {
-        *Limits.__dataclass_fields__,
+        *Limits.model_fields,
         "admission_depth",
         "clause_floor",
         "max_retries",
@@ -32,7 +33,7 @@ def matcher_for(model: str, matcher: str | None) -> str | None:
     return None if matcher == "none" else matcher
 
 
-class AppArgs(BaseModel):
+class AppArgs(Limits, EngineSettings):
     """Arguments of `serve_app.app:build_app`, from a config file's `args` or from `key=value` words."""
 
     model_config = ConfigDict(extra="forbid", protected_namespaces=())
@@ -50,11 +51,6 @@ class AppArgs(BaseModel):
         "instant: no model, a fixed text, to measure the service around the engine",
     )
     instant_delay_s: float = Field(0.0, ge=0, description="seconds that a call of the instant engine takes")
-    max_rows: int = Field(256, ge=1, description="rows (beams) of the decode engine's batch; more wait")
-    max_cache_bytes: int = Field(
-        4_000_000_000, gt=0, description="bytes of the self-attention caches of all rows; what outgrows them ends alone"
-    )
-    max_image_cache_bytes: int = Field(1_000_000_000, gt=0, description="bytes of encoded images that are kept")
 
     matcher: str | None = Field(
         None,
@@ -83,41 +79,14 @@ class AppArgs(BaseModel):
     polish_model: str | None = Field(None, description="name of that chat model")
     polish_timeout_s: float = Field(20.0, gt=0, description="seconds that the chat model may take")
 
-    default_strategy: Strategy = Field("grounded", description="strategy of requests that name none")
-    default_detail: Detail = Field("high", description="detail of requests that name none")
-    default_seed: int = Field(0, ge=0, description="seed of requests that name none")
-    default_timeout_s: float = Field(300.0, gt=0, description="seconds a request may take when it doesn't say")
-    max_timeout_s: float = Field(600.0, gt=0, description="most seconds that a request may ask for")
-    max_image_bytes: int = Field(20_000_000, gt=0, description="largest image file, bytes")
-    max_image_pixels: int = Field(50_000_000, gt=0, description="largest image, width × height")
-    max_prompts: int = Field(8, ge=1, description="most variant prompts of a request")
-    max_prompt_characters: int = Field(400, ge=1, description="longest prompt of a request, characters")
-
-    max_texts: int = Field(64, ge=1, description="most texts of a request for matching, filtering or embedding")
-    max_text_characters: int = Field(2000, ge=1, description="longest such text, and longest question, characters")
-    max_batch_images: int = Field(64, ge=1, description="most images of a batch or chat request")
-    max_batch_bytes: int = Field(60_000_000, gt=0, description="all images of a batch or chat request together, bytes")
-    fetch_hosts: tuple[str, ...] = Field(
-        (),
-        description="hosts whose images are fetched by URL: names, *.example.org for all below, "
-        "* for every public host; none unless set",
-    )
-    fetch_networks: tuple[str, ...] = Field(
-        (), description="networks (CIDR) to fetch from although they are not public"
-    )
-    fetch_timeout_s: float = Field(10.0, gt=0, description="seconds for an image that is fetched, redirects included")
-
     api_keys_file: str | None = Field(
         None, description="file of API keys, hashed, one a line; the environment's CAPTION_SERVE_API_KEYS adds to it"
     )
-    key_requests_per_minute: int | None = Field(None, ge=1, description="requests a minute of one API key; None: any")
-    key_concurrency: int | None = Field(None, ge=1, description="requests of one API key at once; None: any")
     cors_origins: tuple[str, ...] = Field((), description="origins whose web pages may call the API; * for all")
 
     admission_depth: float = Field(
         4.0, gt=0, description="work that is let in, as a multiple of the rows of all engines; more is sent away"
     )
-    overload_status: Literal[503, 429] = Field(503, description="HTTP status of requests that are sent away")
     presets: dict[str, dict[str, Any]] = Field(
         default_factory=dict,
         description="changes to generation parameters, {basic|variant|extension|round: {name: value}}",
@@ -162,14 +131,13 @@ class AppArgs(BaseModel):
         return "auto" if self.dtype in ("int8", "fp8") else self.dtype
 
     def limits(self) -> Limits:
-        return Limits(**{name: getattr(self, name) for name in Limits.__dataclass_fields__})
+        return Limits(**{name: getattr(self, name) for name in Limits.model_fields})
 
     def engine_limits(self) -> EngineLimits:
         """Those of these settings; a group has as many rows as the preset with the most beams asks for."""
-        names = EngineLimits.__dataclass_fields__.keys() - {"max_beams"}
         beams = [step.get("num_beams") or 1 for step in self.presets.values()]
         most = max([EngineLimits().max_beams, *beams])
-        return EngineLimits(**{name: getattr(self, name) for name in names}, max_beams=most)
+        return EngineLimits(**{name: getattr(self, name) for name in EngineSettings.model_fields}, max_beams=most)
 
 
 class PageArgs(BaseModel):

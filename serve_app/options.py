@@ -22,6 +22,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from pydantic.fields import FieldInfo
 
 from serve_app.errors import InvalidOption
+from serve_app.limits import Limits
 from serve_app.types import (
     MAX_ROUNDS,
     MIN_CHARACTERS,
@@ -29,7 +30,6 @@ from serve_app.types import (
     STRATEGY,
     CaptionOptions,
     Detail,
-    Limits,
     Strategy,
 )
 

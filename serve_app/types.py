@@ -37,39 +37,6 @@ TOO_LONG = "The caption cannot be shortened to the length that was asked for."
 
 
 @dataclass(frozen=True, slots=True)
-class Limits:
-    """What a request may ask for, and what it gets when it doesn't say. Times in seconds."""
-
-    max_image_bytes: int = 20_000_000
-    max_image_pixels: int = 50_000_000
-    max_prompts: int = 8
-    max_prompt_characters: int = 400
-    default_strategy: Strategy = "grounded"
-    default_detail: Detail = "high"
-    default_seed: int = 0
-    default_timeout_s: float = 300.0
-    max_timeout_s: float = 600.0
-    max_texts: int = 64
-    """Texts of one request for matching, filtering or embedding."""
-    max_text_characters: int = 2000
-    """Longest of those texts, and longest question."""
-    overload_status: Literal[503, 429] = 503
-    """HTTP status that tells a caller to come back later."""
-    max_batch_images: int = 64
-    max_batch_bytes: int = 60_000_000
-    """All images of one batch or chat request together."""
-    fetch_hosts: tuple[str, ...] = ()
-    """Hosts whose images are fetched by URL; `*.example.org` is every host below it, `*` every public one, () none."""
-    fetch_networks: tuple[str, ...] = ()
-    """Networks (CIDR) that may be fetched from although they are not public."""
-    fetch_timeout_s: float = 10.0
-    key_requests_per_minute: int | None = None
-    """Requests that one API key may send in a minute; None for no limit."""
-    key_concurrency: int | None = None
-    """Requests of one API key that may be in progress; None for no limit."""
-
-
-@dataclass(frozen=True, slots=True)
 class EngineLimits:
     """How much the decode engine takes on at once; what doesn't fit waits."""
 

@@ -17,8 +17,8 @@ from serve_app.api.body import IMAGE, MAX_FIELDS, OVERHEAD_BYTES, bounded, optio
 from serve_app.api.service import CaptionService
 from serve_app.contract import BatchLine, CaptionBody
 from serve_app.errors import CaptionServeError, ImageTooLarge, InvalidRequest, TryLater, UnsupportedImage
+from serve_app.limits import Limits
 from serve_app.options import parse_options
-from serve_app.types import Limits
 
 CONCURRENCY = 8
 """Images of one batch that are in progress at once."""

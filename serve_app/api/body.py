@@ -16,8 +16,8 @@ from serve_app.api.fetch import Fetcher
 from serve_app.api.json_size import check_json_size
 from serve_app.api.sources import image_bytes
 from serve_app.errors import ImageTooLarge, InvalidOption, InvalidRequest, UnsupportedImage
+from serve_app.limits import Limits
 from serve_app.options import Options, lists
-from serve_app.types import Limits
 
 OVERHEAD_BYTES = 256 * 1024
 """Room for option fields and multipart borders besides the image."""

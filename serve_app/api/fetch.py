@@ -15,7 +15,7 @@ import httpx
 
 from serve_app.api.addresses import Address, allowed
 from serve_app.errors import FetchFailed, ImageTooLarge, UrlNotAllowed
-from serve_app.types import Limits
+from serve_app.limits import Limits
 
 MAX_REDIRECTS = 3
 MAX_URL_CHARACTERS = 2048

@@ -19,7 +19,7 @@ from serve_app.api.keys import KeyStore
 from serve_app.api.paths import route_path
 from serve_app.api.quota import Quota
 from serve_app.errors import CaptionServeError, ImageTooLarge, QuotaExceeded, Unauthorized
-from serve_app.types import Limits
+from serve_app.limits import Limits
 
 OPEN_PATHS = ("/healthz", "/readyz")
 """For load balancers, which have no key."""

@@ -14,7 +14,8 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from serve_app.errors import ImageTooLarge, InvalidImage, UnsupportedImage
-from serve_app.types import Limits, ModelInfo, Pixels
+from serve_app.limits import Limits
+from serve_app.types import ModelInfo, Pixels
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 """Pillow's names of the formats that are read; of animations and multi-page files the first frame."""

@@ -16,7 +16,7 @@ from serve_app import errors
 from serve_app.api.description import REFERENCE
 from serve_app.api.request_id import request_id
 from serve_app.contract import Problem
-from serve_app.types import Limits
+from serve_app.limits import Limits
 
 logger = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from serve_app.errors import QuotaExceeded
-from serve_app.types import Limits
+from serve_app.limits import Limits
 
 BUSY_RETRY_AFTER_S = 1.0
 """When one of the key's own requests will end is not known."""

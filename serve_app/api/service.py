@@ -18,9 +18,10 @@ from serve_app.api.readiness import Readiness
 from serve_app.api.schemas import caption_body, step_event
 from serve_app.contract import CaptionBody, Description, ResultEvent, StepEvent
 from serve_app.errors import DeadlineExceeded
+from serve_app.limits import Limits
 from serve_app.options import parse_options
 from serve_app.steps import Captioner, OnStep, Step
-from serve_app.types import STRATEGIES, CaptionOptions, Limits, ModelInfo, Pixels
+from serve_app.types import STRATEGIES, CaptionOptions, ModelInfo, Pixels
 
 INTAKE_THREADS = 4
 """Images decoded at once; bounds the memory that decoding takes."""

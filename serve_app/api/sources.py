@@ -8,7 +8,7 @@ import binascii
 
 from serve_app.api.fetch import Fetcher
 from serve_app.errors import InvalidRequest
-from serve_app.types import Limits
+from serve_app.limits import Limits
 
 LONG_CHARACTERS = 100_000
 """Longer base64 is decoded in a thread, so that it doesn't hold up the event loop."""

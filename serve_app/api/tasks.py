@@ -24,9 +24,10 @@ from serve_app.contract import (
     MatchedText,
 )
 from serve_app.errors import DeadlineExceeded, InvalidOption, NotDeployed, PromptTooLong, ServiceError
+from serve_app.limits import Limits
 from serve_app.options import MAX_SEED, validated
 from serve_app.task_types import Answerer, MatchModel
-from serve_app.types import Detail, Limits, ModelInfo
+from serve_app.types import Detail, ModelInfo
 
 DEFAULT_FLOOR = 0.5
 """Match score at which a text describes an image more likely than not."""

@@ -1,1 +1,1 @@
-"""Captioning without HTTP: the command line and the service in this process."""
+"""The batch job: sources → index → Ray Data (read, decode, caption) → committed shards."""

@@ -2,7 +2,7 @@
 
 import typer
 
-from serve_app.batch.batch_cli import batch
+from serve_app.cli.batch import batch
 
 if __name__ == "__main__":
     typer.run(batch)

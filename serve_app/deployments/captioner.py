@@ -5,20 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Sequence
-from typing import Protocol
 
 from serve_app.args import AppArgs
 from serve_app.deployments.metrics import EngineMetrics
-from serve_app.instant import InstantGenerator
-from serve_app.types import GenerateJob, Generator, ModelInfo, Outcome, Pixels
-
-
-class Engine(Generator, Protocol):
-    """A Generator that has to be watched and closed."""
-
-    def check_health(self) -> None: ...
-
-    def close(self) -> None: ...
+from serve_app.engines import start_captioner
+from serve_app.types import GenerateJob, ModelInfo, Outcome, Pixels
 
 
 class CaptionerReplica:
@@ -28,7 +19,7 @@ class CaptionerReplica:
     """
 
     def __init__(self, args: AppArgs) -> None:
-        self._engine = _engine(args)
+        self._engine = start_captioner(args)
         self._metrics = EngineMetrics()
 
     async def info(self) -> ModelInfo:
@@ -67,17 +58,3 @@ class CaptionerReplica:
     def __del__(self) -> None:
         if engine := getattr(self, "_engine", None):
             engine.close()
-
-
-def _engine(args: AppArgs) -> Engine:
-    if args.engine == "instant":
-        return InstantGenerator(args.instant_delay_s)
-    # Imported here: the controller and the ingress replicas load this module too, and need no torch.
-    import torch
-
-    from serve_app.engine import load, start
-
-    if args.torch_threads is not None:
-        torch.set_num_threads(args.torch_threads)
-    loaded = load(args.model, revision=args.revision, dtype=args.dtype, device=args.device)
-    return start(loaded, args.engine, args.engine_limits())

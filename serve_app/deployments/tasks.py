@@ -10,6 +10,7 @@ from ray.serve.handle import DeploymentHandle
 
 from serve_app.args import AppArgs
 from serve_app.deployments.calls import ReplicaCalls
+from serve_app.engines import start_answerer, start_matcher
 from serve_app.task_types import Answer
 from serve_app.types import Match, ModelInfo, Pixels
 
@@ -21,12 +22,9 @@ class MatcherReplica:
     """
 
     def __init__(self, args: AppArgs) -> None:
-        from serve_app.engine import load_matcher, start_matcher  # brings torch
-
-        assert args.matcher is not None
-        _set_threads(args)
-        loaded = load_matcher(args.matcher, revision=args.matcher_revision, dtype=args.task_dtype, device=args.device)
-        self._engine = start_matcher(loaded, args.engine_limits())
+        engine = start_matcher(args)
+        assert engine is not None
+        self._engine = engine
 
     async def info(self) -> ModelInfo:
         return await self._engine.info()
@@ -54,14 +52,9 @@ class AnswererReplica:
     """One question answering model on one device; see `serve_app.task_types.Answerer`."""
 
     def __init__(self, args: AppArgs) -> None:
-        from serve_app.engine import load_answerer, start_answerer  # brings torch
-
-        assert args.answerer is not None
-        _set_threads(args)
-        loaded = load_answerer(
-            args.answerer, revision=args.answerer_revision, dtype=args.task_dtype, device=args.device
-        )
-        self._engine = start_answerer(loaded, args.engine_limits())
+        engine = start_answerer(args)
+        assert engine is not None
+        self._engine = engine
 
     async def info(self) -> ModelInfo:
         return await self._engine.info()
@@ -148,10 +141,3 @@ def _left(deadline: float | None) -> float | None:
 
 def _deadline(timeout_s: float | None) -> float | None:
     return None if timeout_s is None else time.time() + timeout_s
-
-
-def _set_threads(args: AppArgs) -> None:
-    import torch
-
-    if args.torch_threads is not None:
-        torch.set_num_threads(args.torch_threads)

@@ -15,7 +15,8 @@ if not torch.cuda.is_available():
 from demo import held_out
 from serve_app.api import images
 from serve_app.engine import AsyncEngine, Loaded, ReferenceGenerator, load
-from serve_app.types import Generator, Limits, Pixels
+from serve_app.limits import Limits
+from serve_app.types import Generator, Pixels
 
 
 @pytest.fixture(scope="session")

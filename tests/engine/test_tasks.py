@@ -33,7 +33,8 @@ from serve_app.errors import (
     PromptTooLong,
     WrongImageSize,
 )
-from serve_app.types import EngineLimits, Limits, ModelInfo, Pixels
+from serve_app.limits import Limits
+from serve_app.types import EngineLimits, ModelInfo, Pixels
 
 
 def scenes(info: ModelInfo, count: int) -> list[tuple[Pixels, Scene]]:

@@ -12,7 +12,6 @@ from pydantic import BaseModel, ValidationError
 from serve_app.args import AppArgs, PageArgs
 from serve_app.errors import InvalidOption
 from serve_app.options import parse_options
-from serve_app.types import EngineLimits, Limits
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 
@@ -104,11 +103,6 @@ def test_args_refuse_unknown_names_and_take_words() -> None:
     assert AppArgs.model_validate({"max_prompts": "4", "spread": "2"}).max_prompts == 4
     with pytest.raises(ValidationError):
         AppArgs.model_validate({"modell": "demo"})
-
-
-def test_args_and_limits_have_the_same_defaults() -> None:
-    assert AppArgs().limits() == Limits()
-    assert AppArgs().engine_limits() == EngineLimits()
 
 
 def test_preset_values_are_checked_when_the_service_is_built() -> None:

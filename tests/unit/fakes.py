@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Sequence
 
-from serve_app.types import CaptionOptions, Generated, GenerateJob, Limits, ModelInfo, OnOutcome, Outcome, Pixels
+from serve_app.limits import Limits
+from serve_app.types import CaptionOptions, Generated, GenerateJob, ModelInfo, OnOutcome, Outcome, Pixels
 
 INFO = ModelInfo("fake", 8, 8, 512, "float32", "cpu")
 CLASSIC = Limits(default_strategy="classic")

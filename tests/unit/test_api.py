@@ -16,8 +16,8 @@ from serve_app.api import CaptionService, create_app
 from serve_app.api.description import CAPTION
 from serve_app.contract import CaptionBody
 from serve_app.errors import DeadlineExceeded, GenerationFailed, GeneratorUnavailable, Overloaded, PromptTooLong
+from serve_app.limits import Limits
 from serve_app.pipeline import CaptionPipeline
-from serve_app.types import Limits
 from tests.pictures import encoded, hostile, picture
 from tests.unit.captioners import LENGTH, TellingCaptioner, length_of
 from tests.unit.fakes import CLASSIC, RuleGenerator

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from serve_app.batch.job.claims import ELSEWHERE, MINE, Claims
+from serve_app.batch.claims import ELSEWHERE, MINE, Claims
 
 
 async def test_a_duplicate_waits_for_the_first_and_gets_its_answer() -> None:

@@ -15,12 +15,12 @@ import pyarrow.feather
 import pyarrow.parquet as pq
 import pytest
 
-from serve_app.batch.job import index, sources
-from serve_app.batch.job.command import settings_of
-from serve_app.batch.job.folder import Folder
-from serve_app.batch.job.inputs import Input
-from serve_app.batch.job.intake import Reader, read_all
-from serve_app.batch.job.settings import JobSettings
+from serve_app.batch import index, sources
+from serve_app.batch.command import settings_of
+from serve_app.batch.folder import Folder
+from serve_app.batch.inputs import Input
+from serve_app.batch.intake import Reader, read_all
+from serve_app.batch.settings import JobSettings
 from serve_app.errors import InvalidOption
 from tests.pictures import tiny as image
 
@@ -168,7 +168,7 @@ def test_sidecars_of_one_folder_do_not_meet(tmp_path: Path) -> None:
     for name in ("a.jpg", "a.png", "b.png"):
         (tmp_path / name).write_bytes(image(0))
     named = sources.with_own_sidecars(iter(listed(job(tmp_path))), ".txt")
-    from serve_app.batch.job.sinks import sidecar_name
+    from serve_app.batch.sinks import sidecar_name
 
     settings = job(tmp_path, sink="sidecar")
     assert [sidecar_name(item, settings) for item in named] == ["a.txt", "a.png.txt", "b.txt"]

@@ -14,14 +14,14 @@ import pandas as pd
 import pytest
 import webdataset
 
-from serve_app.batch.job import index, rows, sinks, sources, state
-from serve_app.batch.job.command import settings_of
-from serve_app.batch.job.folder import Folder
-from serve_app.batch.job.inputs import Input
-from serve_app.batch.job.intake import read_all
-from serve_app.batch.job.job import planned
-from serve_app.batch.job.marks import mark_of
-from serve_app.batch.job.settings import JobSettings
+from serve_app.batch import index, rows, sinks, sources, state
+from serve_app.batch.command import settings_of
+from serve_app.batch.folder import Folder
+from serve_app.batch.inputs import Input
+from serve_app.batch.intake import read_all
+from serve_app.batch.job import planned
+from serve_app.batch.marks import mark_of
+from serve_app.batch.settings import JobSettings
 from serve_app.errors import InvalidOption
 from tests.pictures import tiny
 
@@ -245,7 +245,7 @@ def test_two_runs_of_one_job_are_kept_apart(tmp_path: Path) -> None:
 
 
 def test_the_lock_of_a_killed_run_is_taken_over_at_once(tmp_path: Path) -> None:
-    code = f"from serve_app.batch.job import state, folder; state.Lock(folder.Folder({str(tmp_path)!r})).acquire()"
+    code = f"from serve_app.batch import state, folder; state.Lock(folder.Folder({str(tmp_path)!r})).acquire()"
     subprocess.run([sys.executable, "-c", code], check=True)
     lock = state.Lock(Folder(str(tmp_path)))
     lock.acquire()

@@ -15,8 +15,8 @@ import pytest
 
 from serve_app.api import CaptionService, create_app
 from serve_app.errors import GeneratorUnavailable
+from serve_app.limits import Limits
 from serve_app.pipeline import CaptionPipeline
-from serve_app.types import Limits
 from tests.unit.captioners import LENGTH, STATEMENTS, TellingCaptioner, length_of
 from tests.unit.fakes import RuleGenerator
 from tests.unit.test_api import PNG, echo

@@ -11,8 +11,8 @@ import pytest
 from typer.testing import CliRunner
 
 from serve_app.api import CaptionService
-from serve_app.batch.cli import app
-from serve_app.batch.job import command
+from serve_app.batch import command
+from serve_app.cli.main import app
 from tests.unit.captioners import LENGTH, TellingCaptioner, length_of
 from tests.unit.test_api import PNG
 
@@ -30,7 +30,7 @@ def captioner(monkeypatch: pytest.MonkeyPatch) -> TellingCaptioner:
     """In place of the models that `caption-serve caption` would load."""
     found = TellingCaptioner()
     local = SimpleNamespace(local_service=lambda _: CaptionService(found))
-    monkeypatch.setitem(sys.modules, "serve_app.batch.local", local)
+    monkeypatch.setitem(sys.modules, "serve_app.local", local)
     return found
 
 

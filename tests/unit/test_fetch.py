@@ -14,7 +14,7 @@ import pytest
 from serve_app.api.addresses import allowed
 from serve_app.api.fetch import Fetcher
 from serve_app.errors import CaptionServeError, FetchFailed, ImageTooLarge, UrlNotAllowed
-from serve_app.types import Limits
+from serve_app.limits import Limits
 
 HERE = Limits(
     fetch_hosts=("127.0.0.1", "*.example.org", "example.org"),

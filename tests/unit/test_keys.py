@@ -17,10 +17,10 @@ import pytest
 from serve_app.api import CaptionService, KeyStore, create_app
 from serve_app.api.keys import new_key
 from serve_app.api.quota import Quota
-from serve_app.batch.keys import make_key
+from serve_app.cli.keys import make_key
 from serve_app.errors import InvalidOption, QuotaExceeded
+from serve_app.limits import Limits
 from serve_app.pipeline import CaptionPipeline
-from serve_app.types import Limits
 from tests.unit.fakes import RuleGenerator
 from tests.unit.test_api import PNG, assert_problem, echo
 

@@ -17,8 +17,9 @@ import uvicorn
 from mcp.client.client import Client
 
 from serve_app.api import CaptionService, TaskService, create_app
+from serve_app.limits import Limits
 from serve_app.pipeline import CaptionPipeline
-from serve_app.types import LEFT_OUT, Limits
+from serve_app.types import LEFT_OUT
 from tests.unit.captioners import TellingCaptioner
 from tests.unit.fakes import RuleGenerator
 from tests.unit.test_api import PNG, echo

@@ -11,7 +11,7 @@ import pytest
 
 from serve_app.contract import EVENT
 from serve_app.errors import GenerationFailed, GeneratorUnavailable, PromptTooLong
-from serve_app.types import Limits
+from serve_app.limits import Limits
 from tests.unit.test_api import PNG, api, assert_problem, echo
 
 EVENTS = {"accept": "text/event-stream"}

@@ -24,9 +24,10 @@ from serve_app.errors import (
     NotDeployed,
     PromptTooLong,
 )
+from serve_app.limits import Limits
 from serve_app.pipeline import CaptionPipeline
 from serve_app.task_types import Answer
-from serve_app.types import Generated, Limits, Match, ModelInfo, Pixels
+from serve_app.types import Generated, Match, ModelInfo, Pixels
 from tests.pictures import encoded, picture
 from tests.unit.fakes import CLASSIC, INFO, RuleGenerator
 from tests.unit.test_api import PNG, assert_problem, echo

@@ -15,8 +15,8 @@ from serve_app.api.fetch import Fetcher
 from serve_app.api.json_size import check_json_size
 from serve_app.api.sources import image_bytes
 from serve_app.errors import ImageTooLarge, InvalidOption, InvalidRequest
+from serve_app.limits import Limits
 from serve_app.options import given, offered, parse_options
-from serve_app.types import Limits
 
 NO_IMAGE = "This service captions images; add an image_url part to a user message."
 _UNSUPPORTED = ("tools", "functions", "logprobs", "audio")

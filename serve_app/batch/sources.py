@@ -11,10 +11,10 @@ from pathlib import Path, PurePosixPath
 
 from fsspec.implementations.local import LocalFileSystem
 
-from serve_app.batch.job import tables, tars
-from serve_app.batch.job.folder import filesystem, reason_of
-from serve_app.batch.job.inputs import Input, local_input, named, shown
-from serve_app.batch.job.settings import JobSettings, SourceKind
+from serve_app.batch import tables, tars
+from serve_app.batch.folder import filesystem, reason_of
+from serve_app.batch.inputs import Input, local_input, named, shown
+from serve_app.batch.settings import JobSettings, SourceKind
 from serve_app.errors import InvalidOption
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")

@@ -17,11 +17,11 @@ import ray
 import ray.data
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
-from serve_app.batch.job import claims
-from serve_app.batch.job.folder import Folder, reason_of
-from serve_app.batch.job.intake import Reader
-from serve_app.batch.job.settings import JobSettings, RunSettings
-from serve_app.batch.job.worker import Worker
+from serve_app.batch import claims
+from serve_app.batch.folder import Folder, reason_of
+from serve_app.batch.intake import Reader
+from serve_app.batch.settings import JobSettings, RunSettings
+from serve_app.batch.worker import Worker
 from serve_app.errors import CaptionServeError, GenerationFailed, InvalidOption, ModelError
 
 READING_CPUS = 0.5

@@ -23,9 +23,9 @@ from typing import Any
 
 import psutil
 
-from serve_app.batch.job import index, sinks
-from serve_app.batch.job.folder import Folder
-from serve_app.batch.job.settings import JobSettings
+from serve_app.batch import index, sinks
+from serve_app.batch.folder import Folder
+from serve_app.batch.settings import JobSettings
 from serve_app.errors import InvalidOption
 
 JOB = "_job"

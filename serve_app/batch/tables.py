@@ -12,8 +12,8 @@ import pyarrow.csv
 import pyarrow.ipc
 import pyarrow.parquet as pq
 
-from serve_app.batch.job.folder import filesystem
-from serve_app.batch.job.inputs import Input, named
+from serve_app.batch.folder import filesystem
+from serve_app.batch.inputs import Input, named
 from serve_app.errors import InvalidOption
 
 SUFFIXES = (".csv", ".tsv", ".parquet", ".arrow", ".feather")

@@ -11,11 +11,11 @@ from typing import Any
 
 from PIL import Image
 
-from serve_app.batch.job import index, state
-from serve_app.batch.job.folder import Folder
-from serve_app.batch.job.intake import read_all
-from serve_app.batch.job.marks import WORDS_BIN
-from serve_app.batch.job.state import Plan
+from serve_app.batch import index, state
+from serve_app.batch.folder import Folder
+from serve_app.batch.intake import read_all
+from serve_app.batch.marks import WORDS_BIN
+from serve_app.batch.state import Plan
 
 NAME = "_job/report.html"
 SHOWN = 60

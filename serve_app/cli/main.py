@@ -15,8 +15,8 @@ from pydantic import ValidationError
 import serve_app
 from serve_app.api import CaptionService
 from serve_app.args import AppArgs, matcher_for
-from serve_app.batch.batch_cli import batch
-from serve_app.batch.flags import with_options
+from serve_app.cli.batch import batch
+from serve_app.cli.flags import with_options
 from serve_app.errors import CaptionServeError, InvalidOption, ModelError
 from serve_app.options import given, parse_options
 from serve_app.types import DTYPES, Dtype
@@ -58,7 +58,7 @@ def caption(
 
     Exits with 1 when a file failed and with 2 when the model or an option is no good.
     """
-    from serve_app.batch.local import local_service  # brings torch, which --help can do without
+    from serve_app.local import local_service  # brings torch, which --help can do without
 
     asked = given(options)
     try:
@@ -96,7 +96,7 @@ def ui(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
 ) -> None:
     """Serve the web page on this machine, without a cluster."""
-    from serve_app.batch.ui import serve_page  # brings torch and Gradio
+    from serve_app.cli.page import serve_page  # brings torch and Gradio
 
     try:
         check_port(host, port)
@@ -115,7 +115,7 @@ def key(
     file: Annotated[Path | None, typer.Option(help="key file that its hash is appended to")] = None,
 ) -> None:
     """Make an API key: the key to stdout, once; its line for the key file to FILE, or to stderr."""
-    from serve_app.batch.keys import make_key
+    from serve_app.cli.keys import make_key
 
     try:
         made, line = make_key(name, file)

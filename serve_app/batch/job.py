@@ -9,13 +9,13 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
-from serve_app.batch.job import index, marks, sinks, sources, state
-from serve_app.batch.job.flow import Flow, connected, image_size
-from serve_app.batch.job.folder import Folder, reason_of
-from serve_app.batch.job.inputs import Input
-from serve_app.batch.job.progress import Display, Tally
-from serve_app.batch.job.settings import JobSettings, RunSettings
-from serve_app.batch.job.state import Plan
+from serve_app.batch import index, marks, sinks, sources, state
+from serve_app.batch.flow import Flow, connected, image_size
+from serve_app.batch.folder import Folder, reason_of
+from serve_app.batch.inputs import Input
+from serve_app.batch.progress import Display, Tally
+from serve_app.batch.settings import JobSettings, RunSettings
+from serve_app.batch.state import Plan
 from serve_app.errors import InvalidOption
 
 FLUSH_S = 5.0

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import annotated_types
 import typer
@@ -26,9 +26,12 @@ def _flag(name: str, field: FieldInfo) -> Any:
     least: Any = next((each.ge for each in bounds if isinstance(each, annotated_types.Ge)), None)
     most: Any = next((each.le for each in bounds if isinstance(each, annotated_types.Le)), None)
     dashed = f"--{name.replace('_', '-')}"
-    names, help_, kind = [dashed], (field.description or "").replace("`", ""), field.annotation
+    names, help_, kind, metavar = [dashed], (field.description or "").replace("`", ""), field.annotation, None
     if is_list(field):
         names, kind, help_ = [dashed.removesuffix("s")], list[str] | None, f"{help_}; may be repeated"
     elif kind is bool:
         names, kind = [f"{dashed}/--no-{dashed[2:]}"], bool | None
-    return Annotated[kind, typer.Option(*names, min=least, max=most, help=help_, rich_help_panel="Caption")]
+    elif choices := [choice for each in get_args(kind) if get_origin(each) is Literal for choice in get_args(each)]:
+        kind, metavar = str | None, "|".join(choices)  # a wrong one is told of in the words of all interfaces
+    shown = typer.Option(*names, min=least, max=most, help=help_, metavar=metavar, rich_help_panel="Caption")
+    return Annotated[kind, shown]

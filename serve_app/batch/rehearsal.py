@@ -11,13 +11,13 @@ from typing import Any
 import pyarrow as pa
 import ray
 
-from serve_app.batch.job import claims, sources
-from serve_app.batch.job.flow import Engines, answer, connected, image_size
-from serve_app.batch.job.folder import Folder
-from serve_app.batch.job.inputs import Input
-from serve_app.batch.job.intake import Reader
-from serve_app.batch.job.settings import JobSettings, RunSettings
-from serve_app.batch.job.worker import Worker
+from serve_app.batch import claims, sources
+from serve_app.batch.flow import Engines, answer, connected, image_size
+from serve_app.batch.folder import Folder
+from serve_app.batch.inputs import Input
+from serve_app.batch.intake import Reader
+from serve_app.batch.settings import JobSettings, RunSettings
+from serve_app.batch.worker import Worker
 
 COUNTED = 1_000_000
 """Inputs beyond these are not counted in a rehearsal."""

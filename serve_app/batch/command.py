@@ -12,12 +12,12 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from serve_app.batch.job import report, sources, state
-from serve_app.batch.job.folder import Folder, reason_of
-from serve_app.batch.job.job import Summary, run_job
-from serve_app.batch.job.progress import duration
-from serve_app.batch.job.rehearsal import Rehearsal, rehearse
-from serve_app.batch.job.settings import JobSettings, RunSettings, SinkKind
+from serve_app.batch import report, sources, state
+from serve_app.batch.folder import Folder, reason_of
+from serve_app.batch.job import Summary, run_job
+from serve_app.batch.progress import duration
+from serve_app.batch.rehearsal import Rehearsal, rehearse
+from serve_app.batch.settings import JobSettings, RunSettings, SinkKind
 from serve_app.errors import CaptionServeError, InvalidOption, ModelError
 
 ALL, SOME_FAILED, REFUSED, ALL_FAILED, STOPPED = 0, 1, 2, 3, 4

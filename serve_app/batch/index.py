@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from serve_app.batch.job.folder import Folder
-from serve_app.batch.job.inputs import SCHEMA, Input, inputs_of
+from serve_app.batch.folder import Folder
+from serve_app.batch.inputs import SCHEMA, Input, inputs_of
 
 FOLDER = "_job/inputs"
 SHARDS_OF_FILE = 64

@@ -10,8 +10,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from serve_app.args import AppArgs
 from serve_app.errors import InvalidOption
+from serve_app.limits import Limits
 from serve_app.options import parse_options
-from serve_app.types import CaptionOptions, Limits
+from serve_app.types import CaptionOptions
 
 SourceKind = Literal["images", "list", "table", "webdataset"]
 SinkKind = Literal["parquet", "jsonl", "csv", "sidecar", "webdataset"]

@@ -12,11 +12,11 @@ from typing import IO, Any
 
 import pyarrow.parquet as pq
 
-from serve_app.batch.job import rows as rows_
-from serve_app.batch.job.folder import Folder
-from serve_app.batch.job.inputs import Input
-from serve_app.batch.job.intake import read_all
-from serve_app.batch.job.settings import JobSettings, SinkKind
+from serve_app.batch import rows as rows_
+from serve_app.batch.folder import Folder
+from serve_app.batch.inputs import Input
+from serve_app.batch.intake import read_all
+from serve_app.batch.settings import JobSettings, SinkKind
 
 Row = Mapping[str, Any]
 SUFFIXES: Mapping[SinkKind, str] = {

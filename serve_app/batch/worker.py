@@ -17,12 +17,11 @@ import ray
 from ray.util.metrics import Counter
 
 from serve_app.api.schemas import caption_body
-from serve_app.batch.job import claims, rows
-from serve_app.batch.job.inputs import Input
-from serve_app.batch.job.intake import unpacked
-from serve_app.batch.job.settings import JobSettings
+from serve_app.batch import claims, rows
+from serve_app.batch.inputs import Input
+from serve_app.batch.intake import unpacked
+from serve_app.batch.settings import JobSettings
 from serve_app.errors import CaptionServeError, GenerationFailed, GeneratorUnavailable, NotDeployed, WrongImageSize
-from serve_app.pipeline import CaptionPipeline
 from serve_app.types import Pixels
 
 logger = logging.getLogger(__name__)
@@ -52,13 +51,12 @@ class EngineBackend:
     is_engine = True
 
     def __init__(self, settings: JobSettings, threads: int | None) -> None:
-        from serve_app.batch.local import captioner_of, matcher_of
+        from serve_app.local import local_pipeline
 
         if threads is not None:
             _limit_threads(threads)
         args = settings.app_args()
-        self._matcher = matcher_of(args)
-        self._pipeline: CaptionPipeline = captioner_of(args, self._matcher)
+        self._pipeline, self._matcher = local_pipeline(args)
         self._options = settings.caption_options()
         info = asyncio.run(self._pipeline.info())
         self._size = (info.image_height, info.image_width)

@@ -9,8 +9,8 @@ from typing import Any, Literal, get_args, get_origin
 import pyarrow as pa
 from pydantic import BaseModel
 
-from serve_app.batch.job.inputs import Input
-from serve_app.batch.job.settings import JobSettings
+from serve_app.batch.inputs import Input
+from serve_app.batch.settings import JobSettings
 from serve_app.contract import CaptionBody
 from serve_app.errors import CaptionServeError
 

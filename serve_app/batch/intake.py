@@ -12,13 +12,14 @@ from typing import Any
 
 from serve_app.api import images
 from serve_app.api.fetch import Fetcher
-from serve_app.batch.job import index, tables
-from serve_app.batch.job.folder import Folder, read_range, reason_of
-from serve_app.batch.job.inputs import Input
-from serve_app.batch.job.rows import reason_of as reason_name
-from serve_app.batch.job.settings import JobSettings
+from serve_app.batch import index, tables
+from serve_app.batch.folder import Folder, read_range, reason_of
+from serve_app.batch.inputs import Input
+from serve_app.batch.rows import reason_of as reason_name
+from serve_app.batch.settings import JobSettings
 from serve_app.errors import CaptionServeError, ImageTooLarge
-from serve_app.types import Limits, ModelInfo, Pixels
+from serve_app.limits import Limits
+from serve_app.types import ModelInfo, Pixels
 
 THREADS = 4
 """Of one reading task: storage and decoders wait for one another."""

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 import typer
 
 from serve_app.args import matcher_for
-from serve_app.batch.flags import with_options
+from serve_app.cli.flags import with_options
 from serve_app.options import given
 from serve_app.types import DTYPES, Dtype
 
@@ -80,7 +80,7 @@ def batch(
     Exits with 0 when all were captioned, 1 when some failed, 2 when the job could not begin, 3 when all failed, 4 when
     it stopped on the way.
     """
-    from serve_app.batch.job import command  # brings Ray, which --help can do without
+    from serve_app.batch import command  # brings Ray, which --help can do without
 
     args: dict[str, Any] = {
         "model": model,

@@ -6,8 +6,8 @@ import tarfile
 from collections.abc import Iterator
 from pathlib import PurePosixPath
 
-from serve_app.batch.job.folder import filesystem
-from serve_app.batch.job.inputs import Input
+from serve_app.batch.folder import filesystem
+from serve_app.batch.inputs import Input
 
 SUFFIXES = (".tar",)
 

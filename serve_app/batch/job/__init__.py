@@ -1,1 +1,0 @@
-"""The batch job: sources → index → Ray Data (read, decode, caption) → committed shards."""

@@ -1,0 +1,67 @@
+"""The engines that an application's settings ask for, started in this process.
+
+torch and transformers are imported when an engine starts: the ingress and the command line's help need neither.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from serve_app.args import AppArgs
+from serve_app.instant import InstantGenerator
+from serve_app.types import Generator
+
+if TYPE_CHECKING:
+    from serve_app.engine import AnswerEngine, MatchEngine
+
+
+class Engine(Generator, Protocol):
+    """A Generator that has to be watched and closed."""
+
+    def check_health(self) -> None: ...
+
+    def close(self) -> None: ...
+
+
+def start_captioner(args: AppArgs) -> Engine:
+    """Raises `ModelError`s."""
+    if args.engine == "instant":
+        return InstantGenerator(args.instant_delay_s)
+    from serve_app.engine import load, start
+
+    _set_threads(args)
+    loaded = load(args.model, revision=args.revision, dtype=args.dtype, device=args.device)
+    return start(loaded, args.engine, args.engine_limits())
+
+
+def start_matcher(args: AppArgs) -> MatchEngine | None:
+    """The matcher, if there is one. Raises `ModelError`s."""
+    if args.matcher is None:
+        return None
+    from serve_app import engine
+
+    _set_threads(args)
+    loaded = engine.load_matcher(
+        args.matcher, revision=args.matcher_revision, dtype=args.task_dtype, device=args.device
+    )
+    return engine.start_matcher(loaded, args.engine_limits())
+
+
+def start_answerer(args: AppArgs) -> AnswerEngine | None:
+    """The answerer, if there is one. Raises `ModelError`s."""
+    if args.answerer is None:
+        return None
+    from serve_app import engine
+
+    _set_threads(args)
+    loaded = engine.load_answerer(
+        args.answerer, revision=args.answerer_revision, dtype=args.task_dtype, device=args.device
+    )
+    return engine.start_answerer(loaded, args.engine_limits())
+
+
+def _set_threads(args: AppArgs) -> None:
+    if args.torch_threads is not None:
+        import torch
+
+        torch.set_num_threads(args.torch_threads)

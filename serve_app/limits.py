@@ -1,0 +1,63 @@
+"""What a service allows and assumes: each setting once, with its default, bounds and meaning.
+
+`AppArgs` has all of these settings besides its own.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from serve_app.types import Detail, EngineLimits, Strategy
+
+
+class Limits(BaseModel):
+    """What a request may ask for, and what it gets when it doesn't say."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    default_strategy: Strategy = Field("grounded", description="strategy of requests that name none")
+    default_detail: Detail = Field("high", description="detail of requests that name none")
+    default_seed: int = Field(0, ge=0, description="seed of requests that name none")
+    default_timeout_s: float = Field(300.0, gt=0, description="seconds a request may take when it doesn't say")
+    max_timeout_s: float = Field(600.0, gt=0, description="most seconds that a request may ask for")
+    max_image_bytes: int = Field(20_000_000, gt=0, description="largest image file, bytes")
+    max_image_pixels: int = Field(50_000_000, gt=0, description="largest image, width × height")
+    max_prompts: int = Field(8, ge=1, description="most variant prompts of a request")
+    max_prompt_characters: int = Field(400, ge=1, description="longest prompt of a request, characters")
+    max_texts: int = Field(64, ge=1, description="most texts of a request for matching, filtering or embedding")
+    max_text_characters: int = Field(2000, ge=1, description="longest such text, and longest question, characters")
+    max_batch_images: int = Field(64, ge=1, description="most images of a batch or chat request")
+    max_batch_bytes: int = Field(60_000_000, gt=0, description="all images of a batch or chat request together, bytes")
+    fetch_hosts: tuple[str, ...] = Field(
+        (),
+        description="hosts whose images are fetched by URL: names, *.example.org for all below, "
+        "* for every public host; none unless set",
+    )
+    fetch_networks: tuple[str, ...] = Field(
+        (), description="networks (CIDR) to fetch from although they are not public"
+    )
+    fetch_timeout_s: float = Field(10.0, gt=0, description="seconds for an image that is fetched, redirects included")
+    key_requests_per_minute: int | None = Field(None, ge=1, description="requests a minute of one API key; None: any")
+    key_concurrency: int | None = Field(None, ge=1, description="requests of one API key at once; None: any")
+    overload_status: Literal[503, 429] = Field(503, description="HTTP status of requests that are rejected for load")
+
+
+_ENGINE = EngineLimits()
+
+
+class EngineSettings(BaseModel):
+    """What of `EngineLimits` is a setting; the rest follows from others."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    max_rows: int = Field(_ENGINE.max_rows, ge=1, description="rows (beams) of the decode engine's batch; more wait")
+    max_cache_bytes: int = Field(
+        _ENGINE.max_cache_bytes,
+        gt=0,
+        description="bytes of the self-attention caches of all rows; what outgrows them ends alone",
+    )
+    max_image_cache_bytes: int = Field(
+        _ENGINE.max_image_cache_bytes, gt=0, description="bytes of encoded images that are kept"
+    )

@@ -1,0 +1,28 @@
+"""The caption service in this process, without a cluster."""
+
+from __future__ import annotations
+
+from serve_app.api import CaptionService, TaskService
+from serve_app.args import AppArgs
+from serve_app.engines import start_answerer, start_captioner, start_matcher
+from serve_app.pipeline import CaptionPipeline
+from serve_app.types import Matcher
+from serve_app.wiring import pipeline_of
+
+
+def local_service(args: AppArgs) -> CaptionService:
+    """Loads the models here and now. Raises `ModelError`s, and `InvalidOption` for presets that don't fit."""
+    return CaptionService(local_pipeline(args)[0], args.limits())
+
+
+def local_services(args: AppArgs) -> tuple[CaptionService, TaskService]:
+    """The same with questions and matching, as far as `args` names models for them."""
+    matcher = start_matcher(args)
+    captions = CaptionService(pipeline_of(args, start_captioner(args), matcher), args.limits())
+    return captions, TaskService(captions, matcher, start_answerer(args))
+
+
+def local_pipeline(args: AppArgs) -> tuple[CaptionPipeline, Matcher | None]:
+    """The pipeline and its matcher, for pixels that are read elsewhere."""
+    matcher = None if args.engine == "instant" else start_matcher(args)
+    return pipeline_of(args, start_captioner(args), matcher), matcher
