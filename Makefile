@@ -18,8 +18,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 run: install
-	@$(BIN)/python -m demo.run $(if $(MODEL),--model $(MODEL)) $(if $(MATCHER),--matcher $(MATCHER)) \
-	  $(if $(ANSWERER),--answerer $(ANSWERER)) $(if $(PORT),--port $(PORT))
+	@VERBOSE=$(if $(VERBOSE),1,0) $(BIN)/caption-serve serve --sample demo/held_out/0026.jpg \
+	  $(if $(MODEL),--model $(MODEL)) $(if $(MATCHER),--matcher $(MATCHER)) $(if $(ANSWERER),--answerer $(ANSWERER)) \
+	  $(if $(PORT),--port $(PORT))
 
 test: install
 	$(BIN)/pytest -m "not gpu and not slow"

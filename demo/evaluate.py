@@ -13,17 +13,16 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import io
 import json
 import sys
 import time
-from collections.abc import Coroutine, Iterable, Sequence
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from demo import coco, held_out, tasks
-from demo.scenes import HELD_OUT_SEED, Scene, draw_scene
+from demo.scenes import Scene
 from demo.score import MEASURES, Score
 from serve_app.api import images
 from serve_app.args import matcher_for
@@ -108,18 +107,6 @@ class Remembering:
         assert self.matcher is not None
         self.cost.matched += 1
         return await self.matcher.match(pixels, texts, timeout_s, similarity=similarity)
-
-
-def scenes_of(count: int) -> Iterable[tuple[bytes, Scene]]:
-    """The committed held-out scenes, and beyond them further ones of their stream."""
-    for number, (file, scene) in enumerate(held_out.read()):
-        if number < count:
-            yield file.read_bytes(), scene
-    for index in range(held_out.COUNT, count):
-        image, scene = draw_scene((HELD_OUT_SEED, index))
-        buffer = io.BytesIO()
-        image.save(buffer, "PNG")
-        yield buffer.getvalue(), scene
 
 
 @dataclass(frozen=True)
@@ -225,7 +212,7 @@ async def evaluate(args: argparse.Namespace, runner: Runner) -> dict[str, Texts]
     info = await engine.info()
     evaluation = Evaluation(engine, matcher, Support.of(name, args.model), args.seed, args.greedy_only)
     begun = time.monotonic()
-    for number, (data, _) in enumerate(scenes_of(args.scenes), start=1):
+    for number, (data, _) in enumerate(held_out.scenes_of(args.scenes), start=1):
         await evaluation.caption(images.read(data, Limits(), info))
         if number % 20 == 0:
             print(f"{number} scenes, {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
@@ -291,7 +278,7 @@ def main() -> None:
     if args.questions:
         tasks.main(args)
         return
-    scenes = [scene for _, scene in scenes_of(args.scenes)]
+    scenes = [scene for _, scene in held_out.scenes_of(args.scenes)]
     report: dict[str, dict[str, dict[str, Any]]] = {}
     first: dict[str, Texts] = {}
     for runner in (args.runner, *args.against):

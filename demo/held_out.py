@@ -6,8 +6,9 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from demo.scenes import HELD_OUT_SEED, Scene, draw_scene
@@ -33,6 +34,18 @@ def read(directory: Path = DIRECTORY) -> Iterator[tuple[Path, Scene]]:
     truth = json.loads((directory / "truth.json").read_text(encoding="utf-8"))
     for name, scene in truth.items():
         yield directory / name, Scene.from_dict(scene)
+
+
+def scenes_of(count: int) -> Iterable[tuple[bytes, Scene]]:
+    """The committed held-out scenes, and beyond them further ones of their stream."""
+    for number, (file, scene) in enumerate(read()):
+        if number < count:
+            yield file.read_bytes(), scene
+    for index in range(COUNT, count):
+        image, scene = draw_scene((HELD_OUT_SEED, index))
+        buffer = io.BytesIO()
+        image.save(buffer, "PNG")
+        yield buffer.getvalue(), scene
 
 
 def main() -> None:

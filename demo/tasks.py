@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from demo import questions, statements
+from demo import held_out, questions, statements
 from demo.scenes import HELD_OUT_SEED, Scene
 from serve_app.api import images
 from serve_app.engine import load_answerer, load_matcher, start_answerer, start_matcher
@@ -73,12 +73,10 @@ async def matching(model: str, scenes: Iterable[tuple[bytes, Scene]]) -> dict[st
 
 
 def main(args: argparse.Namespace) -> None:
-    from demo.evaluate import scenes_of
-
     report = {
         "scenes": args.scenes,
-        "answering": asyncio.run(answering(args.answerer, scenes_of(args.scenes))),
-        "matching": asyncio.run(matching(args.matcher or "demo", scenes_of(args.scenes))),
+        "answering": asyncio.run(answering(args.answerer, held_out.scenes_of(args.scenes))),
+        "matching": asyncio.run(matching(args.matcher or "demo", held_out.scenes_of(args.scenes))),
     }
     if not args.json:
         for task in ("answering", "matching"):

@@ -87,6 +87,23 @@ def caption(
 
 
 @app.command()
+def serve(
+    config: Annotated[Path | None, typer.Option(help="Serve config; else one for one machine")] = None,
+    model: Annotated[str | None, typer.Option(help="demo, a local directory, or a hub id")] = None,
+    matcher: Annotated[str | None, typer.Option(help="model that weighs clauses, beside another captioner")] = None,
+    answerer: Annotated[str | None, typer.Option(help="model for questions, beside another captioner")] = None,
+    port: Annotated[int | None, typer.Option(help="the config's unless given")] = None,
+    sample: Annotated[Path | None, typer.Option(help="image to caption when the service is ready")] = None,
+    verbose: Annotated[bool, typer.Option(envvar="VERBOSE", help="Ray's and Serve's log to the terminal")] = False,
+) -> None:
+    """Serve the API and the web page on this machine, with a Ray cluster of its own, until Ctrl-C."""
+    from serve_app.cli import launch  # brings Ray
+
+    found = launch.launch(config or launch.CONFIG, model, matcher, answerer, port, sample or launch.SAMPLE, verbose)
+    raise typer.Exit(found)
+
+
+@app.command()
 def ui(
     host: Annotated[str, typer.Option(help="address to listen at")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=1, max=65535)] = 7860,

@@ -43,9 +43,10 @@ def sentence(words: str, language: str) -> str:
 
 def header(language: str, model: str | None) -> str:
     served = text(language, "served_by", model=model) if model else text(language, "waiting")
+    demonstration = f'<p class="model">{text(language, "demonstration")}</p>' if model == "demo" else ""
     return (
         f'<header class="head"><h1>{text(language, "title")}</h1><p>{text(language, "lead")}</p>'
-        f'<p class="model">{escape(served)}</p></header>'
+        f'<p class="model">{escape(served)}</p>{demonstration}</header>'
     )
 
 

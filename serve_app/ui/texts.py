@@ -12,6 +12,8 @@ DEFAULT = "en"
 _EN = {
     "title": "What is in this picture?",
     "lead": "Give it an image and read a detailed description, made of several captions.",
+    "demonstration": "Demonstration model: it knows drawn scenes of 120 objects. "
+    "For photographs start the service with another model: make run MODEL=…",
     "served_by": "Model: {model}",
     "waiting": "The service is not ready yet. Try again in a moment.",
     "language": "Language",
@@ -109,6 +111,7 @@ _EN = {
 _ZH = {
     "title": "这张图片里有什么？",
     "lead": "选一张图片，即可得到由多条描述合并而成的详细说明。",
+    "demonstration": "演示模型：它只认识由 120 种物体画成的场景。要描述照片，请用其他模型启动服务：make run MODEL=…",
     "served_by": "模型：{model}",
     "waiting": "服务尚未就绪，请稍后再试。",
     "language": "语言",

@@ -19,7 +19,10 @@ import psutil
 import pytest
 import yaml
 
+from demo import held_out
+
 ROOT = Path(__file__).parents[2]
+CAPTION_SERVE = str(Path(sys.executable).with_name("caption-serve"))
 START_TIMEOUT_S = 280
 FIRST_KEY = "cs-first-key-of-the-tests"
 
@@ -94,9 +97,9 @@ def _config(directory: Path) -> Path:
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     port = free_port()
-    command = [sys.executable, "-m", "demo.run", "--port", str(port)]
+    command = [CAPTION_SERVE, "serve", "--sample", str(held_out.SAMPLE), "--port", str(port)]
     command += ["--config", str(_config(tmp_path_factory.mktemp("config")))]
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "RAY_SERVE_LOG_TO_STDERR": "0"}
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "RAY_SERVE_LOG_TO_STDERR": "0", "VERBOSE": "1"}
     process = subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )

@@ -5,15 +5,14 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 
 from serve_app.engine.checkpoint import DEMO_DIRECTORY
-from tests.serve.conftest import ROOT, free_port
+from tests.serve.conftest import CAPTION_SERVE, ROOT, free_port
 
 
 def start(*arguments: str, timeout_s: float) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "demo.run", "--port", str(free_port()), *arguments]
+    command = [CAPTION_SERVE, "serve", "--port", str(free_port()), *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=timeout_s, check=False)
 
 

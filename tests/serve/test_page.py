@@ -46,7 +46,7 @@ class Visit:
         self.page.on("console", lambda message: self._hear(message.type, message.text, message.location["url"]))
         self.page.goto(url)
         expect(self.page.locator("#run")).to_be_visible()
-        expect(self.page.locator("header.head .model")).to_contain_text("demo")
+        expect(self.page.locator("header.head .model").first).to_contain_text("demo")
 
     def _look(self, url: str) -> None:
         parts = urlsplit(url)

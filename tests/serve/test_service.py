@@ -17,7 +17,7 @@ import httpx
 from demo import held_out
 from demo.objects import nouns_in
 from tests.pictures import hostile
-from tests.serve.conftest import ROOT, Service
+from tests.serve.conftest import CAPTION_SERVE, ROOT, Service
 
 SCENE = held_out.SAMPLE.read_bytes()
 
@@ -202,7 +202,7 @@ def test_job_captions_a_directory_through_a_service_that_is_busy(service: Servic
 
 def test_second_start_on_a_used_port_is_one_sentence(service: Service) -> None:
     port = service.url.rsplit(":", 1)[1]
-    command = [sys.executable, "-m", "demo.run", "--port", port]
+    command = [CAPTION_SERVE, "serve", "--port", port]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 1
     assert f"Port {port} is in use" in done.stderr

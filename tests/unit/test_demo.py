@@ -13,6 +13,8 @@ from demo.grammar import faults
 from demo.objects import KINDS, nouns_in
 from demo.scenes import CALIBRATION_SEED, HELD_OUT_SEED, TRAIN_SEED, FontMissing, Group, Scene, draw_scene
 from demo.score import Score
+from serve_app.ui import render
+from serve_app.ui.texts import TEXTS
 
 needs_font = pytest.mark.skipif(not scenes.FONT.is_file(), reason="Noto Color Emoji is not installed")
 
@@ -167,3 +169,12 @@ def test_questions_have_their_answers() -> None:
 def test_scene_survives_json() -> None:
     for scene in itertools.islice(all_scenes(), 5):
         assert Scene.from_dict(scene.as_dict()) == scene
+
+
+def test_users_are_told_how_many_objects_the_embedded_model_knows() -> None:
+    from serve_app.cli.launch import DEMONSTRATION
+
+    told = [DEMONSTRATION, *(words["demonstration"] for words in TEXTS.values())]
+    assert all(str(len(KINDS)) in words for words in told)
+    assert all(render.header(language, "demo").count("MODEL=") == 1 for language in TEXTS)
+    assert "MODEL=" not in render.header("en", "Salesforce/blip-image-captioning-large")

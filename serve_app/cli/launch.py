@@ -1,0 +1,237 @@
+"""The service on this machine, in the foreground, with a cluster of its own."""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import httpx
+import psutil
+import ray
+import yaml
+from ray import serve
+from ray.serve.schema import ApplicationStatus
+
+from serve_app.errors import ModelError
+
+CONFIG = Path(__file__).with_name("local.yaml")
+SAMPLE = Path(__file__).parents[1] / "ui" / "samples" / "boat.jpg"
+"""A scene that the embedded model knows."""
+DEMONSTRATION = (
+    "Demonstration model: it knows drawn scenes of 120 objects. For photographs start with another model: "
+    "make run MODEL=…, caption-serve serve --model …"
+)
+APPLICATION = "captions"
+START_TIMEOUT_S = 600.0
+STOP_TIMEOUT_S = 90.0
+FREE_MEMORY_BYTES = 3_000_000_000
+"""What Ray and the service take with the embedded model, and some room."""
+
+
+class CannotStart(Exception):
+    """One sentence on why the service cannot start."""
+
+
+def check_machine(host: str, port: int) -> None:
+    """Raises `CannotStart` for a port in use or too little memory."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OverflowError:
+            raise CannotStart(f"There is no port {port}; ports go from 1 to 65535.") from None
+        except PermissionError:
+            raise CannotStart(f"Port {port} is for the root user; give one above 1023, such as 8001.") from None
+        except OSError:
+            raise CannotStart(
+                f"Port {port} is in use; stop what listens there or give another, such as 8001."
+            ) from None
+    free = psutil.virtual_memory().available
+    if free < FREE_MEMORY_BYTES:
+        raise CannotStart(
+            f"The service needs about {FREE_MEMORY_BYTES / 1e9:.1f} GB of free memory; {free / 1e9:.1f} GB are free."
+        )
+
+
+def check_models(model: str | None, matcher: str | None, answerer: str | None) -> None:
+    """Downloads hub models before anything starts. Raises `ModelError`s."""
+    if not (model or matcher or answerer):
+        return
+    from serve_app.engine.checkpoint import ANSWERING, CAPTIONING, MATCHING, resolve  # brings torch
+
+    for name, task in ((model, CAPTIONING), (matcher, MATCHING), (answerer, ANSWERING)):
+        if name:
+            resolve(name, task=task)
+
+
+def write_config(
+    source: Path,
+    target: Path,
+    model: str | None,
+    port: int | None,
+    matcher: str | None = None,
+    answerer: str | None = None,
+) -> tuple[str, int]:
+    """Copies a config with other models or another port; returns the host and port that it serves at.
+
+    Beside another captioner the embedded matcher and answerer, which know drawn scenes only, are left out.
+    """
+    config = yaml.safe_load(source.read_text(encoding="utf-8"))
+    http = config["http_options"]
+    if port is not None:
+        http["port"] = port
+    captions = config["applications"][0]
+    if model is not None:
+        captions["args"]["model"] = model
+    for task, deployment, given in (("matcher", "Matcher", matcher), ("answerer", "Answerer", answerer)):
+        if given is not None:
+            captions["args"][task] = given
+        elif model not in (None, "demo"):
+            captions["args"].pop(task, None)
+            captions["deployments"] = [one for one in captions["deployments"] if one["name"] != deployment]
+    target.write_text(yaml.safe_dump(config), encoding="utf-8")
+    return http["host"], http["port"]
+
+
+def failure() -> str | None:
+    """Why the application cannot be deployed, or None as long as it may still come up."""
+    application = serve.status().applications.get(APPLICATION)
+    if application is None or application.status != ApplicationStatus.DEPLOY_FAILED:
+        return None
+    messages = [application.message, *(deployment.message for deployment in application.deployments.values())]
+    told = re.findall(r"serve_app\.errors\.\w+: (.+)", "\n".join(messages))
+    return str(told[-1]) if told else "\n".join(filter(None, messages))
+
+
+def wait_ready(url: str, process: subprocess.Popen[bytes]) -> None:
+    """Returns when `/readyz` says yes, and tells of each deployment that is ready.
+
+    Raises `CannotStart` when that cannot come or takes too long.
+    """
+    deadline, told = time.monotonic() + START_TIMEOUT_S, set[str]()
+    while time.monotonic() < deadline:
+        if process.poll() is not None:
+            raise CannotStart("The service ended while it started; its log says why.")
+        if reason := failure():
+            raise CannotStart(f"The service cannot be deployed: {reason}")
+        for name in ready_deployments() - told:
+            told.add(name)
+            print(f"  {name} is ready", flush=True)
+        try:
+            if httpx.get(f"{url}/readyz", timeout=10).status_code == 200:
+                return
+        except httpx.HTTPError:
+            pass
+        time.sleep(1)
+    raise CannotStart(f"The service was not ready within {START_TIMEOUT_S:.0f} s.")
+
+
+def ready_deployments() -> set[str]:
+    application = serve.status().applications.get(APPLICATION)
+    found = application.deployments.items() if application is not None else ()
+    return {name for name, deployment in found if deployment.status == "HEALTHY"}
+
+
+def show(url: str, model: str, sample: Path, dashboard: str | None) -> None:
+    """Captions the sample and says how to go on."""
+    with sample.open("rb") as image:
+        answer = httpx.post(f"{url}/v1/captions", files={"image": image}, timeout=600)
+    answer.raise_for_status()
+    shown = os.path.relpath(sample)
+    print(f"\n{shown}: {answer.json()['caption']}\n")
+    if model == "demo":
+        print(f"{DEMONSTRATION}\n")
+    print(f"API          {url}/v1/captions, for example: curl -F image=@{shown} {url}/v1/captions")
+    print(f"Description  {url}/docs")
+    print(f"Web page     {url}/ui")
+    if dashboard:
+        print(f"Ray          http://{dashboard}")
+    print("Ctrl-C stops it.", flush=True)
+
+
+def launch(config: Path, model: str | None, matcher: str | None, answerer: str | None, port: int | None, sample: Path,
+           verbose: bool) -> int:  # fmt: skip
+    """Runs the service until it ends or Ctrl-C; returns an exit code. None: what the config says."""
+    # Jobs that are sent to the service find this environment's python without its activation.
+    os.environ["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    os.environ.setdefault("RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH", "serve_app.deployments.proxy:middlewares")
+    with tempfile.TemporaryDirectory() as scratch:
+        ours = Path(scratch) / "serve.yaml"
+        try:
+            where = write_config(config, ours, model, port, matcher, answerer)
+            check_machine(*where)
+            check_models(model, matcher, answerer)
+        except OSError as error:
+            print(f"{config}: {error.strerror}.", file=sys.stderr)
+            return 1
+        except (CannotStart, ModelError) as error:
+            print(error, file=sys.stderr)
+            return 1
+        served = yaml.safe_load(ours.read_text(encoding="utf-8"))["applications"][0]["args"]["model"]
+        return _run(ours, served, where, sample, verbose)
+
+
+def _run(config: Path, model: str, where: tuple[str, int], sample: Path, verbose: bool) -> int:
+    url = "http://{}:{}".format(*where)
+    log = Path(tempfile.gettempdir()) / f"caption-serve-{where[1]}.log"
+    told = "the terminal" if verbose else log
+    print(f"Starting the service with {model!r} at {url}; Ray's and Serve's log: {told}", flush=True)
+    _stop_on_signals()
+    start = time.monotonic()
+    with log.open("wb") as file:
+        # The cluster is this process's own, so that its state can be asked for while it starts.
+        level = logging.INFO if verbose else logging.ERROR
+        context: Any = ray.init("local", log_to_driver=False, logging_level=level)
+        _stop_on_signals()  # Ray has put its own handlers there
+        command = [str(Path(sys.executable).parent / "serve"), "run", str(config)]
+        environment = {**os.environ, "RAY_ADDRESS": context.address_info["gcs_address"]}
+        # A session of its own: Ctrl-C reaches this process alone, which then stops Serve in order.
+        output = None if verbose else file
+        process = subprocess.Popen(command, env=environment, start_new_session=True, stdout=output, stderr=output)
+        try:
+            wait_ready(url, process)
+            print(f"Ready after {time.monotonic() - start:.0f} s.", flush=True)
+            show(url, model, sample, context.dashboard_url)
+            return process.wait()
+        except (CannotStart, httpx.HTTPError) as error:
+            reason = str(error)
+        except KeyboardInterrupt:
+            print("Stopping …", flush=True)
+            return 0
+        finally:
+            stop(process)
+    if not verbose:
+        print(f"The log: {log}", file=sys.stderr)
+    print(reason, file=sys.stderr)  # last, where it is seen
+    return 1
+
+
+def _stop_on_signals() -> None:
+    # A shell that starts this in the background has it ignore SIGINT, and the child would inherit that.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.default_int_handler)
+
+
+def stop(process: subprocess.Popen[bytes]) -> None:
+    """Lets Serve shut down in order, then ends the cluster; a second Ctrl-C does not cut that short."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if process.poll() is None:
+        process.send_signal(signal.SIGINT)
+    try:
+        process.wait(STOP_TIMEOUT_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
+    ray.shutdown()
