@@ -253,7 +253,7 @@ def table(name: str, rows: dict[str, dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="demo", help="demo, a local directory, or a hub id")
-    parser.add_argument("--matcher", help="the same; none for none; the embedded one beside the embedded captioner")
+    parser.add_argument("--matcher", help="the same; none disables it (default: demo with --model demo, else none)")
     parser.add_argument("--answerer", default="demo", help="the same, for --questions")
     parser.add_argument("--scenes", type=int, default=held_out.COUNT, help="beyond 200 they are drawn anew")
     parser.add_argument("--seed", type=int, default=0)

@@ -85,7 +85,7 @@ class AppArgs(Limits, EngineSettings):
     cors_origins: tuple[str, ...] = Field((), description="origins whose web pages may call the API; * for all")
 
     admission_depth: float = Field(
-        4.0, gt=0, description="work that is let in, as a multiple of the rows of all engines; more is sent away"
+        4.0, gt=0, description="admitted work, as a multiple of the rows of all engines; more is rejected"
     )
     presets: dict[str, dict[str, Any]] = Field(
         default_factory=dict,

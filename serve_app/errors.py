@@ -130,6 +130,9 @@ class DeadlineExceeded(ServiceError):
 
     status = 504
 
+    def __init__(self, message: str = "The request's time limit was reached.") -> None:
+        super().__init__(message)
+
 
 class TryLater(ServiceError):
     """The caller is to come back in `retry_after_s` seconds, where that is known."""

@@ -33,7 +33,7 @@ class InstantGenerator:
         if self._delay_s:
             await asyncio.sleep(timeout_s if late and timeout_s is not None else self._delay_s)
         if late:
-            outcomes: list[Outcome] = [DeadlineExceeded("Its time ran out.")] * len(jobs)
+            outcomes: list[Outcome] = [DeadlineExceeded()] * len(jobs)
         else:
             outcomes = [_generated(pixels, job) for job in jobs]
         for index, outcome in enumerate(outcomes):

@@ -57,7 +57,7 @@ class Fetcher:
             async with asyncio.timeout(limits.fetch_timeout_s), self._room:
                 return await self._follow(url, limits)
         except TimeoutError:
-            raise FetchFailed(f"image: it was not there within {limits.fetch_timeout_s:g} s.") from None
+            raise FetchFailed(f"image: the URL did not respond within {limits.fetch_timeout_s:g} s.") from None
 
     async def _follow(self, url: str, limits: Limits) -> bytes:
         target = _parse(url, limits)
@@ -92,7 +92,7 @@ class Fetcher:
         except (UrlNotAllowed, FetchFailed, ImageTooLarge, TimeoutError):
             raise
         except _FAILURES as error:
-            raise FetchFailed(f"image: {host[:100]} could not be asked: {_reason(error)}.") from error
+            raise FetchFailed(f"image: cannot fetch from {host[:100]}: {_reason(error)}.") from error
         finally:
             await backend.close()
 
@@ -178,7 +178,7 @@ async def _body(response: httpcore.Response, host: str, limits: Limits) -> bytes
 
 def _reason(error: Exception) -> str:
     if isinstance(error, ssl.SSLError) or "certificate" in str(error).lower():
-        return "its TLS is no good"
+        return "its TLS certificate is invalid"
     return "it cannot be reached" if isinstance(error, httpcore.NetworkError | OSError) else "its answer is malformed"
 
 

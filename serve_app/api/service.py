@@ -26,7 +26,7 @@ from serve_app.types import STRATEGIES, CaptionOptions, ModelInfo, Pixels
 INTAKE_THREADS = 4
 """Images decoded at once; bounds the memory that decoding takes."""
 
-OUT_OF_TIME = "The request's time ran out before its image was read."
+OUT_OF_TIME = "The request's time limit was reached before its image was read."
 
 
 class CaptionService:

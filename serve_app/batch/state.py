@@ -164,7 +164,7 @@ class Lock:
             here = holder["host"] == socket.gethostname()
             if here or time.monotonic() > deadline:
                 where = f"process {holder['pid']}" if here else holder["host"]
-                raise InvalidOption(f"{self._folder.url}: another run of this job is at it ({where}).")
+                raise InvalidOption(f"{self._folder.url}: another run of this job is in progress ({where}).")
             time.sleep(2)
         self._write()
         if (holder := self._holder()) is None or holder["token"] != self._token:

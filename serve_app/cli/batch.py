@@ -24,7 +24,10 @@ def batch(
     ] = None,
     source_kind: Annotated[
         Literal["images", "list", "table", "webdataset"] | None,
-        typer.Option("--from", help="what SOURCE is; by its suffix: .txt a list, .csv .parquet .arrow tables, .tar"),
+        typer.Option(
+            "--from",
+            help="type of SOURCE (default: by its suffix: .txt list, .csv .parquet .arrow table, .tar webdataset)",
+        ),
     ] = None,
     column: Annotated[str | None, typer.Option(help="table column of paths, URLs or bytes")] = None,
     keep: Annotated[list[str] | None, typer.Option(help="table column to copy to the output; may be repeated")] = None,
@@ -42,7 +45,7 @@ def batch(
     skip_existing: Annotated[bool, typer.Option(help="leave out images that have a sidecar")] = False,
     shard_size: Annotated[int, typer.Option(min=1, help="inputs of an output file")] = 1000,
     model: Annotated[str, typer.Option(help="demo, a local directory, or a hub id")] = "demo",
-    matcher: Annotated[str | None, typer.Option(help="model that weighs clauses; none for none")] = None,
+    matcher: Annotated[str | None, typer.Option(help="matching model that weighs statements; none disables it")] = None,
     revision: Annotated[str | None, typer.Option(help="branch, tag or commit of a hub id")] = None,
     dtype: Annotated[str, typer.Option(help=f"{', '.join(get_args(Dtype))}. {DTYPES}")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",

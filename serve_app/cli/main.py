@@ -33,7 +33,7 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-MATCHER = "model that weighs clauses; none for none; the embedded one beside the embedded captioner"
+MATCHER = "matching model that weighs statements; none disables it (default: demo with --model demo, else none)"
 
 
 @app.callback()
@@ -56,7 +56,7 @@ def caption(
 ) -> None:
     """Caption FILES without a server: captions to stdout, progress to stderr.
 
-    Exits with 1 when a file failed and with 2 when the model or an option is no good.
+    Exits with 1 if a file failed and with 2 if the model or an option is invalid.
     """
     from serve_app.local import local_service  # brings torch, which --help can do without
 
@@ -109,7 +109,7 @@ def ui(
     port: Annotated[int, typer.Option(min=1, max=65535)] = 7860,
     model: Annotated[str, typer.Option(help="demo, a local directory, or a hub id")] = "demo",
     matcher: Annotated[str | None, typer.Option(help=MATCHER)] = None,
-    answerer: Annotated[str | None, typer.Option(help="model for questions; none for none")] = None,
+    answerer: Annotated[str | None, typer.Option(help="model for questions; none disables it")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
 ) -> None:
     """Serve the web page on this machine, without a cluster."""

@@ -181,7 +181,7 @@ class Engine:
 
     def _drop_ended(self) -> None:
         now = time.monotonic()
-        late = DeadlineExceeded("Its time ran out.")
+        late = DeadlineExceeded()
         for group in self.scheduler.withdraw(lambda group: group.over(now)):
             self._counters.groups_dropped += 1
             group.finish(late)

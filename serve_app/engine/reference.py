@@ -140,7 +140,7 @@ class _Interrupt(StoppingCriteria):
         if self._cancelled.is_set():
             raise GenerationFailed("The request was cancelled.")
         if self._deadline is not None and time.monotonic() >= self._deadline:
-            raise DeadlineExceeded("Its time ran out.")
+            raise DeadlineExceeded()
 
     def __call__(self, input_ids: torch.LongTensor, *_: Any, **__: Any) -> torch.BoolTensor:
         late = self._deadline is not None and time.monotonic() >= self._deadline

@@ -97,7 +97,7 @@ class Worker(Generic[SomeJob]):
             async with asyncio.timeout(None if deadline is None else max(0.0, deadline - time.monotonic())):
                 return await asyncio.wrap_future(future)
         except TimeoutError:
-            raise DeadlineExceeded("The request's time ran out.") from None
+            raise DeadlineExceeded() from None
 
     @property
     def waiting(self) -> int:

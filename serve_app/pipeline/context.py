@@ -169,7 +169,7 @@ class Context:
     ) -> list[Outcome]:
         remaining = self._deadline - time.monotonic()
         if remaining <= 0:
-            raise DeadlineExceeded("The request's time ran out.")
+            raise DeadlineExceeded()
         jobs = [
             GenerateJob(prompt, parameters, stream_seed(self.options.seed, self._pixels.digest, step, index))
             for index, prompt in enumerate(prompts)

@@ -108,11 +108,11 @@ async def test_all_variants_lost_is_an_error() -> None:
 
 async def test_lost_round_keeps_the_caption_and_says_so() -> None:
     def rule(prompt: str) -> str | Exception:
-        return DeadlineExceeded("Its time ran out.") if ":" in prompt else f"{prompt} {SENTENCE}"
+        return DeadlineExceeded() if ":" in prompt else f"{prompt} {SENTENCE}"
 
     result = await CaptionPipeline(RuleGenerator(rule)).caption(PIXELS, options())
     assert "brown dog" in result.caption
-    assert result.degraded == ("round 2: Its time ran out.",)
+    assert result.degraded == ("round 2: The request's time limit was reached.",)
     assert result.rounds == ()
 
 
@@ -132,7 +132,7 @@ async def test_time_that_is_up_before_a_round_returns_the_caption_so_far() -> No
     generator = RuleGenerator(lambda prompt: f"{prompt} {SENTENCE}", delay_s=0.05)
     result = await CaptionPipeline(generator).caption(PIXELS, options(timeout_s=0.04))
     assert "brown dog" in result.caption
-    assert result.degraded == ("round 2: The request's time ran out.",)
+    assert result.degraded == ("round 2: The request's time limit was reached.",)
 
 
 async def test_cancellation_reaches_the_generator() -> None:

@@ -221,7 +221,7 @@ async def test_peer_that_never_shakes_hands_leaves_no_socket() -> None:
     listening = await asyncio.start_server(connected, "127.0.0.1", 0)
     port = listening.sockets[0].getsockname()[1]
     limits = Limits(fetch_hosts=HERE.fetch_hosts, fetch_networks=HERE.fetch_networks, fetch_timeout_s=0.5)
-    with pytest.raises(FetchFailed, match="not there within"):
+    with pytest.raises(FetchFailed, match="did not respond within"):
         await Fetcher().fetch(f"https://127.0.0.1:{port}/", limits)
     assert connections_to(port) == 0
     listening.close()

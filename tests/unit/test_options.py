@@ -26,7 +26,7 @@ from tests.unit.fakes import RuleGenerator
 from tests.unit.test_api import echo
 from tests.unit.test_mcp import running
 
-README = Path(__file__).parents[2] / "README.md"
+API = Path(__file__).parents[2] / "docs" / "api.md"
 ALL = [*Options.model_fields]
 
 
@@ -81,8 +81,8 @@ def test_the_client_knows_every_option() -> None:
     assert client.CaptionOptions is ClientOptions
 
 
-def test_the_readme_tells_of_every_option_in_order() -> None:
-    text = README.read_text(encoding="utf-8")
+def test_the_documentation_tells_of_every_option_in_order() -> None:
+    text = API.read_text(encoding="utf-8")
     table = text[text.index("| option | meaning | default |") :].split("\n\n")[0]
     assert re.findall(r"^\| `(\w+)` \|", table, re.M) == ALL
 

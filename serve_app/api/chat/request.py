@@ -69,7 +69,7 @@ def _parse(data: bytes) -> ChatRequest:
         ) from error
     for name in _UNSUPPORTED:
         if (chat.model_extra or {}).get(name):
-            raise InvalidOption(f"{name}: this service captions images and has none.")
+            raise InvalidOption(f"{name}: not supported; this service only captions images.")
     kind = (chat.model_extra or {}).get("response_format")
     if isinstance(kind, dict) and kind.get("type") not in (None, "text"):
         raise InvalidOption("response_format: captions are text.")
