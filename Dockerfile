@@ -24,7 +24,7 @@ RUN grep '^torch==' constraints.txt > torch.txt \
     && pip install --no-cache-dir ${TORCH_INDEX:+--index-url "${TORCH_INDEX}"} --requirement torch.txt
 COPY --chown=1000:100 pyproject.toml README.md LICENSE NOTICE ./
 COPY --chown=1000:100 serve_app serve_app
-RUN pip install --no-cache-dir --constraint constraints.txt . && rm -rf build ./*.egg-info serve_app
+RUN pip install --no-cache-dir --constraint constraints.txt '.[all]' && rm -rf build ./*.egg-info serve_app
 
 WORKDIR /home/ray
 ENV RAY_USAGE_STATS_ENABLED=0 HF_HUB_DISABLE_TELEMETRY=1

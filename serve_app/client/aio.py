@@ -6,11 +6,10 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 
 import httpx
 from pydantic import BaseModel
-from typing_extensions import Unpack
 
 from serve_app.client import wire
 from serve_app.client.errors import ServiceUnreachable

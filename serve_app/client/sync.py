@@ -6,11 +6,10 @@ import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, Self, TypeVar
+from typing import Any, Self, TypeVar, Unpack
 
 import httpx
 from pydantic import BaseModel
-from typing_extensions import Unpack
 
 from serve_app.client import wire
 from serve_app.client.errors import ServiceUnreachable
