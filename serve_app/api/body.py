@@ -18,13 +18,14 @@ from serve_app.api.sources import image_bytes
 from serve_app.errors import ImageTooLarge, InvalidOption, InvalidRequest, UnsupportedImage
 from serve_app.limits import Limits
 from serve_app.options import Options, lists
+from serve_app.tasks import TASKS
 
 OVERHEAD_BYTES = 256 * 1024
 """Room for option fields and multipart borders besides the image."""
 MAX_FIELDS = 64
 """Option fields besides texts."""
 IMAGE = "image"
-_LISTS = {*lists([Options]), "texts"}
+_LISTS = lists([Options, *(task.options for task in TASKS)])
 
 
 async def read_caption_request(request: Request, limits: Limits, fetcher: Fetcher) -> tuple[bytes, dict[str, Any]]:

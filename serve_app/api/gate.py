@@ -14,6 +14,7 @@ from serve_app.api.body import discard
 from serve_app.api.paths import route_path
 from serve_app.api.service import CaptionService
 from serve_app.errors import CaptionServeError, ImageTooLarge, Overloaded
+from serve_app.tasks import TASKS
 
 Refuse = Callable[[Request, CaptionServeError], Awaitable[Response]]
 """Makes the answer of a request that is turned away."""
@@ -21,7 +22,7 @@ DISCARD_S = 5.0
 """How long a full service takes in the body of a request that it refuses."""
 
 
-TASKS = frozenset(("/v1/answers", "/v1/matches", "/v1/embeddings", "/v1/filters"))
+_OTHERS = frozenset(task.path for task in TASKS if not task.by_captioner)
 """Routes whose work other deployments do, with queues of their own."""
 
 
@@ -34,7 +35,7 @@ class GateMiddleware:
         self._refuse = refuse
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] == "POST" and route_path(scope) not in TASKS:
+        if scope["type"] == "http" and scope["method"] == "POST" and route_path(scope) not in _OTHERS:
             try:
                 self._service.admission.check()
             except Overloaded as error:

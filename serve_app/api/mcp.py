@@ -28,6 +28,7 @@ from serve_app.api.tasks import TaskService
 from serve_app.contract import AnswerBody, ClauseBody, ContestedBody, MatchBody
 from serve_app.errors import CaptionServeError
 from serve_app.options import constraints, given, offered, signed
+from serve_app.tasks import ANSWERS, MATCHES
 
 PATH = "/mcp"
 INSTRUCTIONS = "Tools that look at an image for you and say in words what is in it."
@@ -142,7 +143,7 @@ def _server(app: FastAPI) -> MCPServer:
     server.tool(title="Describe an image", annotations=reads)(signed(caption_image, described))
 
     tasks: TaskService = app.state.tasks
-    if "answers" in tasks.names:
+    if ANSWERS.name in tasks.names:
 
         @server.tool(title="Ask about an image", annotations=reads)
         async def answer_question(
@@ -155,7 +156,7 @@ def _server(app: FastAPI) -> MCPServer:
                 content=[TextContent(type="text", text=body.answer)], structured_content=body.model_dump()
             )
 
-    if "matches" in tasks.names:
+    if MATCHES.name in tasks.names:
 
         @server.tool(title="Compare texts with an image", annotations=reads)
         async def match_texts(

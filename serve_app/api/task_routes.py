@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Coroutine, Mapping
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from fastapi import APIRouter
@@ -18,16 +18,15 @@ from serve_app.api.disconnect import ClientGone, while_connected
 from serve_app.api.request_id import request_id
 from serve_app.api.routes import PROBLEMS, fields_of, properties_of
 from serve_app.api.sources import image_bytes
-from serve_app.api.tasks import AnswerOptions, EmbeddingOptions, FilterOptions, MatchOptions, TaskService
-from serve_app.contract import AnswerBody, EmbeddingsBody, FilterBody, MatchBody
+from serve_app.api.tasks import TaskService
+from serve_app.contract import EmbeddingsBody
 from serve_app.errors import ImageTooLarge, InvalidOption
+from serve_app.tasks import EMBEDDINGS, TASKS, Task
 
 FETCHES_AT_ONCE = 8
 """Images of one request for vectors that are fetched at a time."""
 
 router = APIRouter()
-
-Task = Callable[[Any, Mapping[str, Any], str], Coroutine[Any, Any, BaseModel]]
 
 
 def _body(options: type[BaseModel], example: dict[str, Any]) -> dict[str, Any]:
@@ -45,62 +44,56 @@ def _body(options: type[BaseModel], example: dict[str, Any]) -> dict[str, Any]:
 
 
 def _embedding_body() -> dict[str, Any]:
-    schema = EmbeddingOptions.model_json_schema()
+    schema = EMBEDDINGS.options.model_json_schema()
     images = {"type": "array", "items": {"type": "string"}, "description": "data URIs, base64 or URLs"}
     schema["properties"] = {**schema["properties"], "images": images}
-    example = {"input": ["a dog on the grass"], "images": [PIXEL]}
+    example = {**EMBEDDINGS.example, "images": [PIXEL]}
     return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema, "example": example}}}}
 
 
-@router.post(
-    "/v1/answers",
-    response_model=AnswerBody,
-    responses=PROBLEMS,
-    openapi_extra=_body(AnswerOptions, {"question": "what is in the picture?"}),
-    summary="Answer a question about an image",
-)
-async def answers(request: Request) -> Response:
-    """The image comes as a form file, as the raw body, or inside JSON, as for captions."""
-    return await _respond(request, lambda tasks: tasks.need_answerer(), lambda tasks: tasks.answer)
+def _endpoint(task: Task) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+    async def endpoint(request: Request) -> Response:
+        tasks: TaskService = request.app.state.tasks
+        limits, fetcher = request.app.state.service.limits, request.app.state.fetcher
+        try:
+            tasks.need(task)
+            image, values = await read_caption_request(request, limits, fetcher)
+            body = await while_connected(request, getattr(tasks, task.method)(image, values, request_id(request.scope)))
+        except (ClientGone, ClientDisconnect):
+            return Response(status_code=problems.CLIENT_CLOSED_REQUEST)
+        return JSONResponse(body.model_dump())
+
+    endpoint.__name__ = task.name
+    return endpoint
+
+
+for _task in TASKS:
+    if _task is not EMBEDDINGS:  # which takes several images
+        router.add_api_route(
+            _task.path,
+            _endpoint(_task),
+            methods=["POST"],
+            response_model=_task.body,
+            responses=PROBLEMS,
+            openapi_extra=_body(_task.options, dict(_task.example)),
+            summary=_task.summary,
+            description=_task.description,
+        )
 
 
 @router.post(
-    "/v1/matches",
-    response_model=MatchBody,
-    responses=PROBLEMS,
-    openapi_extra=_body(MatchOptions, {"texts": ["a dog", "a red square"]}),
-    summary="Say how well texts describe an image",
-)
-async def matches(request: Request) -> Response:
-    """`probability` judges each text with the image before it; `similarity` is fit for search over many images."""
-    return await _respond(request, lambda tasks: tasks.need_matcher(), lambda tasks: tasks.match)
-
-
-@router.post(
-    "/v1/filters",
-    response_model=FilterBody,
-    responses=PROBLEMS,
-    openapi_extra=_body(FilterOptions, {"texts": ["a dog", "IMG_2041.JPG"], "improve": False}),
-    summary="Say which of an image's texts to keep, and write a better one where none is good",
-)
-async def filters(request: Request) -> Response:
-    """For alt texts and captions that are there already."""
-    return await _respond(request, lambda tasks: tasks.need_matcher(), lambda tasks: tasks.filter)
-
-
-@router.post(
-    "/v1/embeddings",
-    response_model=EmbeddingsBody,
+    EMBEDDINGS.path,
+    response_model=EMBEDDINGS.body,
     responses=PROBLEMS,
     openapi_extra=_embedding_body(),
-    summary="Vectors of images and texts for search",
+    summary=EMBEDDINGS.summary,
+    description=EMBEDDINGS.description,
 )
 async def embeddings(request: Request) -> Response:
-    """OpenAI's shape, with `images` besides `input`. Vectors have length 1; `dimension` says how many numbers."""
     tasks: TaskService = request.app.state.tasks
     limits = request.app.state.service.limits
     try:
-        tasks.need_matcher()
+        tasks.need(EMBEDDINGS)
         values = await read_json_object(request, limits.max_batch_bytes)
         given = values.pop("images", [])
         if not isinstance(given, list) or not all(isinstance(image, str) for image in given):
@@ -127,16 +120,3 @@ async def _embedded(request: Request, tasks: TaskService, given: list[str], valu
         return data
 
     return await tasks.embed(given, values, fetch)
-
-
-async def _respond(
-    request: Request, check: Callable[[TaskService], object], task: Callable[[TaskService], Task]
-) -> Response:
-    tasks: TaskService = request.app.state.tasks
-    try:
-        check(tasks)
-        image, values = await read_caption_request(request, request.app.state.service.limits, request.app.state.fetcher)
-        body = await while_connected(request, task(tasks)(image, values, request_id(request.scope)))
-    except (ClientGone, ClientDisconnect):
-        return Response(status_code=problems.CLIENT_CLOSED_REQUEST)
-    return JSONResponse(body.model_dump())

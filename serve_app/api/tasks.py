@@ -8,9 +8,7 @@ import struct
 import time
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
-from typing import Annotated, Any, Literal, Protocol, Self, TypeVar
-
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from typing import Any, Literal, Protocol, Self, TypeVar
 
 from serve_app.api.service import CaptionService
 from serve_app.contract import (
@@ -25,42 +23,10 @@ from serve_app.contract import (
 )
 from serve_app.errors import DeadlineExceeded, InvalidOption, NotDeployed, PromptTooLong, ServiceError
 from serve_app.limits import Limits
-from serve_app.options import MAX_SEED, validated
+from serve_app.options import validated
 from serve_app.task_types import Answerer, MatchModel
-from serve_app.types import Detail, ModelInfo
-
-DEFAULT_FLOOR = 0.5
-"""Match score at which a text describes an image more likely than not."""
-
-NonEmpty = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
-
-
-class Timed(BaseModel):
-    model_config = ConfigDict(extra="forbid")
-
-    timeout_s: float | None = Field(None, gt=0, allow_inf_nan=False, description="seconds")
-
-
-class AnswerOptions(Timed):
-    question: NonEmpty = Field(description='for example "how many dogs are there?"')
-
-
-class MatchOptions(Timed):
-    texts: list[NonEmpty] = Field(min_length=1, description="texts to compare with the image")
-
-
-class FilterOptions(MatchOptions):
-    floor: float = Field(DEFAULT_FLOOR, ge=0, le=1, description="match score that a text needs to be kept")
-    improve: bool = Field(True, description="make a new caption where no text passes")
-    detail: Detail | None = Field(None, description="of the new caption")
-    seed: int | None = Field(None, ge=0, le=MAX_SEED, description="of the new caption")
-
-
-class EmbeddingOptions(Timed):
-    input: NonEmpty | list[NonEmpty] = Field(default_factory=list, description="a text or several")
-    model: str | None = Field(None, description="taken and ignored; there is one model")
-    user: str | None = Field(None, description="taken and ignored")
-    encoding_format: Literal["float", "base64"] = "float"
+from serve_app.tasks import TASKS, AnswerOptions, EmbeddingOptions, FilterOptions, MatchOptions, Task
+from serve_app.types import ModelInfo
 
 
 class HasInfo(Protocol):
@@ -88,7 +54,15 @@ class TaskService:
     @property
     def names(self) -> tuple[str, ...]:
         """What is deployed."""
-        return (*(("answers",) if self._answerer else ()), *(("matches",) if self._matcher else ()))
+        deployed = {"answerer": self._answerer, "matcher": self._matcher}
+        return tuple(task.name for task in TASKS if deployed[task.needs] is not None)
+
+    def need(self, task: Task) -> None:
+        """Raises `NotDeployed` if the task's model is not there."""
+        if task.needs == "answerer":
+            self.need_answerer()
+        else:
+            self.need_matcher()
 
     def need_answerer(self) -> Answerer:
         return _deployed(self._answerer, "Question answering", "answerer")

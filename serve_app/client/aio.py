@@ -11,6 +11,7 @@ from typing import Any, Self, TypeVar, Unpack
 import httpx
 from pydantic import BaseModel
 
+from serve_app import tasks
 from serve_app.client import wire
 from serve_app.client.errors import ServiceUnreachable
 from serve_app.client.options import CaptionOptions, FilterOptions
@@ -68,22 +69,22 @@ class AsyncCaptionServe:
     async def answer(self, image: Any, question: str, *, timeout_s: float | None = None) -> AnswerBody:
         """The answer to a question about an image. Raises `NotDeployed` where the service has no answerer."""
         request = await asyncio.to_thread(wire.caption_request, image, {"question": question, "timeout_s": timeout_s})
-        return await self._asked(wire.ANSWERS, request, AnswerBody)
+        return await self._asked(tasks.ANSWERS.path, request, AnswerBody)
 
     async def match(self, image: Any, texts: Sequence[str], *, timeout_s: float | None = None) -> MatchBody:
         """How well each text describes an image. Raises `NotDeployed` where the service has no matcher."""
         request = await asyncio.to_thread(wire.caption_request, image, {"texts": list(texts), "timeout_s": timeout_s})
-        return await self._asked(wire.MATCHES, request, MatchBody)
+        return await self._asked(tasks.MATCHES.path, request, MatchBody)
 
     async def filter(self, image: Any, texts: Sequence[str], **options: Unpack[FilterOptions]) -> FilterBody:
         """Which texts of an image to keep, and a new caption where none passes."""
         request = await asyncio.to_thread(wire.caption_request, image, {"texts": list(texts), **options})
-        return await self._asked(wire.FILTERS, request, FilterBody)
+        return await self._asked(tasks.FILTERS.path, request, FilterBody)
 
     async def embed(self, images: Sequence[Any] = (), texts: Sequence[str] = ()) -> list[list[float]]:
         """Vectors of length 1: those of the images, then those of the texts."""
         request = await asyncio.to_thread(wire.embedding_request, images, texts)
-        body = await self._asked(wire.EMBEDDINGS, request, EmbeddingsBody)
+        body = await self._asked(tasks.EMBEDDINGS.path, request, EmbeddingsBody)
         vectors = [entry.embedding for entry in body.data if not isinstance(entry.embedding, str)]
         return vectors[len(texts) :] + vectors[: len(texts)]
 

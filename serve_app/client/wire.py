@@ -17,7 +17,6 @@ from serve_app.contract import EVENT, BatchLine, ErrorEvent, ResultEvent, StepEv
 from serve_app.errors import CaptionServeError
 
 CAPTIONS, BATCH = "/v1/captions", "/v1/captions/batch"
-ANSWERS, MATCHES, FILTERS, EMBEDDINGS = "/v1/answers", "/v1/matches", "/v1/filters", "/v1/embeddings"
 Body = TypeVar("Body", bound=BaseModel)
 EVENT_STREAM = {"Accept": "text/event-stream"}
 KEY_VARIABLE = "CAPTION_SERVE_API_KEY"

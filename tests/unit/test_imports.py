@@ -11,15 +11,16 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[2] / "serve_app"
-EVERYONES = {"steps", "types", "task_types", "errors", "contract", "limits", "options"}
+EVERYONES = {"steps", "types", "task_types", "errors", "contract", "limits", "options", "tasks"}
 MAY_IMPORT = {
     "types": {"errors"},
     "task_types": {"types"},
     "steps": {"types", "errors"},
     "contract": set[str](),
     "limits": {"types"},
+    "tasks": {"types", "contract", "options"},
     "options": {"types", "errors", "limits"},
-    "client": {"contract", "errors", "types"},
+    "client": {"contract", "errors", "types", "tasks"},
     "errors": set[str](),
     "args": EVERYONES,
     "instant": EVERYONES,
@@ -32,7 +33,7 @@ MAY_IMPORT = {
     "local": {*EVERYONES, "args", "engines", "pipeline", "api", "wiring"},
     "deployments": {*EVERYONES, "wiring", "args", "engines", "pipeline", "api", "ui"},
     "batch": {*EVERYONES, "args", "instant", "local", "pipeline", "engine", "api", "deployments"},
-    "cli": {*EVERYONES, "args", "local", "pipeline", "api", "ui", "batch"},
+    "cli": {*EVERYONES, "args", "local", "pipeline", "engine", "api", "ui", "batch"},
     "app": {"args", "deployments"},
 }
 FORBIDDEN = {
