@@ -225,7 +225,9 @@ class Description(BaseModel):
 
     model: str
     strategies: list[str]
-    tasks: list[str] = Field(default_factory=list, description="deployed besides captions: answers, matches")
+    tasks: list[str] = Field(
+        default_factory=list, description="deployed besides captions: answers, matches, filters, embeddings"
+    )
     default_strategy: str
     default_detail: str
     default_seed: int

@@ -23,6 +23,7 @@ logger = logging.getLogger(__name__)
 MEDIA_TYPE = "application/problem+json"
 
 STATUSES = sorted({kind.status for kind in errors.subclasses()})
+_SLUGS = {kind.slug for kind in errors.subclasses()}
 BUG = "The service failed; its log has the details under this request_id."
 CLIENT_CLOSED_REQUEST = 499
 """nginx's status for a client that left; nobody reads it but the access log."""
@@ -58,7 +59,7 @@ def problem(request: Request, status: int, slug: str, detail: str, retry_after_s
 def _body(status: int, slug: str, detail: str, request_id: str) -> Problem:
     return Problem(
         type=f"urn:caption-serve:{slug}",
-        title=slug.replace("-", " ").capitalize(),
+        title=slug.replace("-", " ").capitalize() if slug in _SLUGS else HTTPStatus(status).phrase,
         status=status,
         detail=detail,
         request_id=request_id,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import re
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ import yaml
 from ray import serve
 from ray.serve.schema import ApplicationStatus
 
+from serve_app.client.wire import KEY_VARIABLE
 from serve_app.errors import ModelError
 
 CONFIG = Path(__file__).with_name("local.yaml")
@@ -31,10 +34,25 @@ DEMONSTRATION = (
     "make run MODEL=…, caption-serve serve --model …"
 )
 APPLICATION = "captions"
+PAGE = "serve_app.app:build_page"
 START_TIMEOUT_S = 600.0
 STOP_TIMEOUT_S = 90.0
 FREE_MEMORY_BYTES = 3_000_000_000
 """What Ray and the service take with the embedded model, and some room."""
+
+
+@dataclass
+class Served:
+    """What a config serves, and where."""
+
+    host: str
+    port: int
+    model: str
+    page: bool = False
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.host}:{self.port}"
 
 
 class CannotStart(Exception):
@@ -80,26 +98,34 @@ def write_config(
     port: int | None,
     matcher: str | None = None,
     answerer: str | None = None,
-) -> tuple[str, int]:
-    """Copies a config with other models or another port; returns the host and port that it serves at.
+) -> Served:
+    """Copies a config with other models or another port; raises `CannotStart` and `OSError`.
 
-    Beside another captioner the embedded matcher and answerer, which know drawn scenes only, are left out.
+    Beside another captioner the embedded matcher and answerer, which know drawn scenes only, are left out; so is the
+    page if Gradio is not installed.
     """
     config = yaml.safe_load(source.read_text(encoding="utf-8"))
-    http = config["http_options"]
+    if not isinstance(config, dict) or not config.get("applications"):
+        raise CannotStart(f"{source}: not a Serve config; it has no applications.")
+    http = config.setdefault("http_options", {})
     if port is not None:
         http["port"] = port
+    if importlib.util.find_spec("gradio") is None:
+        config["applications"] = [one for one in config["applications"] if one.get("import_path") != PAGE]
     captions = config["applications"][0]
+    args = captions.setdefault("args", {})
     if model is not None:
-        captions["args"]["model"] = model
+        args["model"] = model
     for task, deployment, given in (("matcher", "Matcher", matcher), ("answerer", "Answerer", answerer)):
         if given is not None:
-            captions["args"][task] = given
+            args[task] = given
         elif model not in (None, "demo"):
-            captions["args"].pop(task, None)
-            captions["deployments"] = [one for one in captions["deployments"] if one["name"] != deployment]
+            args.pop(task, None)
+            captions["deployments"] = [one for one in captions.get("deployments", []) if one["name"] != deployment]
     target.write_text(yaml.safe_dump(config), encoding="utf-8")
-    return http["host"], http["port"]
+    served = Served(http.get("host", "127.0.0.1"), http.get("port", 8000), args.get("model", "demo"))
+    served.page = any(one.get("import_path") == PAGE for one in config["applications"])
+    return served
 
 
 def failure() -> str | None:
@@ -141,25 +167,39 @@ def ready_deployments() -> set[str]:
     return {name for name, deployment in found if deployment.status == "HEALTHY"}
 
 
-def show(url: str, model: str, sample: Path, dashboard: str | None) -> None:
-    """Captions the sample and says how to go on."""
-    with sample.open("rb") as image:
-        answer = httpx.post(f"{url}/v1/captions", files={"image": image}, timeout=600)
-    answer.raise_for_status()
-    shown = os.path.relpath(sample)
-    print(f"\n{shown}: {answer.json()['caption']}\n")
-    if model == "demo":
+def show(served: Served, sample: Path, dashboard: str | None) -> None:
+    """Captions the sample and says how to go on; a service that needs a key serves without a sample."""
+    key = os.environ.get(KEY_VARIABLE)
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    url, shown = served.url, os.path.relpath(sample)
+    try:
+        with sample.open("rb") as image:
+            answer = httpx.post(f"{url}/v1/captions", files={"image": image}, headers=headers, timeout=600)
+        body = answer.json()
+        told = body["caption"] if answer.is_success else f"no caption: {body['detail']}"
+    except (httpx.HTTPError, ValueError, KeyError) as error:
+        told = f"no caption: {error}"
+    print(f"\n{shown}: {told}\n")
+    if served.model == "demo":
         print(f"{DEMONSTRATION}\n")
     print(f"API          {url}/v1/captions, for example: curl -F image=@{shown} {url}/v1/captions")
     print(f"Description  {url}/docs")
-    print(f"Web page     {url}/ui")
+    if served.page:
+        print(f"Web page     {url}/ui")
     if dashboard:
         print(f"Ray          http://{dashboard}")
     print("Ctrl-C stops it.", flush=True)
 
 
-def launch(config: Path, model: str | None, matcher: str | None, answerer: str | None, port: int | None, sample: Path,
-           verbose: bool) -> int:  # fmt: skip
+def launch(
+    config: Path,
+    model: str | None,
+    matcher: str | None,
+    answerer: str | None,
+    port: int | None,
+    sample: Path,
+    verbose: bool,
+) -> int:
     """Runs the service until it ends or Ctrl-C; returns an exit code. None: what the config says."""
     # Jobs that are sent to the service find this environment's python without its activation.
     os.environ["PATH"] = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", "")))
@@ -170,27 +210,36 @@ def launch(config: Path, model: str | None, matcher: str | None, answerer: str |
     with tempfile.TemporaryDirectory() as scratch:
         ours = Path(scratch) / "serve.yaml"
         try:
-            where = write_config(config, ours, model, port, matcher, answerer)
-            check_machine(*where)
+            served = _prepared(config, ours, model, matcher, answerer, port)
+            if not sample.is_file():
+                raise CannotStart(f"{sample}: no such file.")
+            check_machine(served.host, served.port)
             check_models(model, matcher, answerer)
-        except OSError as error:
-            print(f"{config}: {error.strerror}.", file=sys.stderr)
-            return 1
         except (CannotStart, ModelError) as error:
             print(error, file=sys.stderr)
             return 1
-        served = yaml.safe_load(ours.read_text(encoding="utf-8"))["applications"][0]["args"]["model"]
-        return _run(ours, served, where, sample, verbose)
+        return _run(ours, served, sample, verbose)
 
 
-def _run(config: Path, model: str, where: tuple[str, int], sample: Path, verbose: bool) -> int:
-    url = "http://{}:{}".format(*where)
-    log = Path(tempfile.gettempdir()) / f"caption-serve-{where[1]}.log"
+def _prepared(
+    config: Path, ours: Path, model: str | None, matcher: str | None, answerer: str | None, port: int | None
+) -> Served:
+    try:
+        return write_config(config, ours, model, port, matcher, answerer)
+    except OSError as error:
+        raise CannotStart(f"{config}: {error.strerror}.") from error
+    except (yaml.YAMLError, AttributeError, TypeError, KeyError) as error:
+        reason = " ".join(str(error).split())
+        raise CannotStart(f"{config}: not a Serve config ({type(error).__name__}: {reason}).") from error
+
+
+def _run(config: Path, served: Served, sample: Path, verbose: bool) -> int:
+    descriptor, log = tempfile.mkstemp(prefix=f"caption-serve-{served.port}-", suffix=".log")
     told = "the terminal" if verbose else log
-    print(f"Starting the service with {model!r} at {url}; Ray's and Serve's log: {told}", flush=True)
+    print(f"Starting the service with {served.model!r} at {served.url}; Ray's and Serve's log: {told}", flush=True)
     _stop_on_signals()
     start = time.monotonic()
-    with log.open("wb") as file:
+    with open(descriptor, "wb") as file:
         # The cluster is this process's own, so that its state can be asked for while it starts.
         level = logging.INFO if verbose else logging.ERROR
         context: Any = ray.init("local", log_to_driver=False, logging_level=level)
@@ -201,11 +250,11 @@ def _run(config: Path, model: str, where: tuple[str, int], sample: Path, verbose
         output = None if verbose else file
         process = subprocess.Popen(command, env=environment, start_new_session=True, stdout=output, stderr=output)
         try:
-            wait_ready(url, process)
+            wait_ready(served.url, process)
             print(f"Ready after {time.monotonic() - start:.0f} s.", flush=True)
-            show(url, model, sample, context.dashboard_url)
+            show(served, sample, context.dashboard_url)
             return process.wait()
-        except (CannotStart, httpx.HTTPError) as error:
+        except CannotStart as error:
             reason = str(error)
         except KeyboardInterrupt:
             print("Stopping …", flush=True)

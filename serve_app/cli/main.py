@@ -94,7 +94,9 @@ def serve(
     answerer: Annotated[str | None, typer.Option(help="model for questions, beside another captioner")] = None,
     port: Annotated[int | None, typer.Option(help="the config's unless given")] = None,
     sample: Annotated[Path | None, typer.Option(help="image to caption when the service is ready")] = None,
-    verbose: Annotated[bool, typer.Option(envvar="VERBOSE", help="Ray's and Serve's log to the terminal")] = False,
+    verbose: Annotated[
+        bool, typer.Option(envvar="CAPTION_SERVE_VERBOSE", help="Ray's and Serve's log to the terminal")
+    ] = False,
 ) -> None:
     """Serve the API and the web page on this machine, with a Ray cluster of its own, until Ctrl-C."""
     from serve_app.cli import launch  # brings Ray

@@ -104,9 +104,10 @@ class _Batches(Generic[Job, Result]):
         except Exception as error:
             lost = isinstance(error, torch.AcceleratorError)
             if len(batch) > 1 and not lost:
-                for waiting in batch:
+                self._queue.extendleft(reversed(batch))  # so that none is lost if the device is
+                for _ in batch:
                     self._alive()
-                    self._work([waiting])
+                    self._work([self._queue.popleft()])
                 return
             for waiting in batch:
                 waiting.finish(_told(error))

@@ -48,7 +48,7 @@ class Decoder:
         self.vocabulary: int = config.vocab_size
         self.dtype, self.cache_dtype, self._attention = precision.dtype, precision.cache_dtype, precision.attention
         self.device: torch.device = head.decoder.weight.device
-        self.kernels = kernels or kernels_of(self.device, self.heads, self.head_size, self.dtype)
+        self.kernels = kernels or kernels_of(self.device, self.heads, self.head_size, self.dtype, self.cache_dtype)
         self._embeddings: Any = bert.embeddings
         # Attention's scale lies in the query weights: one product fewer in every layer.
         scale = 1 / math.sqrt(self.head_size)

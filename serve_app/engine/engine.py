@@ -187,7 +187,7 @@ class Engine:
             group.finish(late)
         for seat in [seat for seat in self.batch.seats if seat.group.over(now)]:
             self._counters.groups_dropped += 1
-            self._close(seat).finish(late)
+            self._leave(seat, late)
 
     def _admit(self) -> None:
         """Starts waiting groups. Running ones go on before more new images come than are best encoded together."""
@@ -202,7 +202,14 @@ class Engine:
             group.image = self.images.acquire(group.pixels.digest)
             if is_new:
                 fresh[group.image.slot] = group.pixels
-            seats.append(self.batch.open(group))
+            try:
+                seats.append(self.batch.open(group))
+            except Exception as error:
+                named = self._named(error)
+                self._fail(named)
+                if group.image is not None:
+                    self._release(group).finish(named)
+                return
         if fresh:
             self._encode(fresh, seats)
         for seat in seats:
@@ -221,6 +228,8 @@ class Engine:
                     self._encode({slot: pixels}, seats)
                 return
             named = self._named(error)
+            if isinstance(error, torch.AcceleratorError):
+                self._fail(named)
             for seat in [seat for seat in seats if seat.group.image in images.values()]:
                 self._end(seat, named)
             return
@@ -307,7 +316,13 @@ class Engine:
     def _end(self, seat: Seat, error: CaptionServeError) -> None:
         """Ends a group with an error."""
         self._counters.groups_failed += 1
-        self._close(seat).finish(error)
+        self._leave(seat, error)
+
+    def _leave(self, seat: Seat, error: CaptionServeError) -> None:
+        try:
+            self._close(seat)
+        finally:  # on a lost device nothing can be freed, and the caller has to know all the same
+            seat.group.finish(error)
 
     def _named(self, error: Exception) -> CaptionServeError:
         if isinstance(error, CaptionServeError):

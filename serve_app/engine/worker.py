@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 import queue
 import threading
@@ -18,7 +19,7 @@ logger = logging.getLogger(__name__)
 STALL_S = 120.0
 """A step that says nothing for longer than this is taken for one that never ends."""
 FAILED = GenerationFailed("The model failed on this request; the service's log has the details.")
-_CLOSED = GeneratorUnavailable("The engine is closed.")
+_CLOSED = "The engine is closed."
 
 
 class Job(Protocol):
@@ -84,7 +85,8 @@ class Worker(Generic[SomeJob]):
         def finish(result: Any) -> None:
             if future.set_running_or_notify_cancel():
                 if isinstance(result, CaptionServeError):
-                    future.set_exception(result)
+                    # A copy: where it is raised it keeps the caller's frames, with their images.
+                    future.set_exception(copy.copy(result))
                 else:
                     future.set_result(result)
 
@@ -110,7 +112,7 @@ class Worker(Generic[SomeJob]):
 
     def check_alive(self) -> None:
         if self._closing.is_set() or not self._thread.is_alive():
-            raise _CLOSED
+            raise GeneratorUnavailable(_CLOSED)
 
     def check_health(self) -> None:
         """Raises `GeneratorUnavailable` when the thread died or hangs in a step."""
@@ -145,7 +147,7 @@ class Worker(Generic[SomeJob]):
             self._closing.set()
             self._busy_since = None
             try:
-                self._machine.fail_all(_CLOSED)
+                self._machine.fail_all(GeneratorUnavailable(_CLOSED))
             finally:
                 self._end_inbox()
 
@@ -171,6 +173,7 @@ class Worker(Generic[SomeJob]):
             try:
                 job = self._inbox.get_nowait()
             except queue.Empty:
-                return
+                break
             if job is not None:
-                job.finish(_CLOSED)
+                job.finish(GeneratorUnavailable(_CLOSED))
+        self._inbox.put(None)  # the thread may still wait for the one that was taken out here

@@ -6,6 +6,7 @@ import random
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 import psutil
 import pytest
@@ -16,6 +17,7 @@ from hypothesis.strategies import integers
 
 from bench.random_blip import middle_config, random_blip
 from serve_app.engine.memory import zeros
+from serve_app.engine.state import RowState
 from serve_app.engine.tree import Tree
 from serve_app.errors import DeadlineExceeded, GenerationFailed, InvalidOption, WrongImageSize
 from serve_app.types import EngineLimits, GenerationParameters, Pixels
@@ -401,3 +403,39 @@ def test_beams_that_never_finished_are_no_answers(bench: Bench) -> None:
     found = bench.alone(Request(PICTURES[0], [START, 7], hopeless, 0))
     assert isinstance(found, list)
     assert all(each.ids != [START, 7] for each in found[1:])
+
+
+def test_a_group_that_cannot_be_seated_ends_and_the_engine_goes_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory that ran out while its parameters were written ended the engine's thread."""
+    bench = Bench(random_blip(middle_config()), SMALL)
+    alone = ids(bench.alone(request()))
+    write, calls = RowState.write, iter(range(100))
+
+    def scarce(state: RowState, *arguments: Any) -> None:
+        if next(calls) == 0:
+            raise torch.OutOfMemoryError("full")
+        write(state, *arguments)
+
+    monkeypatch.setattr(RowState, "write", scarce)
+    bench.submit(0, request())
+    bench.run()
+    assert isinstance(bench.results[0], GenerationFailed)
+    bench.submit(1, request())
+    bench.run()
+    assert ids(bench.results[1]) == alone
+    bench.engine.check_integrity()
+
+
+def test_a_device_that_is_lost_while_an_image_is_encoded_is_told_to_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Freeing what the group held failed as well, before the group was told: its caller waited for ever."""
+    bench = Bench(random_blip(middle_config()), SMALL)
+
+    def lost(*_: Any) -> None:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(bench.engine.encoder, "_encode", lost)
+    monkeypatch.setattr(RowState, "clear", lost)
+    bench.submit(0, request())
+    with pytest.raises(torch.AcceleratorError):
+        bench.run()
+    assert isinstance(bench.results[0], GenerationFailed)

@@ -177,15 +177,15 @@ def test_the_engine_finds_the_same_with_them() -> None:
 def test_kernels_are_checked_at_start_and_replaced_when_they_are_wrong(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    check(CPU, 2, 64, torch.float16)
+    check(CPU, 2, 64, torch.float16, torch.float16)
     from serve_app.engine.kernels import check as checking
 
     monkeypatch.setattr(torch.cuda, "device", lambda _: contextlib.nullcontext())
     monkeypatch.setattr(checking, "check", lambda _, *sizes: check(CPU, *sizes))
-    assert isinstance(kernels.kernels_of(torch.device("cuda:0"), 3, 40, torch.float32), TritonKernels)
+    assert isinstance(kernels.kernels_of(torch.device("cuda:0"), 3, 40, torch.float32, torch.float32), TritonKernels)
     inner = checking.add_norm
     monkeypatch.setattr(checking, "add_norm", lambda *arguments: inner(*arguments) + 1)
-    assert isinstance(kernels.kernels_of(torch.device("cuda:0"), 3, 40, torch.float32), TorchKernels)
+    assert isinstance(kernels.kernels_of(torch.device("cuda:0"), 3, 40, torch.float32, torch.float32), TorchKernels)
     assert "off by 1" in caplog.text
 
 

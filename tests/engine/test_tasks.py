@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from serve_app.engine import (
     start_answerer,
     start_matcher,
 )
+from serve_app.engine.batcher import Batcher
 from serve_app.engine.checkpoint import ANSWERING, CAPTIONING, MATCHING, resolve
 from serve_app.engine.pixels import Normalizer
 from serve_app.errors import (
@@ -235,3 +237,41 @@ async def test_a_lost_device_ends_the_matcher(matcher: MatchEngine, monkeypatch:
         matcher.check_health()
     with pytest.raises(GeneratorUnavailable):
         await matcher.match(picture, ["a dog"])
+
+
+async def test_a_device_that_is_lost_while_jobs_are_retried_loses_no_job() -> None:
+    """The jobs behind the one that met the loss were in no queue any more: their callers waited for ever."""
+    release = threading.Event()
+
+    def run(jobs: Sequence[int]) -> list[int]:
+        release.wait(5)
+        if len(jobs) > 1:
+            raise RuntimeError("an odd failure")
+        if jobs[0] == 1:
+            raise torch.AcceleratorError("CUDA error")
+        return [jobs[0]]
+
+    batcher: Batcher[int, int] = Batcher(run, "test", 8)
+    first = asyncio.ensure_future(batcher.submit(0))
+    await asyncio.sleep(0.1)
+    others = [asyncio.ensure_future(batcher.submit(number)) for number in (2, 1, 3, 4)]
+    await asyncio.sleep(0.1)
+    release.set()
+    found = await asyncio.wait_for(asyncio.gather(first, *others, return_exceptions=True), 10)
+    assert found[:2] == [0, 2]
+    assert [type(error) for error in found[2:]] == [GenerationFailed, GeneratorUnavailable, GeneratorUnavailable]
+    with pytest.raises(GeneratorUnavailable):
+        batcher.check_health()
+
+
+async def test_errors_of_many_callers_are_not_one_object() -> None:
+    """Raised again and again it kept the frames of all its callers, with their images."""
+
+    def run(jobs: Sequence[int]) -> list[int]:
+        raise ValueError("no")
+
+    batcher: Batcher[int, int] = Batcher(run, "test", 8)
+    found = await asyncio.gather(*(batcher.submit(number) for number in range(3)), return_exceptions=True)
+    assert len({id(error) for error in found}) == 3
+    assert {type(error) for error in found} == {GenerationFailed}
+    batcher.close()

@@ -99,7 +99,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     port = free_port()
     command = [CAPTION_SERVE, "serve", "--sample", str(held_out.SAMPLE), "--port", str(port)]
     command += ["--config", str(_config(tmp_path_factory.mktemp("config")))]
-    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "RAY_SERVE_LOG_TO_STDERR": "0", "VERBOSE": "1"}
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", "RAY_SERVE_LOG_TO_STDERR": "0", "CAPTION_SERVE_VERBOSE": "1"}
     process = subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )

@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 
 from serve_app.api import CaptionService
 from serve_app.batch import command
+from serve_app.cli import launch
 from serve_app.cli.main import app
 from tests.unit.captioners import LENGTH, TellingCaptioner, length_of
 from tests.unit.test_api import PNG
@@ -68,3 +69,27 @@ def test_batch_asks_for_captions_of_that_length(monkeypatch: pytest.MonkeyPatch,
     for flags in (FLAGS, (), ("--tidy",)):
         assert CliRunner().invoke(app, ["batch", str(image), "--out", "/nowhere", *flags]).exit_code == 0
     assert [settings["options"] for settings in given] == [LENGTH, {}, {}]
+
+
+def test_serve_says_in_a_sentence_what_is_wrong_with_a_config(tmp_path: Path) -> None:
+    """A config without applications or http_options was a traceback."""
+    config = tmp_path / "serve.yaml"
+    for text, told in (("a: [", "not a Serve config"), ("proxy_location: HeadOnly", "it has no applications"),
+                       ("applications: [{name: captions, deployments: 3}]", "no such file")):  # fmt: skip
+        config.write_text(text)
+        done = CliRunner().invoke(app, ["serve", "--config", str(config), "--sample", str(tmp_path / "none.png")])
+        assert done.exit_code == 1
+        assert told in done.stderr
+        assert len(done.stderr.splitlines()) == 1, done.stderr
+
+
+def test_serve_takes_serves_defaults_and_leaves_the_page_out_without_gradio(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config, ours = tmp_path / "serve.yaml", tmp_path / "ours.yaml"
+    config.write_text("applications: [{name: captions}, {name: page, import_path: 'serve_app.app:build_page'}]")
+    served = launch.write_config(config, ours, "other/model", None)
+    assert (served.url, served.model, served.page) == ("http://127.0.0.1:8000", "other/model", True)
+    monkeypatch.setattr(launch.importlib.util, "find_spec", lambda _: None)
+    assert not launch.write_config(config, ours, None, 8001).page
+    assert "build_page" not in ours.read_text()

@@ -33,7 +33,7 @@ MAY_IMPORT = {
     "local": {*EVERYONES, "args", "engines", "pipeline", "api", "wiring"},
     "deployments": {*EVERYONES, "wiring", "args", "engines", "pipeline", "api", "ui"},
     "batch": {*EVERYONES, "args", "instant", "local", "pipeline", "engine", "api", "deployments"},
-    "cli": {*EVERYONES, "args", "local", "pipeline", "engine", "api", "ui", "batch"},
+    "cli": {*EVERYONES, "args", "local", "pipeline", "engine", "api", "ui", "batch", "client"},
     "app": {"args", "deployments"},
 }
 FORBIDDEN = {

@@ -108,8 +108,10 @@ class Kernels(Protocol):
         ...
 
 
-def kernels_of(device: torch.device, heads: int, head_size: int, dtype: torch.dtype) -> Kernels:
-    """The fastest ones that work on the device, for so many heads and states of the dtype."""
+def kernels_of(
+    device: torch.device, heads: int, head_size: int, dtype: torch.dtype, cache_dtype: torch.dtype
+) -> Kernels:
+    """The fastest ones that work on the device, for so many heads, states and caches of these dtypes."""
     from serve_app.engine.kernels.torch_kernels import TorchKernels
 
     if device.type != "cuda" or importlib.util.find_spec("triton") is None:
@@ -119,7 +121,7 @@ def kernels_of(device: torch.device, heads: int, head_size: int, dtype: torch.dt
         from serve_app.engine.kernels.triton_kernels import TritonKernels
 
         with torch.cuda.device(device):
-            check(device, heads, head_size, dtype)
+            check(device, heads, head_size, dtype, cache_dtype)
     except Exception as error:  # a compiler that is missing, a card that Triton does not know, a wrong result
         logger.warning("Triton's kernels do not work on %s, and PyTorch's take their place: %s", device, error)
         return TorchKernels()

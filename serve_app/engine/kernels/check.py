@@ -18,6 +18,7 @@ from serve_app.engine.kernels.triton_kernels import (
     norm_linear,
     tree_attention,
 )
+from serve_app.engine.memory import rounded
 from serve_app.engine.parameters import SearchParameters
 from serve_app.types import Pixels
 
@@ -26,9 +27,9 @@ ROUNDING = 0.03
 """Numbers of about 1 in bfloat16 differ by less."""
 
 
-def check(device: torch.device, heads: int, head_size: int, dtype: torch.dtype) -> None:
+def check(device: torch.device, heads: int, head_size: int, dtype: torch.dtype, cache_dtype: torch.dtype) -> None:
     """Raises `ArithmeticError` for a wrong result, and what Triton raises."""
-    _check_decoder(device, heads, head_size, dtype)
+    _check_decoder(device, heads, head_size, dtype, cache_dtype)
     if not torch.equal(*(_sequences(device, kernels) for kernels in (TorchKernels(), TritonKernels()))):
         raise ArithmeticError("Steps do not find the same sequences.")
 
@@ -85,20 +86,22 @@ def _sequences(device: torch.device, kernels: Kernels) -> torch.Tensor:
     return torch.cat((batch.state.sequences, finished), 1).clone()
 
 
-def _check_decoder(device: torch.device, heads: int, size: int, dtype: torch.dtype) -> None:
+def _check_decoder(device: torch.device, heads: int, size: int, dtype: torch.dtype, cache_dtype: torch.dtype) -> None:
     blocks, rows, extent, patches = 2, 8, 80, 70
     random = torch.Generator(device).manual_seed(0)
 
     def draw(*shape: int) -> torch.Tensor:
         return torch.randn(*shape, generator=random, device=device).div_(size**0.25).to(dtype)
 
-    qkv, keys, values = draw(blocks * rows, 3 * heads * size), *(draw(blocks, heads, 128, size) for _ in range(2))
+    qkv = draw(blocks * rows, 3 * heads * size)
+    keys, values = (rounded(draw(blocks, heads, 128, size), cache_dtype) for _ in range(2))
     nodes = torch.arange(rows, device=device).expand(blocks, rows).contiguous()
     seen = torch.rand(blocks, rows, 128, generator=random, device=device)[..., :extent] < 0.5
     seen = seen & (torch.arange(extent, device=device) >= rows)
     own = torch.eye(rows, dtype=torch.bool, device=device).expand(blocks, -1, -1).contiguous()
     found = tree_attention(qkv, nodes, seen, own, keys, values)
     q, k, v = qkv.view(blocks, rows, 3, heads, size).permute(2, 0, 3, 1, 4)
+    k, v = rounded(k, cache_dtype), rounded(v, cache_dtype)
     _same(keys[:, :, :rows], k)
     _same(values[:, :, :rows], v)
     visible = torch.cat((own, seen[..., rows:]), 2)[:, None]
@@ -106,7 +109,7 @@ def _check_decoder(device: torch.device, heads: int, size: int, dtype: torch.dty
     wanted = scores.masked_fill(~visible, -torch.inf).softmax(-1) @ values[:, :, :extent].float()
     _same(found, wanted.transpose(1, 2).reshape(blocks * rows, -1))
 
-    image_keys, image_values = draw(2, heads, 80, size), draw(2, heads, 80, size)
+    image_keys, image_values = (rounded(draw(2, heads, 80, size), cache_dtype) for _ in range(2))
     slots = torch.arange(blocks, device=device)[:, None].expand(-1, rows).contiguous()
     query = draw(blocks * rows, heads * size)
     each = query.view(blocks, rows, heads, size).transpose(1, 2)
@@ -115,13 +118,15 @@ def _check_decoder(device: torch.device, heads: int, size: int, dtype: torch.dty
     for pictures in (1, rows):
         _same(image_attention(query, slots, image_keys, image_values, patches, pictures), wanted)
 
-    x, residual, weight, bias = draw(3, 96), draw(3, 96), draw(96), draw(96)
+    x, residual, weight, bias = draw(70, 96), draw(70, 96), draw(96), draw(96)
     normed = F.layer_norm(x + residual, (96,), weight, bias, 1e-12)
     _same(add_norm(x, residual, weight, bias, 1e-12), normed)
     linear = draw(40, 96) / 10, draw(40)
-    found, also = norm_linear(x, residual, weight, bias, 1e-12, *linear, True)
-    _same(also, normed)
-    _same(found, F.gelu(F.linear(normed, *linear)))
+    product = F.linear(normed, *linear)
+    for rows, gelu in ((3, True), (70, False)):  # of one tile, and of several
+        found, also = norm_linear(x[:rows], residual[:rows], weight, bias, 1e-12, *linear, gelu)
+        _same(also, normed[:rows])
+        _same(found, (F.gelu(product) if gelu else product)[:rows])
 
 
 def _same(found: torch.Tensor, wanted: torch.Tensor) -> None:
