@@ -11,7 +11,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -62,7 +62,7 @@ def message(cluster: LocalCluster, deployment: str) -> str:
     return str(cluster.deployment(deployment).get("message", ""))
 
 
-def owners(cluster: LocalCluster, numbers: range) -> list[int]:
+def owners(cluster: LocalCluster, numbers: Iterable[int]) -> list[int]:
     """For each of so many images the process that captions it."""
     with httpx.Client(base_url=cluster.url, timeout=60) as client, ThreadPoolExecutor(8) as threads:
 
@@ -114,9 +114,15 @@ def test_images_keep_their_replica_when_one_is_added(cluster: LocalCluster) -> N
     wait_for(settled(cluster, 4), "The fourth replica")
     time.sleep(3)  # every ingress replica hears of it
     after = owners(cluster, numbers)
+    fresh = set(after) - set(before)
+    # The router goes to a neighbour for once if a replica does not say in time how long its queue is: asked again.
+    strays = [number for number in numbers if after[number] not in {before[number], *fresh}]
+    for number, owner in zip(strays, owners(cluster, strays), strict=True):
+        after[number] = owner
     moved = [(old, new) for old, new in zip(before, after, strict=True) if old != new]
-    print(f"{len(moved)} of {len(numbers)} images moved")
-    assert {new for _, new in moved} == set(after) - set(before), "an image moved between replicas that stayed"
+    print(f"{len(moved)} of {len(numbers)} images moved, {len(strays)} strayed once")
+    assert len(strays) <= 3
+    assert {new for _, new in moved} == fresh, "an image moved between replicas that stayed"
     assert 0.05 <= len(moved) / len(numbers) <= 0.5
 
 
