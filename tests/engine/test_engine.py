@@ -439,3 +439,18 @@ def test_a_device_that_is_lost_while_an_image_is_encoded_is_told_to_the_caller(m
     with pytest.raises(torch.AcceleratorError):
         bench.run()
     assert isinstance(bench.results[0], GenerationFailed)
+
+
+def test_a_device_that_is_lost_while_a_group_leaves_is_told_to_the_caller(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = Bench(random_blip(middle_config()), SMALL)
+    bench.submit(0, request())
+    bench.engine.step()
+
+    def lost(*_: Any) -> None:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(RowState, "clear", lost)
+    bench.cancelled.add(0)
+    with pytest.raises(torch.AcceleratorError):
+        bench.engine.step()
+    assert isinstance(bench.results[0], DeadlineExceeded)
