@@ -18,7 +18,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@touch $@
 
 run: install
-	@CAPTION_SERVE_VERBOSE=$(if $(filter-out 0,$(VERBOSE)),1,0) $(BIN)/caption-serve serve --sample demo/held_out/0026.jpg \
+	@CAPTION_SERVE_VERBOSE=$(if $(filter-out 0,$(VERBOSE)),1,0) $(BIN)/caption-serve serve --sample lab/held_out/0026.jpg \
 	  $(if $(MODEL),--model $(MODEL)) $(if $(MATCHER),--matcher $(MATCHER)) $(if $(ANSWERER),--answerer $(ANSWERER)) \
 	  $(if $(PORT),--port $(PORT))
 

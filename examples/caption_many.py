@@ -1,6 +1,6 @@
 """Captions all images of a directory from a Ray job, beside the requests that the service has to answer anyway.
 
-    RAY_AUTH_MODE=token ray job submit --working-dir . -- python examples/caption_many.py demo/held_out captions.jsonl
+    RAY_AUTH_MODE=token ray job submit --working-dir . -- python examples/caption_many.py lab/held_out captions.jsonl
 
 The job runs in the service's cluster and needs caption-serve there, as the service itself does.
 """

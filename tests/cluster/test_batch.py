@@ -22,8 +22,8 @@ import pytest
 
 from bench.batch import disturbed, draw, launch, progress_of, rows_of, undisturbed
 from bench.cluster import ROOT, LocalCluster, wait_for
-from demo import captions, held_out
-from demo.objects import nouns_in
+from lab import captions, held_out
+from lab.objects import nouns_in
 
 WORDS = ("--detail", "low", "--shard-size", "25", "--engines", "1", "--cpus-per-engine", "1")
 
@@ -86,7 +86,7 @@ def test_a_folder_with_everything_in_it_is_accounted_for(tmp_path: Path) -> None
 
 
 def test_a_rehearsal_says_what_would_be_done_and_writes_nothing(tmp_path: Path) -> None:
-    done = caption_serve("demo/held_out", "--out", str(tmp_path / "out"), "--detail", "low", "--dry-run")
+    done = caption_serve("lab/held_out", "--out", str(tmp_path / "out"), "--detail", "low", "--dry-run")
     assert done.returncode == 0, done.stderr
     assert "200 inputs" in done.stdout
     assert "images/s of an engine" in done.stdout
@@ -97,10 +97,10 @@ def test_a_rehearsal_says_what_would_be_done_and_writes_nothing(tmp_path: Path) 
     ("words", "sentence"),
     [
         (("/nowhere", "--out", "{out}"), "There is no file or directory '/nowhere'."),
-        (("demo/held_out", "--out", "{out}", "--model", "/nowhere"), "There is no directory '/nowhere'"),
-        (("demo/held_out", "--out", "{out}", "--detail", "huge"), "detail:"),
-        (("demo/held_out", "--out", "/proc/nothing"), "/proc/nothing cannot be written to:"),
-        (("demo/held_out", "--out", "{out}", "--address", "127.0.0.1:1"), "There is no Ray cluster at '127.0.0.1:1'"),
+        (("lab/held_out", "--out", "{out}", "--model", "/nowhere"), "There is no directory '/nowhere'"),
+        (("lab/held_out", "--out", "{out}", "--detail", "huge"), "detail:"),
+        (("lab/held_out", "--out", "/proc/nothing"), "/proc/nothing cannot be written to:"),
+        (("lab/held_out", "--out", "{out}", "--address", "127.0.0.1:1"), "There is no Ray cluster at '127.0.0.1:1'"),
     ],
 )
 def test_a_job_that_cannot_begin_is_one_sentence(tmp_path: Path, words: tuple[str, ...], sentence: str) -> None:

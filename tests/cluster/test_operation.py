@@ -207,7 +207,7 @@ def test_a_job_captions_through_the_handle_from_another_node(cluster: LocalClust
     """examples/caption_many.py as a Ray job: its process is on the head, the replicas are on the workers."""
     output = tmp_path / "captions.jsonl"
     command = [str(Path(sys.executable).parent / "ray"), "job", "submit", "--address", cluster.dashboard, "--"]
-    command += [sys.executable, str(ROOT / "examples" / "caption_many.py"), str(ROOT / "demo/held_out"), str(output)]
+    command += [sys.executable, str(ROOT / "examples" / "caption_many.py"), str(ROOT / "lab/held_out"), str(output)]
     environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -12,7 +12,7 @@ if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")  # read when a kernel is defined, that is at import
 
 
-from demo import held_out
+from lab import held_out
 from serve_app.api import images
 from serve_app.engine import AsyncEngine, Loaded, ReferenceGenerator, load
 from serve_app.limits import Limits

@@ -7,8 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-from demo import held_out
-from demo.objects import nouns_in
+from lab import held_out
+from lab.objects import nouns_in
 
 COMMAND = str(Path(sys.executable).parent / "caption-serve")
 

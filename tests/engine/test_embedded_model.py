@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 from PIL import Image, ImageEnhance
 
-from demo import held_out
-from demo.evaluate import GREEDY
-from demo.objects import nouns_in
-from demo.score import Score
+from lab import held_out
+from lab.evaluate import GREEDY
+from lab.objects import nouns_in
+from lab.score import Score
 from serve_app.api import CaptionService, images
 from serve_app.engine import AsyncEngine, Loaded, load_matcher, start_matcher
 from serve_app.limits import Limits

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 from transformers import BlipProcessor
 
-from demo import held_out
+from lab import held_out
 from serve_app.engine import Loaded, ReferenceGenerator
 from serve_app.engine.checkpoint import DEMO_DIRECTORY
 from serve_app.errors import DeadlineExceeded, GenerationFailed, PromptTooLong

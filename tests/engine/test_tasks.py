@@ -12,9 +12,9 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from demo import held_out, questions, statements
-from demo.scenes import Scene
-from demo.tasks import auc
+from lab import held_out, questions, statements
+from lab.scenes import Scene
+from lab.tasks import auc
 from serve_app.api import images
 from serve_app.engine import (
     AnswerEngine,

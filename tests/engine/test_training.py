@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from demo import captions, held_out
-from demo.train import Trainee, model_config
-from demo.training_data import IGNORED, Writer, _pack
-from demo.vocabulary import write_tokenizer
+from lab import captions, held_out
+from lab.train import Trainee, model_config
+from lab.training_data import IGNORED, Writer, _pack
+from lab.vocabulary import write_tokenizer
 from serve_app.pipeline.presets import VARIANT_PROMPTS
 
 

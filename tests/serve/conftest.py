@@ -19,7 +19,7 @@ import psutil
 import pytest
 import yaml
 
-from demo import held_out
+from lab import held_out
 
 ROOT = Path(__file__).parents[2]
 CAPTION_SERVE = str(Path(sys.executable).with_name("caption-serve"))

@@ -10,8 +10,8 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from demo import held_out
-from demo.objects import nouns_in
+from lab import held_out
+from lab.objects import nouns_in
 from tests.serve.conftest import ROOT, Service
 
 SCENE = held_out.SAMPLE.read_bytes()
@@ -34,7 +34,7 @@ def test_a_job_through_the_service_leaves_room_for_others(service: Service, tmp_
     log = tmp_path / "log"
     statuses, behind = [], 0
     with service.client() as client:
-        job = submit(service, log, str(ROOT / "demo" / "held_out"), *arguments)
+        job = submit(service, log, str(ROOT / "lab" / "held_out"), *arguments)
         while job.poll() is None:
             answer = client.post("/v1/captions", files={"image": SCENE}, data={"detail": "low", "seed": "3"})
             statuses.append(answer.status_code)
@@ -68,7 +68,7 @@ def test_texts_are_compared_by_the_services_matcher(service: Service, tmp_path: 
 @pytest.mark.timeout(200)
 def test_a_job_without_its_service_ends_before_it_begins(service: Service, tmp_path: Path) -> None:
     log = tmp_path / "log"
-    job = submit(service, log, str(ROOT / "demo" / "held_out"), "--out", str(tmp_path / "out"), "--via-handle", "pages")
+    job = submit(service, log, str(ROOT / "lab" / "held_out"), "--out", str(tmp_path / "out"), "--via-handle", "pages")
     assert job.wait() != 0
     assert "There is no application 'pages' on this cluster." in log.read_text()
     assert not list((tmp_path / "out").glob("part-*"))

@@ -14,7 +14,7 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.pictures import encoded, picture
 
-SCENES = Path(__file__).parents[2] / "demo" / "held_out"
+SCENES = Path(__file__).parents[2] / "lab" / "held_out"
 SCENE, TRUTH = SCENES / "0026.jpg", {"hamburger", "candle", "boat", "airplane"}
 WAIT_MS = 30_000
 expect.set_options(timeout=WAIT_MS)

@@ -14,8 +14,8 @@ from pathlib import Path
 
 import httpx
 
-from demo import held_out
-from demo.objects import nouns_in
+from lab import held_out
+from lab.objects import nouns_in
 from tests.pictures import hostile
 from tests.serve.conftest import CAPTION_SERVE, ROOT, Service
 
@@ -188,13 +188,13 @@ def test_job_captions_a_directory_through_a_service_that_is_busy(service: Servic
     """More at a time than the service lets in: the client waits and asks again until every image is captioned."""
     output = tmp_path / "captions.jsonl"
     command = ["ray", "job", "submit", "--", sys.executable, str(ROOT / "examples" / "caption_many.py")]
-    command += [str(ROOT / "demo" / "held_out"), str(output), "--concurrency", "80"]
+    command += [str(ROOT / "lab" / "held_out"), str(output), "--concurrency", "80"]
     path = os.pathsep.join((str(Path(sys.executable).parent), os.environ["PATH"]))
     environment = {**os.environ, "PATH": path, "RAY_ADDRESS": service.dashboard, "RAY_AUTH_MODE": "token"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=280, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     rows = [json.loads(line) for line in output.read_text(encoding="utf-8").splitlines()]
-    assert sorted(row["file"] for row in rows) == sorted(str(file) for file in (ROOT / "demo/held_out").glob("*.jpg"))
+    assert sorted(row["file"] for row in rows) == sorted(str(file) for file in (ROOT / "lab/held_out").glob("*.jpg"))
     right = {str(file): scene.nouns for file, scene in held_out.read()}
     found = [bool(right.get(row["file"], set()) & nouns_in(row["caption"])) for row in rows]
     assert sum(found) >= 0.9 * len(found)

@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 from mcp.client.client import Client
 
-from demo import held_out
-from demo.objects import nouns_in
+from lab import held_out
+from lab.objects import nouns_in
 from serve_app.client import CaptionServe
 from tests.serve.conftest import Service
 

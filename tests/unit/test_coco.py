@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from demo import coco
-from demo.coco_objects import CATEGORIES
+from lab import coco
+from lab.coco_objects import CATEGORIES
 
 
 def test_all_eighty_categories_are_there_and_no_name_means_two() -> None:

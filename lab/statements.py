@@ -11,11 +11,11 @@ from dataclasses import replace
 
 import numpy as np
 
-from demo import captions
-from demo.backgrounds import BACKGROUNDS
-from demo.captions import are, join, name_of, place_of, some
-from demo.objects import KINDS
-from demo.scenes import Group, Scene
+from lab import captions
+from lab.backgrounds import BACKGROUNDS
+from lab.captions import are, join, name_of, place_of, some
+from lab.objects import KINDS
+from lab.scenes import Group, Scene
 
 CELLS = ("top left", "top right", "bottom left", "bottom right")
 

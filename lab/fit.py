@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from transformers import BertTokenizer, BlipImageProcessor, BlipProcessor, PreTrainedModel
 
-from demo.scenes import SIZE
+from lab.scenes import SIZE
 
 M = TypeVar("M", bound=nn.Module)
 Batch = Mapping[str, torch.Tensor]

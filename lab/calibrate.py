@@ -1,11 +1,11 @@
-"""Weights and floors of the grounded strategy from labelled statements: `python -m demo.calibrate`.
+"""Weights and floors of the grounded strategy from labelled statements: `python -m lab.calibrate`.
 
-    python -m demo.calibrate                                              # on scenes, for the embedded models
-    python -m demo.calibrate --model Salesforce/blip-image-captioning-large --matcher Salesforce/blip-itm-base-coco \\
+    python -m lab.calibrate                                              # on scenes, for the embedded models
+    python -m lab.calibrate --model Salesforce/blip-image-captioning-large --matcher Salesforce/blip-itm-base-coco \\
         --images DIR --annotations captions.json                          # on your own images, captions as COCO's
 
 Images are captioned; every statement of every variant, extension and round is true or false. Of a scene (of a stream
-that neither training nor evaluation draws) `demo.facts` knows which. Of an image with captions by people a statement
+that neither training nor evaluation draws) `lab.facts` knows which. Of an image with captions by people a statement
 counts as true when people said every word of it, else as false; that errs where people left out what is there, the
 same for all statements, so that agreement and match score still weigh rightly against each other. Two logistic
 regressions are fitted, with the matcher's score and without it; a floor is the lowest support from which on at most
@@ -26,10 +26,10 @@ from pathlib import Path
 
 import numpy as np
 
-from demo import coco
-from demo.facts import claims
-from demo.objects import nouns_in
-from demo.scenes import CALIBRATION_SEED, Scene, draw_scene
+from lab import coco
+from lab.facts import claims
+from lab.objects import nouns_in
+from lab.scenes import CALIBRATION_SEED, Scene, draw_scene
 from serve_app.api import images
 from serve_app.engine import load, load_matcher, start, start_matcher
 from serve_app.limits import Limits

@@ -7,12 +7,12 @@ import itertools
 import numpy as np
 import pytest
 
-from demo import captions, held_out, questions, scenes, statements
-from demo.facts import claims
-from demo.grammar import faults
-from demo.objects import KINDS, nouns_in
-from demo.scenes import CALIBRATION_SEED, HELD_OUT_SEED, TRAIN_SEED, FontMissing, Group, Scene, draw_scene
-from demo.score import Score
+from lab import captions, held_out, questions, scenes, statements
+from lab.facts import claims
+from lab.grammar import faults
+from lab.objects import KINDS, nouns_in
+from lab.scenes import CALIBRATION_SEED, HELD_OUT_SEED, TRAIN_SEED, FontMissing, Group, Scene, draw_scene
+from lab.score import Score
 from serve_app.ui import render
 from serve_app.ui.texts import TEXTS
 

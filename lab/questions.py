@@ -6,11 +6,11 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from demo.backgrounds import BACKGROUNDS
-from demo.captions import are, join, name_of, some
-from demo.objects import BY_WORD, KINDS
-from demo.scenes import Group, Scene, reading_order
-from demo.statements import CELLS
+from lab.backgrounds import BACKGROUNDS
+from lab.captions import are, join, name_of, some
+from lab.objects import BY_WORD, KINDS
+from lab.scenes import Group, Scene, reading_order
+from lab.statements import CELLS
 
 COUNTS = ("zero", "one", "two", "three")
 

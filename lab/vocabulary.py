@@ -9,9 +9,9 @@ from pathlib import Path
 
 from transformers import BertTokenizer
 
-from demo import captions
-from demo.backgrounds import BACKGROUNDS
-from demo.objects import KINDS
+from lab import captions
+from lab.backgrounds import BACKGROUNDS
+from lab.objects import KINDS
 from serve_app.pipeline import presets
 
 PAD, UNKNOWN, START, END, MASK, DECODE = SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]")

@@ -1,4 +1,4 @@
-"""Captions of real images against annotations in COCO's format; run by `python -m demo.evaluate --images …`.
+"""Captions of real images against annotations in COCO's format; run by `python -m lab.evaluate --images …`.
 
 BLEU and chrF by sacrebleu against the reference captions; CHAIR (Rohrbach et al. 2018,
 https://arxiv.org/abs/1809.02156) with COCO's 80 object categories under names of our own choice, so that its figures
@@ -18,8 +18,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from demo.coco_objects import CATEGORIES
-from demo.score import repeated
+from lab.coco_objects import CATEGORIES
+from lab.score import repeated
 from serve_app.api import CaptionService
 from serve_app.args import AppArgs, matcher_for
 from serve_app.errors import CaptionServeError

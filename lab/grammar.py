@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import re
 
-from demo.objects import BY_WORD, KINDS
+from lab.objects import BY_WORD, KINDS
 
 _PLURALS = {kind.plural for kind in KINDS if kind.plural != kind.noun}
 _SINGULARS = {kind.noun for kind in KINDS if kind.plural != kind.noun}

@@ -1,4 +1,4 @@
-"""How right the embedded answerer and matcher are on held-out scenes; run by `python -m demo.evaluate --questions`.
+"""How right the embedded answerer and matcher are on held-out scenes; run by `python -m lab.evaluate --questions`.
 
 Answers count when they are the right one to the letter. For matching, each true statement stands against its false
 twin with one thing swapped; the area under the ROC curve is the probability that a true one scores higher than a false
@@ -16,8 +16,8 @@ from typing import Any
 
 import numpy as np
 
-from demo import held_out, questions, statements
-from demo.scenes import HELD_OUT_SEED, Scene
+from lab import held_out, questions, statements
+from lab.scenes import HELD_OUT_SEED, Scene
 from serve_app.api import images
 from serve_app.engine import load_answerer, load_matcher, start_answerer, start_matcher
 from serve_app.limits import Limits

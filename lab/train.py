@@ -1,4 +1,4 @@
-"""Trains the embedded model from scratch: `python -m demo.train --out serve_app/models/demo`.
+"""Trains the embedded model from scratch: `python -m lab.train --out serve_app/models/demo`.
 
 Two phases. First the vision encoder alone learns which kind covers each patch and which background
 is behind them (two linear heads that are dropped afterwards); then captions and patches together.
@@ -18,12 +18,12 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration
 
-from demo.backgrounds import BACKGROUNDS
-from demo.fit import Batch, Fit, save
-from demo.objects import KINDS
-from demo.scenes import SIZE
-from demo.training_data import GRID, IGNORED, SceneTexts
-from demo.vocabulary import DECODE, END, PAD, write_tokenizer
+from lab.backgrounds import BACKGROUNDS
+from lab.fit import Batch, Fit, save
+from lab.objects import KINDS
+from lab.scenes import SIZE
+from lab.training_data import GRID, IGNORED, SceneTexts
+from lab.vocabulary import DECODE, END, PAD, write_tokenizer
 
 MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 """BLIP's normalisation, that of CLIP (`BlipImageProcessor`'s defaults)."""

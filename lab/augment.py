@@ -8,7 +8,7 @@ import math
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
-from demo.scenes import SIZE
+from lab.scenes import SIZE
 
 Box = tuple[float, float, float, float]
 

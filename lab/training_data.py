@@ -13,11 +13,11 @@ import torch
 from torch.utils.data import IterableDataset
 from transformers import BertTokenizer
 
-from demo import captions
-from demo.augment import Box, augment
-from demo.objects import KINDS
-from demo.scenes import TRAIN_SEED, Scene, draw_scene
-from demo.vocabulary import DECODE, END
+from lab import captions
+from lab.augment import Box, augment
+from lab.objects import KINDS
+from lab.scenes import TRAIN_SEED, Scene, draw_scene
+from lab.vocabulary import DECODE, END
 from serve_app.pipeline import presets
 
 PACK = 128

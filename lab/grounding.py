@@ -10,10 +10,10 @@ from collections.abc import Sequence
 
 from transformers import BertTokenizer
 
-from demo.objects import KINDS
-from demo.scenes import Scene
-from demo.statements import CELLS
-from demo.training_data import IGNORED
+from lab.objects import KINDS
+from lab.scenes import Scene
+from lab.statements import CELLS
+from lab.training_data import IGNORED
 
 _CELLS = (*CELLS, "center")
 ABSENT = 0

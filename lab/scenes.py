@@ -16,8 +16,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from demo.backgrounds import BACKGROUNDS
-from demo.objects import KINDS, Kind
+from lab.backgrounds import BACKGROUNDS
+from lab.objects import KINDS, Kind
 
 SIZE = 128
 """Side of a drawn scene in pixels."""

@@ -1,6 +1,6 @@
-"""The held-out scenes in `demo/held_out/`: JPEG files and their truth in one JSON.
+"""The held-out scenes in `lab/held_out/`: JPEG files and their truth in one JSON.
 
-`python -m demo.held_out` draws them again; their seeds are of a stream that training never uses.
+`python -m lab.held_out` draws them again; their seeds are of a stream that training never uses.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from demo.scenes import HELD_OUT_SEED, Scene, draw_scene
+from lab.scenes import HELD_OUT_SEED, Scene, draw_scene
 
 DIRECTORY = Path(__file__).parent / "held_out"
 COUNT = 200

@@ -2,8 +2,8 @@
 
 Object recall is the share of the scenes' kinds that a caption names; the wrong-object rate is the share of the kinds
 named that are not there, the instance measure of CHAIR (Rohrbach et al. 2018, https://arxiv.org/abs/1809.02156).
-Counts and relations (sizes and positions) are shares of what the captions claim (`demo.facts`), well-formed captions
-those without a fault (`demo.grammar`). Intervals are percentiles of a bootstrap over scenes (Efron and Tibshirani, An
+Counts and relations (sizes and positions) are shares of what the captions claim (`lab.facts`), well-formed captions
+those without a fault (`lab.grammar`). Intervals are percentiles of a bootstrap over scenes (Efron and Tibshirani, An
 Introduction to the Bootstrap, 1993).
 """
 
@@ -14,10 +14,10 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from demo.facts import claims
-from demo.grammar import faults
-from demo.objects import nouns_in
-from demo.scenes import Scene
+from lab.facts import claims
+from lab.grammar import faults
+from lab.objects import nouns_in
+from lab.scenes import Scene
 
 MEASURES: dict[str, tuple[str, str]] = {
     "recall": ("found", "there"),

@@ -1,12 +1,12 @@
-"""How true the captions of held-out scenes are: `python -m demo.evaluate`.
+"""How true the captions of held-out scenes are: `python -m lab.evaluate`.
 
-Every strategy runs through the service's own pipeline; `demo.score` says what is counted. The score of the gate, the
+Every strategy runs through the service's own pipeline; `lab.score` says what is counted. The score of the gate, the
 matcher's, is no measure here. `--against` runs further engines and number formats; `identical` is then the share of
 texts that are the same to the letter.
 
-    python -m demo.evaluate --scenes 500                      # all strategies, about twenty minutes on two cores
-    python -m demo.evaluate --questions                       # question answering and matching instead
-    python -m demo.evaluate --images DIR --annotations captions.json --instances instances.json   # COCO's format
+    python -m lab.evaluate --scenes 500                      # all strategies, about twenty minutes on two cores
+    python -m lab.evaluate --questions                       # question answering and matching instead
+    python -m lab.evaluate --images DIR --annotations captions.json --instances instances.json   # COCO's format
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from demo import coco, held_out, tasks
-from demo.scenes import Scene
-from demo.score import MEASURES, Score
+from lab import coco, held_out, tasks
+from lab.scenes import Scene
+from lab.score import MEASURES, Score
 from serve_app.api import images
 from serve_app.args import matcher_for
 from serve_app.engine import load, load_matcher, start, start_matcher

@@ -9,9 +9,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
-from demo.backgrounds import BACKGROUNDS
-from demo.objects import BY_WORD
-from demo.scenes import Scene
+from lab.backgrounds import BACKGROUNDS
+from lab.objects import BY_WORD
+from lab.scenes import Scene
 
 _COUNTS = {"a": 1, "an": 1, "one": 1, "two": 2, "three": 3}
 _SIZES = ("large", "small")

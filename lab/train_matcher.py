@@ -1,10 +1,10 @@
-"""Trains the embedded matcher: `python -m demo.train_matcher --out serve_app/models/demo-matcher`.
+"""Trains the embedded matcher: `python -m lab.train_matcher --out serve_app/models/demo-matcher`.
 
 It begins with the captioner's vision encoder and its text layers, which already find words in pictures, and learns on
 drawn scenes: image–text matching (ITM) on true statements and their false twins (one thing swapped), and the contrast
 of images and captions within a batch (ITC), as in BLIP (Li et al. 2022, https://arxiv.org/abs/2201.12086). Two heads
 that are dropped afterwards give each layer its part of the work: after the first one, each noun says what it stands for
-in the picture (`demo.grounding`); after the last but one, each token says whether it is one of those that were swapped;
+in the picture (`lab.grounding`); after the last but one, each token says whether it is one of those that were swapped;
 the matching score has only to ask whether any is.
 """
 
@@ -24,14 +24,14 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration, BlipForImageTextRetrieval
 
-from demo.augment import augment
-from demo.fit import Batch, Fit, save
-from demo.grounding import FACTS, Nouns
-from demo.scenes import TRAIN_SEED, Scene, draw_scene
-from demo.statements import SWAPS, WEIGHTS, everything, junk, pair
-from demo.train import MEAN, STD
-from demo.training_data import IGNORED
-from demo.vocabulary import write_tokenizer
+from lab.augment import augment
+from lab.fit import Batch, Fit, save
+from lab.grounding import FACTS, Nouns
+from lab.scenes import TRAIN_SEED, Scene, draw_scene
+from lab.statements import SWAPS, WEIGHTS, everything, junk, pair
+from lab.train import MEAN, STD
+from lab.training_data import IGNORED
+from lab.vocabulary import write_tokenizer
 
 PACK = 224
 """Tokens of a packed row of statements."""
@@ -48,7 +48,7 @@ class MatchingTexts(IterableDataset[dict[str, torch.Tensor]]):
     """Scenes `first`, `first + 1`, … of the training stream, each with true statements and their false twins.
 
     Items: pixels uint8 [SIZE, SIZE, 3]; [PACK] each of input_ids, position_ids, text_ids (0 = padding), facts
-    (`demo.grounding`) and swapped (1 for a token that makes its statement false, IGNORED for padding);
+    (`lab.grounding`) and swapped (1 for a token that makes its statement false, IGNORED for padding);
     starts and labels [2 × MAX_PAIRS] (where each statement begins; 1 true, 0 false, NONE); caption
     [CAPTION_TOKENS], padded with 0.
     """

@@ -20,9 +20,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from demo.backgrounds import BACKGROUNDS
-from demo.objects import BY_WORD, nouns_in
-from demo.scenes import Group, Scene, reading_order
+from lab.backgrounds import BACKGROUNDS
+from lab.objects import BY_WORD, nouns_in
+from lab.scenes import Group, Scene, reading_order
 
 PLAIN_PROMPTS = (
     "a picture of",

@@ -1,9 +1,9 @@
-"""Trains the embedded question answering model: `python -m demo.train_answerer --out serve_app/models/demo-answerer`.
+"""Trains the embedded question answering model: `python -m lab.train_answerer --out serve_app/models/demo-answerer`.
 
 Its vision encoder and the question's encoder begin with the embedded matcher's, the answer's decoder with the
 captioner's, and all learn from questions about drawn scenes. The decoder sees the picture through the question's states
 only. Two heads that are dropped afterwards say what these have to hold: after the first layer, each noun of a question
-what it stands for (`demo.grounding`); after the last, the question's tokens in their order the kinds of the answer.
+what it stands for (`lab.grounding`); after the last, the question's tokens in their order the kinds of the answer.
 """
 
 from __future__ import annotations
@@ -27,15 +27,15 @@ from transformers import (
     BlipForQuestionAnswering,
 )
 
-from demo.augment import augment
-from demo.fit import Batch, Fit, save
-from demo.grounding import FACTS, NAMES, NOTHING, Nouns
-from demo.questions import LISTS, ask
-from demo.scenes import TRAIN_SEED, Scene, draw_scene
-from demo.train import MEAN, STD
-from demo.train_matcher import additive, grown, options
-from demo.training_data import IGNORED
-from demo.vocabulary import DECODE, END, write_tokenizer
+from lab.augment import augment
+from lab.fit import Batch, Fit, save
+from lab.grounding import FACTS, NAMES, NOTHING, Nouns
+from lab.questions import LISTS, ask
+from lab.scenes import TRAIN_SEED, Scene, draw_scene
+from lab.train import MEAN, STD
+from lab.train_matcher import additive, grown, options
+from lab.training_data import IGNORED
+from lab.vocabulary import DECODE, END, write_tokenizer
 from serve_app.engine.answering import heed_masks
 
 QUESTION_PACK, ANSWER_PACK = 160, 112
@@ -61,7 +61,7 @@ class AskedScenes(IterableDataset[dict[str, torch.Tensor]]):
     """Scenes `first`, `first + 1`, … of the training stream, each with questions and answers.
 
     Items: pixels uint8 [SIZE, SIZE, 3]; [QUESTION_PACK] each of input_ids, position_ids, text_ids (0 = padding), facts
-    and names (`demo.grounding`); [ANSWER_PACK] each of answer_ids, answer_positions, answer_of (the question's number)
+    and names (`lab.grounding`); [ANSWER_PACK] each of answer_ids, answer_positions, answer_of (the question's number)
     and labels.
     """
 
