@@ -34,9 +34,9 @@ import yaml
 from PIL import Image
 
 from bench.cluster import ROOT, ClusterError, LocalCluster, wait_for
-from serve_app.api import images
 from serve_app.instant import IMAGE_SIZE
 from serve_app.limits import Limits
+from serve_app.service import images
 from serve_app.types import ModelInfo
 
 WORKERS = 3

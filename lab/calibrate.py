@@ -30,7 +30,6 @@ from lab import coco
 from lab.facts import claims
 from lab.objects import nouns_in
 from lab.scenes import CALIBRATION_SEED, Scene, draw_scene
-from serve_app.api import images
 from serve_app.engine import load, load_matcher, start, start_matcher
 from serve_app.limits import Limits
 from serve_app.pipeline.clean import clean
@@ -43,6 +42,7 @@ from serve_app.pipeline.language.tokens import tokens
 from serve_app.pipeline.presets import EXTENSION_PROMPTS, ROUND_PROMPT, VARIANT_PROMPTS, Presets
 from serve_app.pipeline.refine import added, fill
 from serve_app.pipeline.scores import FEATURES, Agreement, Candidate, per_token
+from serve_app.service import images
 from serve_app.types import Generated, GenerateJob, Generator, Pixels, Source
 
 LEAST = 0.02

@@ -20,10 +20,10 @@ from typing import Any
 
 from lab.coco_objects import CATEGORIES
 from lab.score import repeated
-from serve_app.api import CaptionService
 from serve_app.args import AppArgs, matcher_for
 from serve_app.errors import CaptionServeError
 from serve_app.local import local_service
+from serve_app.service import CaptionService
 
 _PHRASES = {phrase: name for name, phrases in CATEGORIES.items() for phrase in (name, *phrases)}
 _LONGEST = max(len(phrase.split()) for phrase in _PHRASES)

@@ -24,7 +24,6 @@ from typing import Any
 from lab import coco, held_out, tasks
 from lab.scenes import Scene
 from lab.score import MEASURES, Score
-from serve_app.api import images
 from serve_app.args import matcher_for
 from serve_app.engine import load, load_matcher, start, start_matcher
 from serve_app.limits import Limits
@@ -32,6 +31,7 @@ from serve_app.pipeline import CaptionPipeline, Support
 from serve_app.pipeline.clean import clean
 from serve_app.pipeline.language.writing import tidied
 from serve_app.pipeline.presets import VARIANT_PROMPTS, Presets
+from serve_app.service import images
 from serve_app.types import (
     ROUNDS_BY_DETAIL,
     CaptionOptions,

@@ -18,9 +18,9 @@ import numpy as np
 
 from lab import held_out, questions, statements
 from lab.scenes import HELD_OUT_SEED, Scene
-from serve_app.api import images
 from serve_app.engine import load_answerer, load_matcher, start_answerer, start_matcher
 from serve_app.limits import Limits
+from serve_app.service import images
 
 QUESTIONS_EACH = 8
 PAIRS_EACH = 4

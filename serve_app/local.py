@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from serve_app.api import CaptionService, TaskService
 from serve_app.args import AppArgs
 from serve_app.engines import start_answerer, start_captioner, start_matcher
 from serve_app.pipeline import CaptionPipeline
+from serve_app.service import CaptionService, TaskService
 from serve_app.types import Matcher
 from serve_app.wiring import pipeline_of
 

@@ -27,6 +27,6 @@ def pipeline_of(args: AppArgs, generator: Generator, matcher: Matcher | None = N
 def _polisher(args: AppArgs) -> Polisher | None:
     if args.polish_url is None or args.polish_model is None:
         return None
-    from serve_app.api.polish import KEY_VARIABLE, ChatPolisher  # brings the chat client
+    from serve_app.service.polish import KEY_VARIABLE, ChatPolisher  # brings the chat client
 
     return ChatPolisher(args.polish_url, args.polish_model, os.environ.get(KEY_VARIABLE), args.polish_timeout_s)

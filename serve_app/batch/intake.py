@@ -10,8 +10,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import Any
 
-from serve_app.api import images
-from serve_app.api.fetch import Fetcher
 from serve_app.batch import index, tables
 from serve_app.batch.folder import Folder, read_range, reason_of
 from serve_app.batch.inputs import Input
@@ -19,6 +17,8 @@ from serve_app.batch.rows import reason_of as reason_name
 from serve_app.batch.settings import JobSettings
 from serve_app.errors import CaptionServeError, ImageTooLarge
 from serve_app.limits import Limits
+from serve_app.service import images
+from serve_app.service.fetch import Fetcher
 from serve_app.types import ModelInfo, Pixels
 
 THREADS = 4

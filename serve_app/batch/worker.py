@@ -16,12 +16,12 @@ from typing import Any, Protocol
 import ray
 from ray.util.metrics import Counter
 
-from serve_app.api.schemas import caption_body
 from serve_app.batch import claims, rows
 from serve_app.batch.inputs import Input
 from serve_app.batch.intake import unpacked
 from serve_app.batch.settings import JobSettings
 from serve_app.errors import CaptionServeError, GenerationFailed, GeneratorUnavailable, NotDeployed, WrongImageSize
+from serve_app.service.bodies import caption_body
 from serve_app.types import Pixels
 
 logger = logging.getLogger(__name__)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from serve_app.api.keys import new_key, parse_keys
 from serve_app.errors import InvalidOption
+from serve_app.service.keys import new_key, parse_keys
 
 
 def make_key(name: str, file: Path | None) -> tuple[str, str]:

@@ -13,12 +13,12 @@ import typer
 from pydantic import ValidationError
 
 import serve_app
-from serve_app.api import CaptionService
 from serve_app.args import AppArgs, matcher_for
 from serve_app.cli.batch import batch
 from serve_app.cli.flags import with_options
 from serve_app.errors import CaptionServeError, InvalidOption, ModelError
 from serve_app.options import given, parse_options
+from serve_app.service import CaptionService
 from serve_app.types import DTYPES, Dtype
 
 SOME_FAILED, USAGE = 1, 2

@@ -7,9 +7,9 @@ from typing import Any
 
 import uvicorn
 
-from serve_app.api import CaptionService, TaskService
 from serve_app.args import AppArgs, PageArgs
 from serve_app.local import local_services
+from serve_app.service import CaptionService, TaskService
 from serve_app.ui import page_app
 
 

@@ -9,14 +9,15 @@ from typing import Any
 from fastapi import FastAPI
 from ray.serve.handle import DeploymentHandle
 
-from serve_app.api import KEYS_VARIABLE, CaptionService, KeyStore, TaskService, create_app
 from serve_app.args import AppArgs
 from serve_app.deployments.capacity import Capacity
 from serve_app.deployments.generator import HandleGenerator
 from serve_app.deployments.metrics import AdmissionMetrics
 from serve_app.deployments.receive import DisconnectMiddleware
 from serve_app.deployments.tasks import HandleAnswerer, HandleMatcher
+from serve_app.http import create_app
 from serve_app.pipeline import CaptionPipeline
+from serve_app.service import KEYS_VARIABLE, CaptionService, KeyStore, TaskService
 from serve_app.wiring import pipeline_of
 
 

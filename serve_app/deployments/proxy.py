@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serve_app.api.request_id import HEADER, SANE
+from serve_app.http.middleware.request_id import HEADER, SANE
 
 
 class RequestIdGuard:

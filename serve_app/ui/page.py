@@ -10,10 +10,10 @@ from typing import Any
 import gradio as gr
 from fastapi import FastAPI
 
-from serve_app.api import KEYS_VARIABLE, KeyStore
 from serve_app.args import PageArgs
 from serve_app.contract import Description
 from serve_app.limits import Limits
+from serve_app.service import KEYS_VARIABLE, KeyStore
 from serve_app.ui import batch_tab, caption_tab, environment, render, tasks_tab
 from serve_app.ui.backend import Backend
 from serve_app.ui.parts import CONCURRENCY, Context, Tab, Words, describe

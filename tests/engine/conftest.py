@@ -13,9 +13,9 @@ if not torch.cuda.is_available():
 
 
 from lab import held_out
-from serve_app.api import images
 from serve_app.engine import AsyncEngine, Loaded, ReferenceGenerator, load
 from serve_app.limits import Limits
+from serve_app.service import images
 from serve_app.types import Generator, Pixels
 
 

@@ -12,11 +12,11 @@ from lab import held_out
 from lab.evaluate import GREEDY
 from lab.objects import nouns_in
 from lab.score import Score
-from serve_app.api import CaptionService, images
 from serve_app.engine import AsyncEngine, Loaded, load_matcher, start_matcher
 from serve_app.limits import Limits
 from serve_app.pipeline import CaptionPipeline
 from serve_app.pipeline.presets import VARIANT_PROMPTS
+from serve_app.service import CaptionService, images
 from serve_app.types import Generated, GenerateJob
 from tests.pictures import encoded
 

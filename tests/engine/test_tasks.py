@@ -15,7 +15,6 @@ from torch.nn import functional as F
 from lab import held_out, questions, statements
 from lab.scenes import Scene
 from lab.tasks import auc
-from serve_app.api import images
 from serve_app.engine import (
     AnswerEngine,
     MatchEngine,
@@ -36,6 +35,7 @@ from serve_app.errors import (
     WrongImageSize,
 )
 from serve_app.limits import Limits
+from serve_app.service import images
 from serve_app.types import EngineLimits, ModelInfo, Pixels
 
 

@@ -9,13 +9,14 @@ from collections.abc import Callable
 import httpx
 import pytest
 
-from serve_app.api import CaptionService, create_app
-from serve_app.api.admission import MAX_RETRY_AFTER_S, UNKNOWN_RETRY_AFTER_S, Admission
 from serve_app.args import AppArgs
 from serve_app.errors import InvalidOption, Overloaded
+from serve_app.http import create_app
 from serve_app.limits import Limits
 from serve_app.pipeline import CaptionPipeline, Presets
 from serve_app.pipeline.registry import PLANS
+from serve_app.service import CaptionService
+from serve_app.service.admission import MAX_RETRY_AFTER_S, UNKNOWN_RETRY_AFTER_S, Admission
 from serve_app.types import CaptionOptions
 from tests.pictures import encoded, picture
 from tests.unit.fakes import RuleGenerator, options

@@ -12,12 +12,13 @@ from typing import Any
 import httpx
 import pytest
 
-from serve_app.api import CaptionService, create_app
-from serve_app.api.description import CAPTION
 from serve_app.contract import CaptionBody
 from serve_app.errors import DeadlineExceeded, GenerationFailed, GeneratorUnavailable, Overloaded, PromptTooLong
+from serve_app.http import create_app
+from serve_app.http.description import CAPTION
 from serve_app.limits import Limits
 from serve_app.pipeline import CaptionPipeline
+from serve_app.service import CaptionService
 from tests.pictures import encoded, hostile, picture
 from tests.unit.captioners import LENGTH, TellingCaptioner, length_of
 from tests.unit.fakes import CLASSIC, RuleGenerator

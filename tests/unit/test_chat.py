@@ -13,10 +13,11 @@ import httpx
 import openai
 import pytest
 
-from serve_app.api import CaptionService, create_app
 from serve_app.errors import GeneratorUnavailable
+from serve_app.http import create_app
 from serve_app.limits import Limits
 from serve_app.pipeline import CaptionPipeline
+from serve_app.service import CaptionService
 from tests.unit.captioners import LENGTH, STATEMENTS, TellingCaptioner, length_of
 from tests.unit.fakes import RuleGenerator
 from tests.unit.test_api import PNG, echo

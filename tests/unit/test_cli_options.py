@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from serve_app.api import CaptionService
 from serve_app.batch import command
 from serve_app.cli import launch
 from serve_app.cli.main import app
+from serve_app.service import CaptionService
 from tests.unit.captioners import LENGTH, TellingCaptioner, length_of
 from tests.unit.test_api import PNG
 

@@ -11,10 +11,10 @@ from typing import Any
 import psutil
 import pytest
 
-from serve_app.api.addresses import allowed
-from serve_app.api.fetch import Fetcher
 from serve_app.errors import CaptionServeError, FetchFailed, ImageTooLarge, UrlNotAllowed
 from serve_app.limits import Limits
+from serve_app.service.addresses import allowed
+from serve_app.service.fetch import Fetcher
 
 HERE = Limits(
     fetch_hosts=("127.0.0.1", "*.example.org", "example.org"),

@@ -13,7 +13,6 @@ import httpx
 import numpy as np
 import pytest
 
-from serve_app.api import CaptionService, create_app
 from serve_app.client import AsyncCaptionServe, CaptionServe, ServiceUnreachable, UnexpectedAnswer
 from serve_app.contract import CaptionBody, ResultEvent
 from serve_app.errors import (
@@ -28,7 +27,9 @@ from serve_app.errors import (
     UnsupportedImage,
     UrlNotAllowed,
 )
+from serve_app.http import create_app
 from serve_app.pipeline import CaptionPipeline
+from serve_app.service import CaptionService
 from tests.pictures import picture
 from tests.unit.captioners import LENGTH, TellingCaptioner, length_of
 from tests.unit.fakes import CLASSIC, RuleGenerator

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps, features
 
-from serve_app.api.images import read
 from serve_app.errors import ImageTooLarge, InvalidImage, RequestError, UnsupportedImage
 from serve_app.limits import Limits
+from serve_app.service.images import read
 from serve_app.types import Pixels
 from tests.pictures import encoded, hostile, picture
 from tests.unit.fakes import INFO
@@ -91,7 +91,7 @@ def test_large_wide_and_transparent_pictures_stay_within_memory() -> None:
     wide = encoded(Image.fromarray(np.full((side, side), 30_000, np.uint16)), "PNG")
     clear = encoded(Image.new("RGBA", (side, side), (255, 0, 0, 128)), "PNG")
     code = (
-        "import sys; from serve_app.api.images import read; from serve_app.limits import Limits; "
+        "import sys; from serve_app.service.images import read; from serve_app.limits import Limits; "
         "from serve_app.types import ModelInfo; "
         "read(sys.stdin.buffer.read(), Limits(), ModelInfo('m', 8, 8, 512, '', '')); "
         "print(next(line.split()[1] for line in open('/proc/self/status') if line.startswith('VmHWM')))"

@@ -26,14 +26,15 @@ MAY_IMPORT = {
     "instant": EVERYONES,
     "pipeline": EVERYONES,
     "engine": EVERYONES,
-    "api": EVERYONES,
-    "ui": {*EVERYONES, "args", "pipeline", "engine", "api"},
-    "wiring": {*EVERYONES, "args", "pipeline", "api"},
+    "service": EVERYONES,
+    "http": {*EVERYONES, "service"},
+    "ui": {*EVERYONES, "args", "pipeline", "engine", "service"},
+    "wiring": {*EVERYONES, "args", "pipeline", "service"},
     "engines": {*EVERYONES, "args", "instant", "engine"},
-    "local": {*EVERYONES, "args", "engines", "pipeline", "api", "wiring"},
-    "deployments": {*EVERYONES, "wiring", "args", "engines", "pipeline", "api", "ui"},
-    "batch": {*EVERYONES, "args", "instant", "local", "pipeline", "engine", "api", "deployments"},
-    "cli": {*EVERYONES, "args", "local", "pipeline", "engine", "api", "ui", "batch", "client"},
+    "local": {*EVERYONES, "args", "engines", "pipeline", "service", "wiring"},
+    "deployments": {*EVERYONES, "wiring", "args", "engines", "pipeline", "service", "http", "ui"},
+    "batch": {*EVERYONES, "args", "instant", "local", "pipeline", "engine", "service", "deployments"},
+    "cli": {*EVERYONES, "args", "local", "pipeline", "engine", "service", "ui", "batch", "client"},
     "app": {"args", "deployments"},
 }
 FORBIDDEN = {
@@ -44,7 +45,8 @@ FORBIDDEN = {
     "pipeline": {"torch", "ray", "PIL", "starlette", "fastapi", "transformers", "numpy"},
     "instant": {"torch", "ray", "PIL", "starlette", "fastapi", "transformers", "numpy"},
     "engine": {"ray", "starlette", "fastapi", "pydantic"},
-    "api": {"ray", "torch", "transformers"},
+    "service": {"ray", "torch", "transformers", "starlette", "fastapi"},
+    "http": {"ray", "torch", "transformers", "PIL"},
     "ui": {"torch", "ray"},
     "client": {"torch", "ray", "starlette", "fastapi", "transformers"},
 }
@@ -86,7 +88,7 @@ def test_layers_have_no_circle() -> None:
 @pytest.mark.parametrize(
     ("modules", "absent"),
     [
-        ("serve_app.pipeline, serve_app.api", {"torch", "ray", "transformers"}),
+        ("serve_app.pipeline, serve_app.http", {"torch", "ray", "transformers"}),
         ("serve_app.app", {"torch", "transformers", "gradio"}),
         ("serve_app.cli.main", {"torch", "ray", "transformers", "gradio"}),
         ("serve_app.client", {"torch", "ray", "transformers", "fastapi", "PIL"}),

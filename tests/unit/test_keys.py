@@ -14,13 +14,14 @@ from typing import Any
 import httpx
 import pytest
 
-from serve_app.api import CaptionService, KeyStore, create_app
-from serve_app.api.keys import new_key
-from serve_app.api.quota import Quota
 from serve_app.cli.keys import make_key
 from serve_app.errors import InvalidOption, QuotaExceeded
+from serve_app.http import create_app
 from serve_app.limits import Limits
 from serve_app.pipeline import CaptionPipeline
+from serve_app.service import CaptionService, KeyStore
+from serve_app.service.keys import new_key
+from serve_app.service.quota import Quota
 from tests.unit.fakes import RuleGenerator
 from tests.unit.test_api import PNG, assert_problem, echo
 
@@ -249,7 +250,7 @@ async def test_page_takes_the_key_as_a_password(tmp_path: Path) -> None:
     from starlette.responses import PlainTextResponse
     from starlette.routing import Route
 
-    from serve_app.api.guard import GuardMiddleware
+    from serve_app.http.middleware.guard import GuardMiddleware
 
     file, (key,) = key_file(tmp_path, "alice")
     app = Starlette(routes=[Route("/", lambda _: PlainTextResponse("page"))])

@@ -16,9 +16,10 @@ import pytest
 import uvicorn
 from mcp.client.client import Client
 
-from serve_app.api import CaptionService, TaskService, create_app
+from serve_app.http import create_app
 from serve_app.limits import Limits
 from serve_app.pipeline import CaptionPipeline
+from serve_app.service import CaptionService, TaskService
 from serve_app.types import LEFT_OUT
 from tests.unit.captioners import TellingCaptioner
 from tests.unit.fakes import RuleGenerator

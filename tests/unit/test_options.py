@@ -11,14 +11,15 @@ import typer
 from mcp.client.client import Client
 
 from serve_app import client
-from serve_app.api import CaptionService, create_app
-from serve_app.api.chat import ChatRequest
 from serve_app.cli.main import app as cli
 from serve_app.client.options import CaptionOptions as ClientOptions
 from serve_app.errors import InvalidOption
+from serve_app.http import create_app
+from serve_app.http.openai import ChatRequest
 from serve_app.limits import Limits
 from serve_app.options import Interface, Options, is_list, offered, parse_options
 from serve_app.pipeline import CaptionPipeline
+from serve_app.service import CaptionService
 from serve_app.types import CaptionOptions
 from serve_app.ui.options import OptionControls, options_of
 from serve_app.ui.texts import LANGUAGES, TEXTS

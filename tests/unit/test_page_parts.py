@@ -361,7 +361,7 @@ async def test_page_serves_no_file_of_the_machine() -> None:
 
 
 async def test_page_asks_for_a_key_where_keys_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    from serve_app.api.keys import KEYS_VARIABLE, new_key
+    from serve_app.service.keys import KEYS_VARIABLE, new_key
 
     key, line = new_key("me")
     monkeypatch.setenv(KEYS_VARIABLE, line)

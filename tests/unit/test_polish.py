@@ -13,9 +13,9 @@ from typing import Any
 
 import pytest
 
-from serve_app.api.polish import ChatPolisher
 from serve_app.args import AppArgs
 from serve_app.pipeline import CaptionPipeline
+from serve_app.service.polish import ChatPolisher
 from serve_app.types import CaptionResult
 from tests.unit.fakes import PIXELS, RuleGenerator, options
 from tests.unit.test_grounded import RuleMatcher, no_pizza

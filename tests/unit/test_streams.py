@@ -43,8 +43,8 @@ async def test_events_come_in_order_and_the_last_is_the_plain_answer() -> None:
 
 
 async def test_event_comes_before_the_slower_variants_are_done() -> None:
-    from serve_app.api import CaptionService
     from serve_app.pipeline import CaptionPipeline
+    from serve_app.service import CaptionService
     from tests.unit.fakes import RuleGenerator
 
     service = CaptionService(CaptionPipeline(RuleGenerator(echo, delay_s=60)))
@@ -57,8 +57,8 @@ async def test_event_comes_before_the_slower_variants_are_done() -> None:
 
 
 async def test_leaving_the_events_cancels_the_work() -> None:
-    from serve_app.api import CaptionService
     from serve_app.pipeline import CaptionPipeline
+    from serve_app.service import CaptionService
     from tests.unit.fakes import CLASSIC, RuleGenerator
 
     generator = RuleGenerator(echo, delay_s=60)
@@ -170,8 +170,9 @@ async def test_batch_refuses_bad_options_and_bodies_at_once() -> None:
 
 
 async def test_batch_waits_for_room_instead_of_failing() -> None:
-    from serve_app.api import CaptionService, create_app
+    from serve_app.http import create_app
     from serve_app.pipeline import CaptionPipeline
+    from serve_app.service import CaptionService
     from tests.unit.fakes import RuleGenerator
 
     service = CaptionService(CaptionPipeline(RuleGenerator(echo, delay_s=0.02)), capacity=lambda: 1)

@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.api import CaptionService, TaskService, create_app
 from serve_app.client import AsyncCaptionServe, CaptionServe
 from serve_app.deployments.ingress import IngressReplica
+from serve_app.http import create_app
 from serve_app.options import is_list
 from serve_app.pipeline import CaptionPipeline
+from serve_app.service import CaptionService, TaskService
 from serve_app.tasks import TASKS, Task
 from tests.unit.fakes import RuleGenerator
 from tests.unit.test_api import echo

@@ -14,7 +14,6 @@ import httpx
 import openai
 import pytest
 
-from serve_app.api import CaptionService, TaskService, create_app
 from serve_app.client import AsyncCaptionServe
 from serve_app.errors import (
     DeadlineExceeded,
@@ -24,8 +23,10 @@ from serve_app.errors import (
     NotDeployed,
     PromptTooLong,
 )
+from serve_app.http import create_app
 from serve_app.limits import Limits
 from serve_app.pipeline import CaptionPipeline
+from serve_app.service import CaptionService, TaskService
 from serve_app.task_types import Answer
 from serve_app.types import Generated, Match, ModelInfo, Pixels
 from tests.pictures import encoded, picture

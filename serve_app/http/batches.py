@@ -12,13 +12,13 @@ from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
-from serve_app.api import problems
-from serve_app.api.body import IMAGE, MAX_FIELDS, OVERHEAD_BYTES, bounded, options_of
-from serve_app.api.service import CaptionService
 from serve_app.contract import BatchLine, CaptionBody
 from serve_app.errors import CaptionServeError, ImageTooLarge, InvalidRequest, TryLater, UnsupportedImage
+from serve_app.http import problems
+from serve_app.http.body import IMAGE, MAX_FIELDS, OVERHEAD_BYTES, bounded, options_of
 from serve_app.limits import Limits
 from serve_app.options import parse_options
+from serve_app.service.captions import CaptionService
 
 CONCURRENCY = 8
 """Images of one batch that are in progress at once."""

@@ -13,9 +13,9 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from serve_app import errors
-from serve_app.api.description import REFERENCE
-from serve_app.api.request_id import request_id
 from serve_app.contract import Problem
+from serve_app.http.description import REFERENCE
+from serve_app.http.middleware.request_id import request_id
 from serve_app.limits import Limits
 
 logger = logging.getLogger(__name__)

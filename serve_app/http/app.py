@@ -11,19 +11,19 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 import serve_app
-from serve_app.api import chat, description, problems, task_routes
-from serve_app.api.fetch import Fetcher
-from serve_app.api.gate import GateMiddleware
-from serve_app.api.guard import GuardMiddleware
-from serve_app.api.keys import KeyStore
-from serve_app.api.mcp import mount_mcp
-from serve_app.api.quota import Quota
-from serve_app.api.request_id import RequestIdMiddleware
-from serve_app.api.routes import router
-from serve_app.api.security_headers import SecurityHeadersMiddleware
-from serve_app.api.service import CaptionService
-from serve_app.api.tasks import TaskService
 from serve_app.errors import CaptionServeError
+from serve_app.http import description, openai, problems, task_routes
+from serve_app.http.mcp import mount_mcp
+from serve_app.http.middleware.gate import GateMiddleware
+from serve_app.http.middleware.guard import GuardMiddleware
+from serve_app.http.middleware.request_id import RequestIdMiddleware
+from serve_app.http.middleware.security_headers import SecurityHeadersMiddleware
+from serve_app.http.routes import router
+from serve_app.service.captions import CaptionService
+from serve_app.service.fetch import Fetcher
+from serve_app.service.keys import KeyStore
+from serve_app.service.quota import Quota
+from serve_app.service.tasks import TaskService
 
 EXPOSED = ("x-request-id", "retry-after")
 """Response headers that web pages of other origins may read."""
@@ -49,9 +49,9 @@ def create_app(
     app.state.fetcher = Fetcher()
     app.include_router(router)
     app.include_router(task_routes.router)
-    app.include_router(chat.router)
+    app.include_router(openai.router)
     mount_mcp(app, allowed_origins=cors_origins)
-    description.describe(app, requests=[chat.ChatRequest], keys_needed=keys is not None and keys.active)
+    description.describe(app, requests=[openai.ChatRequest], keys_needed=keys is not None and keys.active)
     app.add_exception_handler(CaptionServeError, problems.on_error)
     app.add_exception_handler(HTTPException, problems.on_http_exception)
     app.add_exception_handler(Exception, problems.on_bug)
@@ -76,6 +76,6 @@ def create_app(
 
 async def _refuse(request: Request, error: CaptionServeError) -> Response:
     """The answer of a request that no route sees, in the words of its door."""
-    if chat.is_chat(request):
-        return await chat.refuse(request, error)
+    if openai.is_chat(request):
+        return await openai.refuse(request, error)
     return await problems.on_error(request, error)

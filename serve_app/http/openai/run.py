@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from serve_app.api.chat.request import Task
-from serve_app.api.chat.schemas import AnswerMessage, Choice, Usage
-from serve_app.api.service import CaptionService
 from serve_app.contract import CaptionBody
+from serve_app.http.openai.request import Task
+from serve_app.http.openai.schemas import AnswerMessage, Choice, Usage
+from serve_app.service.captions import CaptionService
 from serve_app.types import LEFT_OUT, TOO_LONG
 
 IMAGE_TOKENS = 85

@@ -10,18 +10,18 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
-from serve_app.api import problems
-from serve_app.api.chat.errors import refuse
-from serve_app.api.chat.request import Task, read_task
-from serve_app.api.chat.run import run
-from serve_app.api.chat.schemas import Completion, Model, ModelList
-from serve_app.api.chat.stream import chunks, start
-from serve_app.api.description import PIXEL, REFERENCE, event_stream
-from serve_app.api.disconnect import ClientGone, while_connected
-from serve_app.api.request_id import request_id
-from serve_app.api.service import CaptionService
-from serve_app.api.streams import EVENT_STREAM, PING_S
 from serve_app.errors import CaptionServeError, ModelUnknown
+from serve_app.http import problems
+from serve_app.http.description import PIXEL, REFERENCE, event_stream
+from serve_app.http.disconnect import ClientGone, while_connected
+from serve_app.http.middleware.request_id import request_id
+from serve_app.http.openai.errors import refuse
+from serve_app.http.openai.request import Task, read_task
+from serve_app.http.openai.run import run
+from serve_app.http.openai.schemas import Completion, Model, ModelList
+from serve_app.http.openai.stream import chunks, start
+from serve_app.http.streams import EVENT_STREAM, PING_S
+from serve_app.service.captions import CaptionService
 
 ALIAS = "caption-serve"
 """Names the served model, whichever it is."""

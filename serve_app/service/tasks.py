@@ -10,7 +10,6 @@ import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Literal, Protocol, Self, TypeVar
 
-from serve_app.api.service import CaptionService
 from serve_app.contract import (
     AnswerBody,
     Embedding,
@@ -24,6 +23,7 @@ from serve_app.contract import (
 from serve_app.errors import DeadlineExceeded, InvalidOption, NotDeployed, PromptTooLong, ServiceError
 from serve_app.limits import Limits
 from serve_app.options import validated
+from serve_app.service.captions import CaptionService
 from serve_app.task_types import Answerer, MatchModel
 from serve_app.tasks import TASKS, AnswerOptions, EmbeddingOptions, FilterOptions, MatchOptions, Task
 from serve_app.types import ModelInfo

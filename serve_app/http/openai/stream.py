@@ -8,13 +8,13 @@ import logging
 import time
 from collections.abc import AsyncGenerator
 
-from serve_app.api import problems
-from serve_app.api.chat.errors import error_member
-from serve_app.api.chat.request import Task
-from serve_app.api.chat.run import run
-from serve_app.api.chat.schemas import Choice, Chunk, ChunkChoice, Delta, Usage
-from serve_app.api.service import CaptionService
 from serve_app.errors import CaptionServeError
+from serve_app.http import problems
+from serve_app.http.openai.errors import error_member
+from serve_app.http.openai.request import Task
+from serve_app.http.openai.run import run
+from serve_app.http.openai.schemas import Choice, Chunk, ChunkChoice, Delta, Usage
+from serve_app.service.captions import CaptionService
 
 logger = logging.getLogger(__name__)
 

@@ -9,14 +9,14 @@ from typing import Any
 from pydantic import ValidationError
 from starlette.requests import Request
 
-from serve_app.api.body import OVERHEAD_BYTES, read_bounded
-from serve_app.api.chat.schemas import ChatMessage, ChatRequest, ImagePart, ImageUrl, TextPart
-from serve_app.api.fetch import Fetcher
-from serve_app.api.json_size import check_json_size
-from serve_app.api.sources import image_bytes
 from serve_app.errors import ImageTooLarge, InvalidOption, InvalidRequest
+from serve_app.http.body import OVERHEAD_BYTES, read_bounded
+from serve_app.http.json_size import check_json_size
+from serve_app.http.openai.schemas import ChatMessage, ChatRequest, ImagePart, ImageUrl, TextPart
 from serve_app.limits import Limits
 from serve_app.options import given, offered, parse_options
+from serve_app.service.fetch import Fetcher
+from serve_app.service.sources import image_bytes
 
 NO_IMAGE = "This service captions images; add an image_url part to a user message."
 _UNSUPPORTED = ("tools", "functions", "logprobs", "audio")

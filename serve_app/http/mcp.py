@@ -19,15 +19,15 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 import serve_app
-from serve_app.api import problems
-from serve_app.api.body import OVERHEAD_BYTES, read_bounded
-from serve_app.api.disconnect import ClientGone, while_connected
-from serve_app.api.json_size import check_json_size
-from serve_app.api.sources import image_bytes
-from serve_app.api.tasks import TaskService
 from serve_app.contract import AnswerBody, ClauseBody, ContestedBody, MatchBody
 from serve_app.errors import CaptionServeError
+from serve_app.http import problems
+from serve_app.http.body import OVERHEAD_BYTES, read_bounded
+from serve_app.http.disconnect import ClientGone, while_connected
+from serve_app.http.json_size import check_json_size
 from serve_app.options import constraints, given, offered, signed
+from serve_app.service.sources import image_bytes
+from serve_app.service.tasks import TaskService
 from serve_app.tasks import ANSWERS, MATCHES
 
 PATH = "/mcp"

@@ -12,12 +12,12 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import Message, Receive
 
-from serve_app.api.fetch import Fetcher
-from serve_app.api.json_size import check_json_size
-from serve_app.api.sources import image_bytes
 from serve_app.errors import ImageTooLarge, InvalidOption, InvalidRequest, UnsupportedImage
+from serve_app.http.json_size import check_json_size
 from serve_app.limits import Limits
 from serve_app.options import Options, lists
+from serve_app.service.fetch import Fetcher
+from serve_app.service.sources import image_bytes
 from serve_app.tasks import TASKS
 
 OVERHEAD_BYTES = 256 * 1024

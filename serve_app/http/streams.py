@@ -9,13 +9,13 @@ from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
-from serve_app.api import problems
-from serve_app.api.batch import Part, batch_lines
-from serve_app.api.disconnect import while_connected
-from serve_app.api.request_id import request_id
-from serve_app.api.service import CaptionService
 from serve_app.contract import ErrorEvent, ResultEvent, StepEvent
 from serve_app.errors import CaptionServeError
+from serve_app.http import problems
+from serve_app.http.batches import Part, batch_lines
+from serve_app.http.disconnect import while_connected
+from serve_app.http.middleware.request_id import request_id
+from serve_app.service.captions import CaptionService
 
 logger = logging.getLogger(__name__)
 

@@ -10,10 +10,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serve_app.api.body import discard
-from serve_app.api.paths import route_path
-from serve_app.api.service import CaptionService
 from serve_app.errors import CaptionServeError, ImageTooLarge, Overloaded
+from serve_app.http.body import discard
+from serve_app.http.paths import route_path
+from serve_app.service.captions import CaptionService
 from serve_app.tasks import TASKS
 
 Refuse = Callable[[Request, CaptionServeError], Awaitable[Response]]

@@ -9,8 +9,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from serve_app import errors
-from serve_app.api import problems
-from serve_app.api.paths import route_path
+from serve_app.http import problems
+from serve_app.http.paths import route_path
 
 PATHS = ("/v1/chat/", "/v1/models")
 _CODES = {401: "invalid_api_key", 404: "model_not_found", 429: "rate_limit_exceeded", 503: "overloaded"}

@@ -13,13 +13,13 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from serve_app.api import problems
-from serve_app.api.body import discard
-from serve_app.api.keys import KeyStore
-from serve_app.api.paths import route_path
-from serve_app.api.quota import Quota
 from serve_app.errors import CaptionServeError, ImageTooLarge, QuotaExceeded, Unauthorized
+from serve_app.http import problems
+from serve_app.http.body import discard
+from serve_app.http.paths import route_path
 from serve_app.limits import Limits
+from serve_app.service.keys import KeyStore
+from serve_app.service.quota import Quota
 
 OPEN_PATHS = ("/healthz", "/readyz")
 """For load balancers, which have no key."""

@@ -6,9 +6,9 @@ import asyncio
 import base64
 import binascii
 
-from serve_app.api.fetch import Fetcher
 from serve_app.errors import InvalidRequest
 from serve_app.limits import Limits
+from serve_app.service.fetch import Fetcher
 
 LONG_CHARACTERS = 100_000
 """Longer base64 is decoded in a thread, so that it doesn't hold up the event loop."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve_app.api.paths import route_path
+from serve_app.http.paths import route_path
 
 _ALWAYS = {
     "X-Content-Type-Options": "nosniff",

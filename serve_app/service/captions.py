@@ -12,14 +12,14 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
-from serve_app.api import images
-from serve_app.api.admission import Admission
-from serve_app.api.readiness import Readiness
-from serve_app.api.schemas import caption_body, step_event
 from serve_app.contract import CaptionBody, Description, ResultEvent, StepEvent
 from serve_app.errors import DeadlineExceeded
 from serve_app.limits import Limits
 from serve_app.options import parse_options
+from serve_app.service import images
+from serve_app.service.admission import Admission
+from serve_app.service.bodies import caption_body, step_event
+from serve_app.service.readiness import Readiness
 from serve_app.steps import Captioner, OnStep, Step
 from serve_app.types import STRATEGIES, CaptionOptions, ModelInfo, Pixels
 

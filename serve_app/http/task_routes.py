@@ -11,16 +11,16 @@ from pydantic import BaseModel
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
-from serve_app.api import problems
-from serve_app.api.body import read_caption_request, read_json_object
-from serve_app.api.description import PIXEL
-from serve_app.api.disconnect import ClientGone, while_connected
-from serve_app.api.request_id import request_id
-from serve_app.api.routes import PROBLEMS, fields_of, properties_of
-from serve_app.api.sources import image_bytes
-from serve_app.api.tasks import TaskService
 from serve_app.contract import EmbeddingsBody
 from serve_app.errors import ImageTooLarge, InvalidOption
+from serve_app.http import problems
+from serve_app.http.body import read_caption_request, read_json_object
+from serve_app.http.description import PIXEL
+from serve_app.http.disconnect import ClientGone, while_connected
+from serve_app.http.middleware.request_id import request_id
+from serve_app.http.routes import PROBLEMS, fields_of, properties_of
+from serve_app.service.sources import image_bytes
+from serve_app.service.tasks import TaskService
 from serve_app.tasks import EMBEDDINGS, TASKS, Task
 
 FETCHES_AT_ONCE = 8

@@ -9,16 +9,16 @@ from pydantic import BaseModel
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from serve_app.api import problems
-from serve_app.api.batch import read_batch_request
-from serve_app.api.body import read_caption_request
-from serve_app.api.description import CAPTION, EVENT_EXAMPLE, EVENTS, PIXEL, REFERENCE, event_stream
-from serve_app.api.disconnect import ClientGone, while_connected
-from serve_app.api.request_id import request_id
-from serve_app.api.service import CaptionService
-from serve_app.api.streams import EVENT_STREAM, NDJSON, batch_response, event_response, wants_events
 from serve_app.contract import BatchLine, CaptionBody
+from serve_app.http import problems
+from serve_app.http.batches import read_batch_request
+from serve_app.http.body import read_caption_request
+from serve_app.http.description import CAPTION, EVENT_EXAMPLE, EVENTS, PIXEL, REFERENCE, event_stream
+from serve_app.http.disconnect import ClientGone, while_connected
+from serve_app.http.middleware.request_id import request_id
+from serve_app.http.streams import EVENT_STREAM, NDJSON, batch_response, event_response, wants_events
 from serve_app.options import Options
+from serve_app.service.captions import CaptionService
 
 router = APIRouter()
 

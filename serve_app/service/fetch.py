@@ -13,9 +13,9 @@ from urllib.parse import urljoin
 import httpcore
 import httpx
 
-from serve_app.api.addresses import Address, allowed
 from serve_app.errors import FetchFailed, ImageTooLarge, UrlNotAllowed
 from serve_app.limits import Limits
+from serve_app.service.addresses import Address, allowed
 
 MAX_REDIRECTS = 3
 MAX_URL_CHARACTERS = 2048

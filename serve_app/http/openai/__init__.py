@@ -1,0 +1,7 @@
+"""The OpenAI-compatible door: `/v1/chat/completions` and `/v1/models`."""
+
+from serve_app.http.openai.errors import is_chat, refuse
+from serve_app.http.openai.routes import router
+from serve_app.http.openai.schemas import ChatRequest
+
+__all__ = ["ChatRequest", "is_chat", "refuse", "router"]
