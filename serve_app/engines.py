@@ -5,10 +5,12 @@ torch and transformers are imported when an engine starts: the ingress and the c
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, Protocol
 
 from serve_app.args import AppArgs
 from serve_app.instant import InstantGenerator
+from serve_app.tasks import ModelRole
 from serve_app.types import Generator
 
 if TYPE_CHECKING:
@@ -41,9 +43,7 @@ def start_matcher(args: AppArgs) -> MatchEngine | None:
     from serve_app import engine
 
     _set_threads(args)
-    loaded = engine.load_matcher(
-        args.matcher, revision=args.matcher_revision, dtype=args.task_dtype, device=args.device
-    )
+    loaded = engine.load_matcher(args.matcher, **_as_set(args, args.matcher_revision))
     return engine.start_matcher(loaded, args.engine_limits())
 
 
@@ -54,10 +54,18 @@ def start_answerer(args: AppArgs) -> AnswerEngine | None:
     from serve_app import engine
 
     _set_threads(args)
-    loaded = engine.load_answerer(
-        args.answerer, revision=args.answerer_revision, dtype=args.task_dtype, device=args.device
-    )
+    loaded = engine.load_answerer(args.answerer, **_as_set(args, args.answerer_revision))
     return engine.start_answerer(loaded, args.engine_limits())
+
+
+START: Mapping[ModelRole, Callable[[AppArgs], MatchEngine | AnswerEngine | None]] = {
+    "matcher": start_matcher,
+    "answerer": start_answerer,
+}
+
+
+def _as_set(args: AppArgs, revision: str | None) -> dict[str, Any]:
+    return {"revision": revision, "dtype": args.task_dtype, "device": args.device}
 
 
 def _set_threads(args: AppArgs) -> None:

@@ -43,6 +43,8 @@ class CaptionServeError(Exception):
     """Root of all errors that this package raises on purpose."""
 
     status: int = 500
+    retryable: bool = False
+    """Whether the same request may succeed if it is sent again."""
     slug: ClassVar[str] = "caption-serve-error"
     """Its name in problem documents: `image-too-large` for `ImageTooLarge`."""
 
@@ -125,19 +127,23 @@ class ServiceError(CaptionServeError):
     """The request was fine and the service could not answer it; a later try may succeed."""
 
 
+OUT_OF_TIME = "The request's time limit was reached."
+
+
 class DeadlineExceeded(ServiceError):
     """Time ran out before there was any caption."""
 
     status = 504
 
-    def __init__(self, message: str = "The request's time limit was reached.") -> None:
+    def __init__(self, message: str = OUT_OF_TIME) -> None:
         super().__init__(message)
 
 
 class TryLater(ServiceError):
-    """The caller is to come back in `retry_after_s` seconds, where that is known."""
+    """The caller is to come back in `retry_after_s` seconds, if that is known."""
 
     status = 503
+    retryable = True
 
     def __init__(self, message: str, retry_after_s: float | None = None) -> None:
         super().__init__(message)
@@ -161,6 +167,7 @@ class GeneratorUnavailable(ServiceError):
     """No replica answered: it died, is starting, or cannot be reached."""
 
     status = 503
+    retryable = True
 
 
 class GenerationFailed(ServiceError):
@@ -171,6 +178,7 @@ class WrongImageSize(ServiceError):
     """The pixels are of another model's size: the service is changing models."""
 
     status = 503
+    retryable = True
 
 
 class PolishFailed(ServiceError):

@@ -19,6 +19,9 @@ from serve_app.types import Detail
 DEFAULT_FLOOR = 0.5
 """Match score at which a text describes an image more likely than not."""
 
+ModelRole = Literal["matcher", "answerer"]
+"""A model beside the captioner; the setting of that name says which one."""
+
 NonEmpty = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1)]
 
 
@@ -57,7 +60,7 @@ class Task:
     name: str
     method: str
     """Of `TaskService`, of a handle and of the clients."""
-    needs: Literal["matcher", "answerer"]
+    needs: ModelRole
     """The setting that names its model."""
     options: type[BaseModel]
     body: type[BaseModel]

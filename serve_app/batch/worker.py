@@ -21,6 +21,7 @@ from serve_app.batch.inputs import Input
 from serve_app.batch.intake import unpacked
 from serve_app.batch.settings import JobSettings
 from serve_app.errors import CaptionServeError, GenerationFailed, GeneratorUnavailable, NotDeployed, WrongImageSize
+from serve_app.retry import Retries, retried
 from serve_app.service.bodies import caption_body
 from serve_app.types import Pixels
 
@@ -189,10 +190,9 @@ class Worker:
 
     async def _caption(self, digest: str, data: bytes) -> dict[str, Any]:
         async with self._room:
-            try:
-                return await self._backend.caption(digest, data)
-            except GenerationFailed:  # memory that ran out for one moment, for example
-                return await self._backend.caption(digest, data)
+            # Once more: memory that ran out for a moment, for example.
+            once = Retries(1, longest_pause_s=0, kinds=GenerationFailed)
+            return await retried(lambda: self._backend.caption(digest, data), once)
 
     async def _waited(self, digest: str) -> bytes | None:
         with contextlib.suppress(Exception):

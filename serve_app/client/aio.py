@@ -15,7 +15,6 @@ from serve_app import tasks
 from serve_app.client import wire
 from serve_app.client.errors import ServiceUnreachable
 from serve_app.client.options import CaptionOptions, FilterOptions
-from serve_app.client.retries import Retries
 from serve_app.contract import (
     AnswerBody,
     BatchLine,
@@ -26,7 +25,8 @@ from serve_app.contract import (
     ResultEvent,
     StepEvent,
 )
-from serve_app.errors import CaptionServeError
+from serve_app.deadline import Deadline
+from serve_app.retry import Retries, retried
 
 T = TypeVar("T")
 Body = TypeVar("Body", bound=BaseModel)
@@ -160,12 +160,7 @@ class AsyncCaptionServe:
             await response.aclose()
 
     async def _again(self, ask: Callable[[], Awaitable[T]]) -> T:
-        retries = Retries(self._max_retries, self._timeout_s)
-        while True:
-            try:
-                return await ask()
-            except CaptionServeError as error:
-                await self._sleep(retries.pause_s(error))
+        return await retried(ask, Retries(self._max_retries, Deadline.after(self._timeout_s)), sleep=self._sleep)
 
 
 @contextmanager

@@ -16,6 +16,8 @@ from serve_app.contract import Problem
 class ServiceUnreachable(errors.ServiceError):
     """No connection, or it broke before the answer was there."""
 
+    retryable = True
+
 
 class UnexpectedAnswer(errors.ServiceError):
     """Something between client and service answered: no problem document came with the status."""
@@ -23,6 +25,7 @@ class UnexpectedAnswer(errors.ServiceError):
     def __init__(self, message: str, status: int = 0) -> None:
         super().__init__(message)
         self.status = status
+        self.retryable = status in (429, 500, 502, 503, 504)
 
     def __reduce__(self) -> tuple[type[UnexpectedAnswer], tuple[str, int]]:
         return type(self), (self.message, self.status)

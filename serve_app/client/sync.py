@@ -15,7 +15,6 @@ from serve_app import tasks
 from serve_app.client import wire
 from serve_app.client.errors import ServiceUnreachable
 from serve_app.client.options import CaptionOptions, FilterOptions
-from serve_app.client.retries import Retries
 from serve_app.contract import (
     AnswerBody,
     BatchLine,
@@ -26,7 +25,9 @@ from serve_app.contract import (
     ResultEvent,
     StepEvent,
 )
+from serve_app.deadline import Deadline
 from serve_app.errors import CaptionServeError
+from serve_app.retry import Retries
 
 T = TypeVar("T")
 Body = TypeVar("Body", bound=BaseModel)
@@ -155,7 +156,7 @@ class CaptionServe:
             response.close()
 
     def _again(self, ask: Callable[[], T]) -> T:
-        retries = Retries(self._max_retries, self._timeout_s)
+        retries = Retries(self._max_retries, Deadline.after(self._timeout_s))
         while True:
             try:
                 return ask()

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Sequence
 
 from serve_app.args import AppArgs
+from serve_app.deadline import Deadline
 from serve_app.deployments.metrics import EngineMetrics
 from serve_app.engines import start_captioner
 from serve_app.types import GenerateJob, ModelInfo, Outcome, Pixels
@@ -22,25 +22,23 @@ class CaptionerReplica:
         self._engine = start_captioner(args)
         self._metrics = EngineMetrics()
 
-    async def info(self) -> ModelInfo:
+    async def info(self, _: Deadline) -> ModelInfo:
         return await self._engine.info()
 
-    async def generate(self, pixels: Pixels, jobs: Sequence[GenerateJob], deadline: float | None) -> list[Outcome]:
-        """`deadline` in seconds of the epoch, so that waiting for a replica counts too; None for no limit."""
-        timeout_s = None if deadline is None else max(0.0, deadline - time.time())
-        return await self._engine.generate(pixels, jobs, timeout_s)
+    async def generate(self, pixels: Pixels, jobs: Sequence[GenerateJob], deadline: Deadline) -> list[Outcome]:
+        """The deadline counts the time that the call waited for a replica."""
+        return await self._engine.generate(pixels, jobs, deadline.left_s)
 
     async def stream(
-        self, pixels: Pixels, jobs: Sequence[GenerateJob], deadline: float | None
+        self, pixels: Pixels, jobs: Sequence[GenerateJob], deadline: Deadline
     ) -> AsyncIterator[tuple[int, Outcome]]:
         """Like `generate`, each job's place and outcome as it ends."""
         ended: asyncio.Queue[tuple[int, Outcome] | None] = asyncio.Queue()
-        timeout_s = None if deadline is None else max(0.0, deadline - time.time())
 
         def tell(index: int, outcome: Outcome) -> None:
             ended.put_nowait((index, outcome))
 
-        work = asyncio.ensure_future(self._engine.generate(pixels, jobs, timeout_s, tell))
+        work = asyncio.ensure_future(self._engine.generate(pixels, jobs, deadline.left_s, tell))
         work.add_done_callback(lambda _: ended.put_nowait(None))
         try:
             while (item := await ended.get()) is not None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Self
@@ -13,10 +12,8 @@ from ray.serve.exceptions import RayServeException
 from ray.serve.handle import DeploymentHandle
 
 from serve_app.deployments.handle_errors import our_errors
-from serve_app.errors import CaptionServeError, InvalidOption, ServiceError, TryLater
-
-FIRST_PAUSE_S = 0.5
-LONGEST_PAUSE_S = 30.0
+from serve_app.errors import CaptionServeError, InvalidOption, ServiceError
+from serve_app.retry import Retries, retried
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,9 +29,8 @@ class Captioned:
 class CaptionClient:
     """Sends images to `serve.get_app_handle("captions")`, so many at a time, and is patient with a full service.
 
-    A service that is full, restarting or losing replicas is asked again after a pause: the one that it names itself,
-    else one that doubles from half a second to half a minute, with some chance in it so that clients don't march in
-    step. Bad images and options are not tried again.
+    An error of the service (full, restarting, replicas lost) is retried after a pause, see `serve_app.retry.Retries`;
+    a bad image or option is not.
 
         client = CaptionClient(serve.get_app_handle("captions"), concurrency=16)
         async for done in client.captions(images, {"detail": "medium"}):
@@ -107,21 +103,12 @@ class CaptionClient:
             return Captioned(index, error=error)
 
     async def _patiently(self, method: str, *arguments: Any, **named: Any) -> dict[str, Any]:
-        for attempt in range(self._max_retries):
-            try:
-                return await self._ask(method, *arguments, **named)
-            except ServiceError as error:
-                await asyncio.sleep(_pause_s(error, attempt))
-        return await self._ask(method, *arguments, **named)
+        return await retried(
+            lambda: self._ask(method, *arguments, **named), Retries(self._max_retries, kinds=ServiceError)
+        )
 
     async def _ask(self, method: str, *arguments: Any, **named: Any) -> dict[str, Any]:
         """One try, with Ray's errors turned into ours."""
         with our_errors("ingress"):
             body: dict[str, Any] = await getattr(self._handle, method).remote(*arguments, **named)
         return body
-
-
-def _pause_s(error: ServiceError, attempt: int) -> float:
-    named = error.retry_after_s if isinstance(error, TryLater) else None
-    doubled = min(FIRST_PAUSE_S * 2**attempt, LONGEST_PAUSE_S)
-    return (named or doubled) * random.uniform(0.5, 1.5)

@@ -3,45 +3,29 @@
 from __future__ import annotations
 
 import asyncio
-import logging
-import time
 from collections.abc import Sequence
 from typing import Any
 
 from ray.serve.handle import DeploymentHandle
 
-from serve_app.deployments.calls import ReplicaCalls
-from serve_app.deployments.handle_errors import our_errors
-from serve_app.errors import GenerationFailed, GeneratorUnavailable, ServiceError, WrongImageSize
-from serve_app.types import GenerateJob, ModelInfo, OnOutcome, Outcome, Pixels
-
-logger = logging.getLogger("ray.serve")
+from serve_app.deadline import Deadline
+from serve_app.deployments.model_handle import ModelHandle
+from serve_app.errors import GenerationFailed, ServiceError, WrongImageSize
+from serve_app.types import GenerateJob, OnOutcome, Outcome, Pixels
 
 
-class HandleGenerator:
-    """Sends an image's jobs to caption replicas: all in one call, or in `spread` calls that hash apart.
+class HandleGenerator(ModelHandle):
+    """Sends an image's jobs to caption replicas: all in one call, or in `spread` calls that hash apart."""
 
-    The image's digest is the session id, so that all its calls meet on one replica while that has room.
-    A call whose replica is lost is sent again, at most `max_retries` times.
-    """
+    kind = "caption"
 
     def __init__(self, handle: DeploymentHandle[Any], *, spread: int = 1, max_retries: int = 2) -> None:
-        # By value over gRPC: an image is under half a megabyte, and an object reference costs more than that.
-        self._handle: Any = handle.options(_by_reference=False)
+        super().__init__(handle, max_retries=max_retries)
         self._spread = spread
-        self._calls = ReplicaCalls("caption", max_retries)
-        self._info: ModelInfo | None = None
 
-    async def info(self) -> ModelInfo:
-        if self._info is None:
-            # Without a limit of its own: the caller's holds, and a replica may take minutes to load its model.
-            self._info = await self._calls(self._handle, "info", deadline=None)
-        return self._info
-
-    def reconfigure(self, spread: int, max_retries: int) -> None:
-        """Later calls go by these."""
-        self._spread = spread
-        self._calls.max_retries = max_retries
+    def reconfigure(self, *, max_retries: int, spread: int | None = None) -> None:
+        super().reconfigure(max_retries=max_retries)
+        self._spread = self._spread if spread is None else spread
 
     async def generate(
         self,
@@ -51,7 +35,7 @@ class HandleGenerator:
         on_outcome: OnOutcome | None = None,
     ) -> list[Outcome]:
         """Raises `ServiceError` when every call failed; otherwise failed calls leave errors as outcomes."""
-        deadline = None if timeout_s is None else time.time() + timeout_s
+        deadline = Deadline.after(timeout_s)
         spread = self._spread
         groups = [list(jobs[start::spread]) for start in range(min(spread, len(jobs)))]
 
@@ -87,38 +71,35 @@ class HandleGenerator:
         pixels: Pixels,
         jobs: list[GenerateJob],
         number: int,
-        deadline: float | None,
+        deadline: Deadline,
         on_outcome: OnOutcome | None,
     ) -> list[Outcome] | ServiceError:
-        session = pixels.digest if number == 0 else f"{pixels.digest}:{number}"
-        handle = self._handle.options(session_id=session)
+        handle = self._for(pixels, number)
         try:
             if on_outcome is not None:
                 return await self._streamed(handle.options(stream=True), pixels, jobs, deadline, on_outcome)
-            outcomes: list[Outcome] = await self._calls(handle, "generate", pixels, jobs, deadline, deadline=deadline)
+            outcomes: list[Outcome] = await self._call(handle, "generate", pixels, jobs, deadline=deadline)
         except ServiceError as error:
             return error
         return outcomes
 
     async def _streamed(
-        self, handle: Any, pixels: Pixels, jobs: list[GenerateJob], deadline: float | None, on_outcome: OnOutcome
+        self, handle: Any, pixels: Pixels, jobs: list[GenerateJob], deadline: Deadline, on_outcome: OnOutcome
     ) -> list[Outcome]:
         """The outcomes, each told as it comes; when the replica is lost, the jobs that are missing are sent again."""
         found: dict[int, Outcome] = {}
         lost: Outcome = GenerationFailed("The replica returned too few texts.")
-        for attempt in range(self._calls.max_retries + 1):
+
+        async def follow() -> None:
             missing = [place for place in range(len(jobs)) if place not in found]
-            try:
-                await self._follow(handle, pixels, jobs, missing, deadline, found, on_outcome)
-                break
-            except ServiceError as error:
-                again = isinstance(error, GeneratorUnavailable) and attempt < self._calls.max_retries
-                if not again and not found:
-                    raise
-                lost = error
-                if not again:
-                    break
-                logger.warning("A caption replica was lost; what it has not answered is sent again.")
+            await self._follow(handle, pixels, jobs, missing, deadline, found, on_outcome)
+
+        try:
+            await self._retried(follow)
+        except ServiceError as error:
+            if not found:
+                raise
+            lost = error
         return [found.get(place, lost) for place in range(len(jobs))]
 
     async def _follow(
@@ -127,18 +108,17 @@ class HandleGenerator:
         pixels: Pixels,
         jobs: list[GenerateJob],
         places: list[int],
-        deadline: float | None,
+        deadline: Deadline,
         found: dict[int, Outcome],
         on_outcome: OnOutcome,
     ) -> None:
         """One streaming call for the jobs at `places`; puts what comes into `found`."""
         outcomes = handle.stream.remote(pixels, [jobs[place] for place in places], deadline)
         try:
-            async with self._calls.patience(deadline):
-                with our_errors("caption"):
-                    async for index, outcome in outcomes:
-                        found[places[index]] = outcome
-                        on_outcome(places[index], outcome)
+            async with self._patience(deadline):
+                async for index, outcome in outcomes:
+                    found[places[index]] = outcome
+                    on_outcome(places[index], outcome)
         except BaseException:
             outcomes.cancel()  # Ray lets the call run on when its reader is cancelled
             raise

@@ -14,7 +14,7 @@ from serve_app.deployments.capacity import Capacity
 from serve_app.deployments.generator import HandleGenerator
 from serve_app.deployments.metrics import AdmissionMetrics
 from serve_app.deployments.receive import DisconnectMiddleware
-from serve_app.deployments.tasks import HandleAnswerer, HandleMatcher
+from serve_app.deployments.task_models import HandleAnswerer, HandleMatcher
 from serve_app.http import create_app
 from serve_app.pipeline import CaptionPipeline
 from serve_app.service import KEYS_VARIABLE, CaptionService, KeyStore, TaskService
@@ -34,8 +34,8 @@ class IngressReplica:
     ) -> None:
         self._args = args
         self._generator = HandleGenerator(captioner, spread=args.spread, max_retries=args.max_retries)
-        self._matcher = HandleMatcher(matcher, args.max_retries) if matcher else None
-        self._answerer = HandleAnswerer(answerer, args.max_retries) if answerer else None
+        self._matcher = HandleMatcher(matcher, max_retries=args.max_retries) if matcher else None
+        self._answerer = HandleAnswerer(answerer, max_retries=args.max_retries) if answerer else None
         self._capacity = Capacity(captioner_name, args.max_rows)
         self._capacity.depth = args.admission_depth
         self._metrics = AdmissionMetrics()
@@ -47,10 +47,10 @@ class IngressReplica:
         """Takes live settings (`serve_app.args.LIVE`) over those of the application's args."""
         args = self._args.reconfigured(user_config)
         pipeline = self._pipeline(args)
-        self._generator.reconfigure(args.spread, args.max_retries)
+        self._generator.reconfigure(spread=args.spread, max_retries=args.max_retries)
         for model in (self._matcher, self._answerer):
             if model is not None:
-                model.reconfigure(args.max_retries)
+                model.reconfigure(max_retries=args.max_retries)
         self._service.reconfigure(pipeline, args.limits())
         self._capacity.depth = args.admission_depth
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import Sequence
 from typing import Any
 
+from serve_app.deadline import Deadline
 from serve_app.engine.counters import Counters
 from serve_app.engine.engine import Engine
 from serve_app.engine.loading import Loaded
@@ -59,7 +59,7 @@ class AsyncEngine:
         Raises `GeneratorUnavailable` when the engine is closed or its thread died.
         """
         self._worker.check_alive()
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        deadline = Deadline.after(timeout_s)
 
         async def run(index: int, job: GenerateJob) -> Outcome:
             outcome = await self._generate(pixels, job, deadline)
@@ -90,14 +90,14 @@ class AsyncEngine:
         """Asserts that nothing leaked. For an engine at rest."""
         self._engine.check_integrity()
 
-    async def _generate(self, pixels: Pixels, job: GenerateJob, deadline: float | None) -> Outcome:
+    async def _generate(self, pixels: Pixels, job: GenerateJob, deadline: Deadline) -> Outcome:
         try:
             prompt = self._codec.encode(job.prompt)
             longest = limit(job.parameters, self._max_length, self._info.max_positions)
             parameters = resolve(job.parameters, self._defaults, longest, len(prompt))
             result: list[Hypothesis] = await self._worker.result(
                 lambda finish, abandoned: Group(pixels, prompt, parameters, job.seed, finish, abandoned, deadline),
-                None if deadline is None else deadline + GRACE_S,
+                deadline.later(GRACE_S),
             )
         except CaptionServeError as error:
             return error

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any, Generic, TypeVar
 
 import torch
 
+from serve_app.deadline import Deadline
 from serve_app.engine.worker import FAILED, Worker
 from serve_app.errors import CaptionServeError, Overloaded
 
@@ -51,8 +51,7 @@ class Batcher(Generic[Job, Result]):
         self._worker.check_alive()
         if self._worker.waiting + self._batches.waiting >= MAX_WAITING:
             raise Overloaded("The queue of the engine is full.")
-        deadline = None if timeout_s is None else time.monotonic() + timeout_s
-        result: Result = await self._worker.result(lambda *told: _Waiting(job, *told), deadline)
+        result: Result = await self._worker.result(lambda *told: _Waiting(job, *told), Deadline.after(timeout_s))
         return result
 
     def alive(self) -> None:

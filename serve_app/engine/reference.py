@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import threading
-import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -14,6 +13,7 @@ from typing import Any
 import torch
 from transformers import StoppingCriteria, StoppingCriteriaList
 
+from serve_app.deadline import Deadline
 from serve_app.engine.loading import Loaded
 from serve_app.engine.parameters import fit, given, limit
 from serve_app.engine.pixels import Normalizer
@@ -53,7 +53,7 @@ class ReferenceGenerator:
         on_outcome: OnOutcome | None = None,
     ) -> list[Outcome]:
         """Runs the jobs in turn. Cancelling the call ends the running job at its next token."""
-        interrupt = _Interrupt(None if timeout_s is None else time.monotonic() + timeout_s)
+        interrupt = _Interrupt(Deadline.after(timeout_s))
         loop = asyncio.get_running_loop()
 
         def tell(index: int, outcome: Outcome) -> None:
@@ -129,7 +129,7 @@ class ReferenceGenerator:
 class _Interrupt(StoppingCriteria):
     """Ends a running generate at its next token when the caller left or its time is up."""
 
-    def __init__(self, deadline: float | None) -> None:
+    def __init__(self, deadline: Deadline) -> None:
         self._deadline = deadline
         self._cancelled = threading.Event()
 
@@ -139,10 +139,9 @@ class _Interrupt(StoppingCriteria):
     def check(self) -> None:
         if self._cancelled.is_set():
             raise GenerationFailed("The request was cancelled.")
-        if self._deadline is not None and time.monotonic() >= self._deadline:
+        if self._deadline.passed:
             raise DeadlineExceeded()
 
     def __call__(self, input_ids: torch.LongTensor, *_: Any, **__: Any) -> torch.BoolTensor:
-        late = self._deadline is not None and time.monotonic() >= self._deadline
-        stop = late or self._cancelled.is_set()
+        stop = self._deadline.passed or self._cancelled.is_set()
         return torch.full((input_ids.shape[0],), stop, device=input_ids.device, dtype=torch.bool)  # type: ignore[return-value]

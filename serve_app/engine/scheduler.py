@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from serve_app.deadline import NEVER, Deadline
 from serve_app.engine.image_cache import EncodedImage
 from serve_app.engine.parameters import SearchParameters
 from serve_app.errors import CaptionServeError
@@ -22,7 +24,7 @@ PATIENCE_S = 300.0
 
 @dataclass(eq=False, slots=True)
 class Group:
-    """The beams of one generate request. Times in seconds of `time.monotonic`."""
+    """The beams of one generate request."""
 
     pixels: Pixels
     prompt: list[int]
@@ -33,8 +35,9 @@ class Group:
     """Called once, in any thread."""
     abandoned: Callable[[], bool] = field(default=lambda: False)
     """Whether nobody waits for the result any more."""
-    deadline: float | None = None
+    deadline: Deadline = NEVER
     submitted: float = 0.0
+    """Seconds of `time.monotonic`."""
     image: EncodedImage | None = None
 
     @property
@@ -43,7 +46,7 @@ class Group:
 
     def over(self, now: float) -> bool:
         """Whether its result is of no use any more."""
-        return self.abandoned() or (self.deadline is not None and now >= self.deadline)
+        return self.abandoned() or now >= self.deadline.at
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,7 +69,8 @@ class Scheduler:
 
     def submit(self, group: Group) -> None:
         group.submitted = time.monotonic()
-        due = group.deadline if group.deadline is not None else group.submitted + PATIENCE_S
+        limited = not math.isinf(group.deadline.at)
+        due = group.deadline.at if limited else group.submitted + PATIENCE_S
         heapq.heappush(self._queue, (due, next(self._numbers), group))
 
     def next(self) -> Group | None:

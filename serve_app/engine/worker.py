@@ -12,7 +12,8 @@ from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Any, Generic, Protocol, TypeVar
 
-from serve_app.errors import CaptionServeError, DeadlineExceeded, GenerationFailed, GeneratorUnavailable
+from serve_app.deadline import Deadline
+from serve_app.errors import OUT_OF_TIME, CaptionServeError, GenerationFailed, GeneratorUnavailable
 
 logger = logging.getLogger(__name__)
 
@@ -73,12 +74,12 @@ class Worker(Generic[SomeJob]):
         started.result()
 
     async def result(
-        self, job_of: Callable[[Callable[[Any], None], Callable[[], bool]], SomeJob], deadline: float | None
+        self, job_of: Callable[[Callable[[Any], None], Callable[[], bool]], SomeJob], deadline: Deadline
     ) -> Any:
         """What a job's `finish` was told. Cancelling the call abandons the job.
 
-        `job_of` makes the job of its `finish` and of what says whether it is abandoned. `deadline` of
-        `time.monotonic`. Raises `GeneratorUnavailable`, `DeadlineExceeded`, and the error that the job ended with.
+        `job_of` makes the job of its `finish` and of what says whether it is abandoned. Raises
+        `GeneratorUnavailable`, `DeadlineExceeded`, and the error that the job ended with.
         """
         future: Future[Any] = Future()
 
@@ -95,11 +96,8 @@ class Worker(Generic[SomeJob]):
         if self._closing.is_set():
             # The thread may have emptied the inbox for the last time already.
             self._end_inbox()
-        try:
-            async with asyncio.timeout(None if deadline is None else max(0.0, deadline - time.monotonic())):
-                return await asyncio.wrap_future(future)
-        except TimeoutError:
-            raise DeadlineExceeded() from None
+        async with deadline.enforced(OUT_OF_TIME):
+            return await asyncio.wrap_future(future)
 
     @property
     def waiting(self) -> int:

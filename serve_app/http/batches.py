@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-import time
+import math
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,11 +13,13 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from serve_app.contract import BatchLine, CaptionBody
+from serve_app.deadline import Deadline
 from serve_app.errors import CaptionServeError, ImageTooLarge, InvalidRequest, TryLater, UnsupportedImage
 from serve_app.http import problems
 from serve_app.http.body import IMAGE, MAX_FIELDS, OVERHEAD_BYTES, bounded, options_of
 from serve_app.limits import Limits
 from serve_app.options import parse_options
+from serve_app.retry import Retries, retried
 from serve_app.service.captions import CaptionService
 
 CONCURRENCY = 8
@@ -76,7 +78,7 @@ async def batch_lines(
         name = f"{request_id}-{part.index}"
         async with room:
             try:
-                body = await _patiently(service, part.data, options, name)
+                body = await _captioned(service, part.data, options, name)
                 return BatchLine(index=part.index, name=part.name, result=body)
             except CaptionServeError as error:
                 return BatchLine(index=part.index, name=part.name, error=problems.body_of(error, name, service.limits))
@@ -91,14 +93,8 @@ async def batch_lines(
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _patiently(service: CaptionService, data: bytes, options: dict[str, Any], name: str) -> CaptionBody:
+async def _captioned(service: CaptionService, data: bytes, options: dict[str, Any], name: str) -> CaptionBody:
     """Asks again while there is no room, for as long as the image's time lasts."""
-    until = time.monotonic() + parse_options(options, service.limits).timeout_s
-    while True:
-        try:
-            return await service.caption(data, options, name)
-        except TryLater as error:
-            pause_s = min(error.retry_after_s or LONGEST_PAUSE_S, LONGEST_PAUSE_S)
-            if time.monotonic() + pause_s > until:
-                raise
-            await asyncio.sleep(pause_s)
+    deadline = Deadline.after(parse_options(options, service.limits).timeout_s)
+    retries = Retries(math.inf, deadline, longest_pause_s=LONGEST_PAUSE_S, kinds=TryLater)
+    return await retried(lambda: service.caption(data, options, name), retries)

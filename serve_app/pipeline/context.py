@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from serve_app.deadline import Deadline
 from serve_app.errors import CaptionServeError, DeadlineExceeded, ServiceError
 from serve_app.pipeline.clean import OPENINGS, clean
 from serve_app.pipeline.language.parsing import read
@@ -72,7 +73,7 @@ class Context:
         self._on_step = on_step
         self._matcher = matcher
         self._support = support or Support.of()
-        self._deadline = time.monotonic() + options.timeout_s
+        self._deadline = Deadline.after(options.timeout_s)
         self._readings: dict[str, Reading] = {}
 
     @contextmanager
@@ -97,7 +98,7 @@ class Context:
 
     @property
     def remaining_s(self) -> float:
-        return max(0.0, self._deadline - time.monotonic())
+        return self._deadline.left_s
 
     def scores(self) -> Scores:
         """The request's scores, by the matcher where there is one."""
@@ -167,14 +168,13 @@ class Context:
         parameters: GenerationParameters,
         on_outcome: OnOutcome | None = None,
     ) -> list[Outcome]:
-        remaining = self._deadline - time.monotonic()
-        if remaining <= 0:
+        if self._deadline.passed:
             raise DeadlineExceeded()
         jobs = [
             GenerateJob(prompt, parameters, stream_seed(self.options.seed, self._pixels.digest, step, index))
             for index, prompt in enumerate(prompts)
         ]
-        return await self._generator.generate(self._pixels, jobs, remaining, on_outcome)
+        return await self._generator.generate(self._pixels, jobs, self._deadline.left_s, on_outcome)
 
     def _note_losses(self, step: str, outcomes: Sequence[Outcome]) -> None:
         for number, outcome in enumerate(outcomes, start=1):

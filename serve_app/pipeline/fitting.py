@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from serve_app.deadline import NEVER
 from serve_app.pipeline.composition import Composition
 from serve_app.pipeline.language import comparing
 from serve_app.pipeline.language.parsing import read
@@ -119,7 +120,7 @@ class _Unweighed(Scores):
     """Scores where nothing was weighed: what stands later in the text counts for less."""
 
     def __init__(self, reading: Reading) -> None:
-        super().__init__(None, Pixels("", 0, 0, b""), 0.0, Support.of())
+        super().__init__(None, Pixels("", 0, 0, b""), NEVER, Support.of())
         places = sorted({statement.spans[0][0] for statement in reading.statements})
         self._ranks = {place: rank for rank, place in enumerate(places)}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -11,6 +10,7 @@ from functools import cache, cached_property
 from importlib.resources import files
 from typing import Any
 
+from serve_app.deadline import Deadline
 from serve_app.errors import DeadlineExceeded, PromptTooLong, ServiceError
 from serve_app.pipeline.language.kinds import kinds_of
 from serve_app.pipeline.language.reading import Reading, Statement
@@ -174,8 +174,7 @@ class Scores:
     A matcher that fails is not asked again; from then on agreement stands in, and `loss` says why.
     """
 
-    def __init__(self, matcher: Matcher | None, pixels: Pixels, deadline: float, support: Support) -> None:
-        """`deadline` on the monotonic clock."""
+    def __init__(self, matcher: Matcher | None, pixels: Pixels, deadline: Deadline, support: Support) -> None:
         self.loss = "" if matcher is not None else "no matcher is deployed"
         self.agreement = Agreement()
         self._matcher = matcher
@@ -210,7 +209,7 @@ class Scores:
         if self._matcher is None:
             return
         try:
-            left = max(0.0, self._deadline - time.monotonic())
+            left = self._deadline.left_s
             found = await self._matcher.match(self._pixels, texts, min(left, PATIENCE_S))
         except PromptTooLong:  # of one of them, which supports nothing; no loss of the matcher
             half = len(texts) // 2

@@ -13,7 +13,7 @@ from dataclasses import replace
 from typing import Any
 
 from serve_app.contract import CaptionBody, Description, ResultEvent, StepEvent
-from serve_app.errors import DeadlineExceeded
+from serve_app.deadline import Deadline
 from serve_app.limits import Limits
 from serve_app.options import parse_options
 from serve_app.service import images
@@ -26,7 +26,7 @@ from serve_app.types import STRATEGIES, CaptionOptions, ModelInfo, Pixels
 INTAKE_THREADS = 4
 """Images decoded at once; bounds the memory that decoding takes."""
 
-OUT_OF_TIME = "The request's time limit was reached before its image was read."
+UNREAD = "The request's time limit was reached before its image was read."
 
 
 class CaptionService:
@@ -103,12 +103,14 @@ class CaptionService:
         on_step: OnStep | None = None,
         background: bool = False,
     ) -> CaptionBody:
-        start = time.perf_counter()
+        start, deadline = time.perf_counter(), Deadline.after(options.timeout_s)
         captioner, limits = self._captioner, self.limits  # of one configuration from the first step to the last
         with self.admission.admit(captioner.work(options), background):
-            pixels = await self._intake(image, captioner, limits, options.timeout_s)
+            async with deadline.enforced(UNREAD):
+                model = await captioner.info()
+            pixels = await self.read(image, model, deadline, limits)
             took_s = time.perf_counter() - start
-            remaining = replace(options, timeout_s=max(0.0, options.timeout_s - took_s))
+            remaining = replace(options, timeout_s=deadline.left_s)
             result = await captioner.caption(pixels, remaining, on_step)
         self.readiness.worked()
         return caption_body(result, request_id, took_s * 1000)
@@ -119,23 +121,11 @@ class CaptionService:
         self.limits = limits
         self.readiness.reconfigure(captioner)
 
-    async def read(self, image: Any, model: ModelInfo, timeout_s: float) -> Pixels:
+    async def read(self, image: Any, model: ModelInfo, deadline: Deadline, limits: Limits | None = None) -> Pixels:
         """The image at the model's size, decoded off the event loop. Raises `RequestError`s and `DeadlineExceeded`."""
         loop = asyncio.get_running_loop()
-        try:
-            async with asyncio.timeout(timeout_s):
-                return await loop.run_in_executor(self._threads, images.read, image, self.limits, model)
-        except TimeoutError:
-            raise DeadlineExceeded(OUT_OF_TIME) from None
-
-    async def _intake(self, image: Any, captioner: Captioner, limits: Limits, timeout_s: float) -> Pixels:
-        loop = asyncio.get_running_loop()
-        try:
-            async with asyncio.timeout(timeout_s):
-                model = await captioner.info()
-                return await loop.run_in_executor(self._threads, images.read, image, limits, model)
-        except TimeoutError:
-            raise DeadlineExceeded(OUT_OF_TIME) from None
+        async with deadline.enforced(UNREAD):
+            return await loop.run_in_executor(self._threads, images.read, image, limits or self.limits, model)
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import base64
 import struct
-import time
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, Literal, Protocol, Self, TypeVar
@@ -20,7 +19,8 @@ from serve_app.contract import (
     MatchBody,
     MatchedText,
 )
-from serve_app.errors import DeadlineExceeded, InvalidOption, NotDeployed, PromptTooLong, ServiceError
+from serve_app.deadline import Deadline
+from serve_app.errors import InvalidOption, NotDeployed, PromptTooLong, ServiceError
 from serve_app.limits import Limits
 from serve_app.options import validated
 from serve_app.service.captions import CaptionService
@@ -74,10 +74,10 @@ class TaskService:
         answerer = self.need_answerer()
         options = validated(AnswerOptions, values)
         _check_texts([options.question], self._limits, "question")
-        left = _Budget(options.timeout_s, self._limits)
-        info = await _info(answerer, left)
-        pixels = await self._captions.read(image, info, left())
-        found = await answerer.answer(pixels, options.question, left())
+        deadline = _deadline(options.timeout_s, self._limits)
+        info = await _info(answerer, deadline)
+        pixels = await self._captions.read(image, info, deadline)
+        found = await answerer.answer(pixels, options.question, deadline.left_s)
         return AnswerBody(
             id=request_id or uuid.uuid4().hex,
             model=info.name,
@@ -90,10 +90,10 @@ class TaskService:
         matcher = self.need_matcher()
         options = validated(MatchOptions, values)
         _check_texts(options.texts, self._limits, "texts")
-        left = _Budget(options.timeout_s, self._limits)
-        info = await _info(matcher, left)
-        pixels = await self._captions.read(image, info, left())
-        found = await matcher.match(pixels, options.texts, left(), similarity=True)
+        deadline = _deadline(options.timeout_s, self._limits)
+        info = await _info(matcher, deadline)
+        pixels = await self._captions.read(image, info, deadline)
+        found = await matcher.match(pixels, options.texts, deadline.left_s, similarity=True)
         return MatchBody(
             id=request_id or uuid.uuid4().hex,
             model=info.name,
@@ -110,10 +110,10 @@ class TaskService:
         matcher = self.need_matcher()
         options = validated(FilterOptions, values)
         _check_texts(options.texts, self._limits, "texts")
-        left = _Budget(options.timeout_s, self._limits)
-        info = await _info(matcher, left)
-        pixels = await self._captions.read(image, info, left())
-        found = await matcher.match(pixels, options.texts, left())
+        deadline = _deadline(options.timeout_s, self._limits)
+        info = await _info(matcher, deadline)
+        pixels = await self._captions.read(image, info, deadline)
+        found = await matcher.match(pixels, options.texts, deadline.left_s)
         texts = [
             FilteredText(text=text, score=round(match.probability, 6), keep=match.probability >= options.floor)
             for text, match in zip(options.texts, found, strict=True)
@@ -127,7 +127,7 @@ class TaskService:
             degraded=[],
         )
         if options.improve and not any(text.keep for text in texts):
-            asked = {"detail": options.detail, "seed": options.seed, "timeout_s": left()}
+            asked = {"detail": options.detail, "seed": options.seed, "timeout_s": max(0.001, deadline.left_s)}
             try:
                 made = await self._captions.caption(
                     image, {name: value for name, value in asked.items() if value is not None}, body.id
@@ -137,7 +137,7 @@ class TaskService:
                 return body
             body.caption, body.degraded = made.caption, made.degraded
             try:
-                (score,) = await matcher.match(pixels, [made.caption or " "], left())
+                (score,) = await matcher.match(pixels, [made.caption or " "], deadline.left_s)
                 body.caption_score = round(score.probability, 6)
             except (ServiceError, PromptTooLong) as error:
                 body.degraded.append(f"score: {error.message}")
@@ -158,15 +158,16 @@ class TaskService:
             raise InvalidOption(
                 f"images: {len(images)} were given; at most {self._limits.max_batch_images} are accepted."
             )
-        left = _Budget(options.timeout_s, self._limits)
-        info = await _info(matcher, left)
+        deadline = _deadline(options.timeout_s, self._limits)
+        info = await _info(matcher, deadline)
 
         async def of_image(image: Any) -> list[float]:
             if fetch is not None:
-                image = await _in_time(fetch(image), left, "The images could not be fetched in time.")
-            return await matcher.embed_image(await self._captions.read(image, info, left()), left())
+                async with deadline.enforced("The images could not be fetched in time."):
+                    image = await fetch(image)
+            return await matcher.embed_image(await self._captions.read(image, info, deadline), deadline.left_s)
 
-        vectors = await matcher.embed_texts(texts, left()) if texts else []
+        vectors = await matcher.embed_texts(texts, deadline.left_s) if texts else []
         async with _Together() as together:
             vectors += await together.results(map(of_image, images))
         words = sum(len(text.split()) for text in texts)
@@ -185,31 +186,17 @@ class TaskService:
         return self._captions.limits
 
 
-class _Budget:
-    """The seconds that are left of a request's time."""
-
-    def __init__(self, timeout_s: float | None, limits: Limits) -> None:
-        """Raises `InvalidOption`."""
-        timeout_s = timeout_s or limits.default_timeout_s
-        if timeout_s > limits.max_timeout_s:
-            raise InvalidOption(f"timeout_s: at most {limits.max_timeout_s:g} seconds are accepted.")
-        self._end = time.monotonic() + timeout_s
-
-    def __call__(self) -> float:
-        return max(0.001, self._end - time.monotonic())
+def _deadline(timeout_s: float | None, limits: Limits) -> Deadline:
+    """Raises `InvalidOption`."""
+    timeout_s = timeout_s or limits.default_timeout_s
+    if timeout_s > limits.max_timeout_s:
+        raise InvalidOption(f"timeout_s: at most {limits.max_timeout_s:g} seconds are accepted.")
+    return Deadline.after(timeout_s)
 
 
-async def _info(model: HasInfo, left: _Budget) -> ModelInfo:
-    return await _in_time(model.info(), left, "No replica of the model answered in time.")
-
-
-async def _in_time(work: Awaitable[Result], left: _Budget, otherwise: str) -> Result:
-    """Raises `DeadlineExceeded` with the sentence `otherwise`."""
-    try:
-        async with asyncio.timeout(left()):
-            return await work
-    except TimeoutError:
-        raise DeadlineExceeded(otherwise) from None
+async def _info(model: HasInfo, deadline: Deadline) -> ModelInfo:
+    async with deadline.enforced("No replica of the model answered in time."):
+        return await model.info()
 
 
 class _Together:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from serve_app.errors import CaptionServeError, TryLater
+from serve_app.retry import Retries, retried
 from serve_app.ui.backend import Backend
 from serve_app.ui.files import Upload
 from serve_app.ui.render import escape
@@ -76,28 +77,27 @@ async def run(backend: Backend, uploads: Sequence[Upload], options: dict[str, An
 
 
 async def _fill(row: Row, backend: Backend, upload: Upload, options: dict[str, Any]) -> None:
-    for attempt in range(1, TRIES + 1):
-        try:
-            async with aclosing(backend.events(upload.read(), options)) as events:
-                async for event in events:
-                    if event["event"] == "result":
-                        row.result = event
-            row.status, row.error = ("done", None) if row.result else ("failed", "error_page")
-            return
-        except TryLater as error:
-            row.error = error
-            if attempt < TRIES:
-                await asyncio.sleep(min(error.retry_after_s or 1.0, LONGEST_WAIT_S))
-        except CaptionServeError as error:
-            row.error = error
-            break
-        except OSError:
-            row.error = "error_upload"
-            break
-        except Exception:  # a bad row does not end the others
-            _log.exception("An image of a batch failed")
-            row.error = "error_page"
-            break
+    async def caption() -> None:
+        async with aclosing(backend.events(upload.read(), options)) as events:
+            async for event in events:
+                if event["event"] == "result":
+                    row.result = event
+
+    def waits(error: CaptionServeError) -> None:
+        row.error = error
+
+    try:
+        retries = Retries(TRIES - 1, longest_pause_s=LONGEST_WAIT_S, kinds=TryLater)
+        await retried(caption, retries, on_retry=waits)
+        row.status, row.error = ("done", None) if row.result else ("failed", "error_page")
+        return
+    except CaptionServeError as error:
+        row.error = error
+    except OSError:
+        row.error = "error_upload"
+    except Exception:  # a bad row does not end the others
+        _log.exception("An image of a batch failed")
+        row.error = "error_page"
     row.status = "failed"
 
 

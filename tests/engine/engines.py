@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
+from serve_app.deadline import NEVER, Deadline
 from serve_app.engine import Loaded
 from serve_app.engine.engine import Engine
 from serve_app.engine.parameters import given, resolve
@@ -43,7 +44,7 @@ class Bench:
         self.results.clear()
         self.cancelled.clear()
 
-    def submit(self, number: int, request: Request, deadline: float | None = None) -> None:
+    def submit(self, number: int, request: Request, deadline: Deadline = NEVER) -> None:
         longest = request.parameters.max_length or 60
         parameters = resolve(request.parameters, self._defaults, longest, len(request.prompt))
 

@@ -16,6 +16,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from hypothesis.strategies import integers
 
 from bench.random_blip import middle_config, random_blip
+from serve_app.deadline import Deadline
 from serve_app.engine.memory import zeros
 from serve_app.engine.state import RowState
 from serve_app.engine.tree import Tree
@@ -149,8 +150,8 @@ def test_rounds_keep_the_place_of_their_request(bench: Bench) -> None:
     """A request's later step queued behind everybody who had come meanwhile; it has the deadline of its first one."""
     now = time.monotonic()
     for number in range(5):
-        bench.submit(number, request(new=10), deadline=now + 100 + number)
-    bench.submit(9, request(new=10), deadline=now + 99)
+        bench.submit(number, request(new=10), deadline=Deadline(now + 100 + number))
+    bench.submit(9, request(new=10), deadline=Deadline(now + 99))
     bench.run()
     assert list(bench.results).index(9) < 3
 
@@ -185,7 +186,7 @@ def test_image_of_another_size_is_refused(bench: Bench) -> None:
 
 @pytest.mark.parametrize("steps", [0, 1, 7])
 def test_deadline_frees_everything(bench: Bench, steps: int) -> None:
-    bench.submit(0, request(), deadline=time.monotonic() + (0.02 if steps else -1))
+    bench.submit(0, request(), deadline=Deadline.after(0.02 if steps else -1))
     for _ in range(steps):
         bench.engine.step()
     time.sleep(0.03)

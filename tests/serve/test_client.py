@@ -10,7 +10,7 @@ import pytest
 from ray.exceptions import RayTaskError
 from ray.serve.exceptions import BackPressureError
 
-from serve_app.deployments import client as module
+from serve_app import retry as module
 from serve_app.deployments.client import CaptionClient
 from serve_app.errors import GenerationFailed, InvalidImage, Overloaded
 

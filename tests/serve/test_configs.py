@@ -60,17 +60,46 @@ def test_config_has_known_keys_deployments_and_args(file: Path) -> None:
         ingress, captioner, *_ = application["deployments"]
         args = AppArgs.model_validate(application["args"]).reconfigured(ingress.get("user_config", {}))
         tasks = [*([MATCHER] if args.matcher else []), *([ANSWERER] if args.answerer else [])]
-        assert names == [INGRESS, CAPTIONER, *tasks]
+        assert names[:2] == [INGRESS, CAPTIONER]
+        assert {*names[2:]} <= {*tasks}
         presets_of(args)
         assert config["http_options"]["request_timeout_s"] > args.max_timeout_s
         assert "user_config" not in captioner, "the captioner has no live settings"
         for deployment in application["deployments"]:
             if config["proxy_location"] == "EveryNode":
                 assert deployment["graceful_shutdown_timeout_s"] > args.max_timeout_s
-            scaling = deployment.get("autoscaling_config", {})
+            scaling = deployment.get("autoscaling_config") or {}
             assert unknown_keys(scaling, AutoscalingConfig) == []
             if scaling:
                 assert scaling["target_ongoing_requests"] * 1.2 <= deployment["max_ongoing_requests"]
+            if "num_replicas" in deployment:
+                assert "autoscaling_config" in deployment or not args.device.startswith("cuda"), "it would be ignored"
+
+
+@pytest.mark.parametrize("role", ["matcher", "answerer"])
+def test_a_model_for_a_task_needs_one_line_of_config(role: str) -> None:
+    """Who set only `matcher:` got a deployment without a GPU and `device: cuda`."""
+    from serve_app.app import build_app
+
+    args = AppArgs(device="cuda", **{role: "a-model"})
+    application = build_app(args.model_dump(exclude_unset=True))
+    (bound,) = [one for one in application._bound_deployment.init_args if _is(one, role.capitalize())]
+    deployment = bound._bound_deployment
+    assert deployment.ray_actor_options["num_gpus"] == 0.25
+    config = deployment._deployment_config
+    assert config.autoscaling_config.max_replicas == 4
+    assert config.autoscaling_config.target_ongoing_requests * 1.2 <= config.max_ongoing_requests
+    assert config.max_queued_requests > 0
+    assert config.graceful_shutdown_timeout_s > args.max_timeout_s
+    on_cpu = build_app({"device": "cpu", role: "a-model"})._bound_deployment.init_args
+    (bound,) = [one for one in on_cpu if _is(one, role.capitalize())]
+    assert "num_gpus" not in bound._bound_deployment.ray_actor_options
+    assert bound._bound_deployment.num_replicas == 1
+
+
+def _is(bound: Any, name: str) -> bool:
+    found = getattr(bound, "_bound_deployment", None)
+    return found is not None and found.name == name
 
 
 def test_admission_lets_in_enough_for_the_service_to_grow() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from ray.exceptions import ActorDiedError
 
+from serve_app.deadline import Deadline
 from serve_app.deployments.generator import HandleGenerator
 from serve_app.errors import GeneratorUnavailable
 from serve_app.types import Generated, GenerateJob, GenerationParameters, Outcome
@@ -42,7 +43,7 @@ class StreamHandle:
     def options(self, **_: Any) -> StreamHandle:
         return self
 
-    def remote(self, pixels: Any, jobs: list[GenerateJob], deadline: float | None) -> Answers:
+    def remote(self, pixels: Any, jobs: list[GenerateJob], deadline: Deadline) -> Answers:
         self.calls.append([job.prompt for job in jobs])
         self.answers.append(Answers(self._answer(jobs, self._survives(len(self.calls)))))
         return self.answers[-1]

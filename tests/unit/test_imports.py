@@ -11,16 +11,18 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[2] / "serve_app"
-EVERYONES = {"steps", "types", "task_types", "errors", "contract", "limits", "options", "tasks"}
+EVERYONES = {"deadline", "retry", "steps", "types", "task_types", "errors", "contract", "limits", "options", "tasks"}
 MAY_IMPORT = {
     "types": {"errors"},
     "task_types": {"types"},
+    "deadline": {"errors"},
+    "retry": {"deadline", "errors"},
     "steps": {"types", "errors"},
     "contract": set[str](),
     "limits": {"types"},
     "tasks": {"types", "contract", "options"},
     "options": {"types", "errors", "limits"},
-    "client": {"contract", "errors", "types", "tasks"},
+    "client": {"contract", "deadline", "errors", "retry", "types", "tasks"},
     "errors": set[str](),
     "args": EVERYONES,
     "instant": EVERYONES,

@@ -1,0 +1,75 @@
+"""Calls of a deployment that holds a model: deadline, errors, and retries if a replica is lost."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, ClassVar, TypeVar
+
+from ray.serve.handle import DeploymentHandle
+
+from serve_app.deadline import NEVER, Deadline
+from serve_app.deployments.handle_errors import our_errors
+from serve_app.errors import CaptionServeError, GeneratorUnavailable
+from serve_app.retry import Retries, retried
+from serve_app.types import ModelInfo, Pixels
+
+logger = logging.getLogger("ray.serve")
+
+GRACE_S = 5.0
+"""A replica ends its work at the deadline; an answer that is later than this by more is given up."""
+
+Result = TypeVar("Result")
+
+
+class ModelHandle:
+    """One kind of replica. Every method of a replica takes the deadline as its last argument."""
+
+    kind: ClassVar[str]
+    """What errors call the replicas."""
+
+    def __init__(self, handle: DeploymentHandle[Any], *, max_retries: int) -> None:
+        """A call whose replica is lost is sent again, at most `max_retries` times."""
+        # By value over gRPC: an image is under half a megabyte, and an object reference costs more than that.
+        self._handle: Any = handle.options(_by_reference=False)
+        self._max_retries = max_retries
+        self._info: ModelInfo | None = None
+
+    def reconfigure(self, *, max_retries: int) -> None:
+        """For later calls."""
+        self._max_retries = max_retries
+
+    async def info(self) -> ModelInfo:
+        if self._info is None:
+            # No limit here: the caller's holds, and a replica may take minutes to load its model.
+            self._info = await self._call(self._handle, "info", deadline=NEVER)
+        return self._info
+
+    def _for(self, pixels: Pixels, number: int = 0) -> Any:
+        """The handle whose calls for this image meet on one replica while that has capacity; each number on another."""
+        return self._handle.options(session_id=f"{pixels.digest}:{number}" if number else pixels.digest)
+
+    async def _call(self, handle: Any, method: str, *arguments: Any, deadline: Deadline) -> Any:
+        """The replica's answer. Raises `CaptionServeError`s."""
+
+        async def send() -> Any:
+            async with self._patience(deadline):
+                return await getattr(handle, method).remote(*arguments, deadline)
+
+        return await self._retried(send)
+
+    async def _retried(self, send: Callable[[], Awaitable[Result]]) -> Result:
+        """What `send` returns, sent again at once if its replica is lost."""
+        retries = Retries(self._max_retries, longest_pause_s=0, kinds=GeneratorUnavailable)
+        return await retried(send, retries, on_retry=self._log)
+
+    @asynccontextmanager
+    async def _patience(self, deadline: Deadline) -> AsyncIterator[None]:
+        """Raises `DeadlineExceeded` if the block goes on after the deadline and the grace, and Ray's errors as ours."""
+        async with deadline.later(GRACE_S).enforced(f"No {self.kind} replica answered in time."):
+            with our_errors(self.kind):
+                yield
+
+    def _log(self, _: CaptionServeError) -> None:
+        logger.warning("A %s replica was lost; what it has not answered is sent again.", self.kind)
