@@ -2,7 +2,7 @@
 
 from serve_app.client.aio import AsyncCaptionServe
 from serve_app.client.errors import ServiceUnreachable, UnexpectedAnswer
-from serve_app.client.options import CaptionOptions
+from serve_app.client.options import CaptionArguments
 from serve_app.client.sync import CaptionServe
 
-__all__ = ["AsyncCaptionServe", "CaptionOptions", "CaptionServe", "ServiceUnreachable", "UnexpectedAnswer"]
+__all__ = ["AsyncCaptionServe", "CaptionArguments", "CaptionServe", "ServiceUnreachable", "UnexpectedAnswer"]

@@ -3,41 +3,38 @@
 from __future__ import annotations
 
 import asyncio
-import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
 from typing import Any, Self, TypeVar, Unpack
 
 import httpx
 from pydantic import BaseModel
 
-from serve_app import tasks
 from serve_app.client import wire
+from serve_app.client.base import BaseClient
 from serve_app.client.errors import ServiceUnreachable
-from serve_app.client.options import CaptionOptions, FilterOptions
+from serve_app.client.options import CaptionArguments, FilterArguments
 from serve_app.contract import (
     AnswerBody,
     BatchLine,
     CaptionBody,
-    EmbeddingsBody,
     FilterBody,
     MatchBody,
     ResultEvent,
     StepEvent,
 )
-from serve_app.deadline import Deadline
-from serve_app.retry import Retries, retried
+from serve_app.retry import retried
 
 T = TypeVar("T")
 Body = TypeVar("Body", bound=BaseModel)
 
 
-class AsyncCaptionServe:
+class AsyncCaptionServe(BaseClient):
     """`CaptionServe` for asyncio: the same methods.
 
     An image is a path, bytes, a file, a PIL image, a uint8 array, or a URL for the service to fetch.
 
-    What may pass (full, restarting, connection lost) is tried again, at most `max_retries` times and not after
+    Errors that may pass (full, restarting, connection lost) are retried, at most `max_retries` times and not after
     `timeout_s`; `Retry-After` is honoured. Methods raise the classes of `serve_app.errors`, `ServiceUnreachable` and
     `UnexpectedAnswer`.
     """
@@ -53,60 +50,49 @@ class AsyncCaptionServe:
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         """`api_key` is the environment's CAPTION_SERVE_API_KEY when it is not given."""
-        self._root = base_url.rstrip("/")
-        self._headers = wire.headers(api_key or os.environ.get(wire.KEY_VARIABLE))
-        self._timeout_s = timeout_s
-        self._max_retries = max_retries
+        super().__init__(base_url, api_key, timeout_s, max_retries)
         self._http = http_client or httpx.AsyncClient(timeout=timeout_s)
         self._owned = http_client is None
         self._sleep = sleep
 
-    async def caption(self, image: Any, **options: Unpack[CaptionOptions]) -> CaptionBody:
+    async def caption(self, image: Any, **options: Unpack[CaptionArguments]) -> CaptionBody:
         """The caption of one image."""
-        request = await asyncio.to_thread(wire.caption_request, image, options)
-        return await self._asked(wire.CAPTIONS, request, CaptionBody)
+        return await self._answered(wire.caption(image, options))
 
     async def answer(self, image: Any, question: str, *, timeout_s: float | None = None) -> AnswerBody:
-        """The answer to a question about an image. Raises `NotDeployed` where the service has no answerer."""
-        request = await asyncio.to_thread(wire.caption_request, image, {"question": question, "timeout_s": timeout_s})
-        return await self._asked(tasks.ANSWERS.path, request, AnswerBody)
+        """The answer to a question about an image. Raises `NotDeployed` if the service has no answerer."""
+        return await self._answered(wire.answer(image, question, timeout_s))
 
     async def match(self, image: Any, texts: Sequence[str], *, timeout_s: float | None = None) -> MatchBody:
-        """How well each text describes an image. Raises `NotDeployed` where the service has no matcher."""
-        request = await asyncio.to_thread(wire.caption_request, image, {"texts": list(texts), "timeout_s": timeout_s})
-        return await self._asked(tasks.MATCHES.path, request, MatchBody)
+        """How well each text describes an image. Raises `NotDeployed` if the service has no matcher."""
+        return await self._answered(wire.match(image, texts, timeout_s))
 
-    async def filter(self, image: Any, texts: Sequence[str], **options: Unpack[FilterOptions]) -> FilterBody:
-        """Which texts of an image to keep, and a new caption where none passes."""
-        request = await asyncio.to_thread(wire.caption_request, image, {"texts": list(texts), **options})
-        return await self._asked(tasks.FILTERS.path, request, FilterBody)
+    async def filter(self, image: Any, texts: Sequence[str], **options: Unpack[FilterArguments]) -> FilterBody:
+        """Which texts of an image to keep, and a new caption if none passes."""
+        return await self._answered(wire.filtering(image, texts, options))
 
     async def embed(self, images: Sequence[Any] = (), texts: Sequence[str] = ()) -> list[list[float]]:
         """Vectors of length 1: those of the images, then those of the texts."""
-        request = await asyncio.to_thread(wire.embedding_request, images, texts)
-        body = await self._asked(tasks.EMBEDDINGS.path, request, EmbeddingsBody)
-        vectors = [entry.embedding for entry in body.data if not isinstance(entry.embedding, str)]
-        return vectors[len(texts) :] + vectors[: len(texts)]
+        return wire.vectors_of(await self._answered(wire.embed(images, texts)), len(texts))
 
-    async def stream(self, image: Any, **options: Unpack[CaptionOptions]) -> AsyncIterator[StepEvent | ResultEvent]:
+    async def stream(self, image: Any, **options: Unpack[CaptionArguments]) -> AsyncIterator[StepEvent | ResultEvent]:
         """What happens while the image is captioned; the last event is the result. Leaving the loop ends the work."""
-        headers = {**self._headers, **wire.EVENT_STREAM}
-        request = await asyncio.to_thread(wire.caption_request, image, options)
-        async with self._opened(wire.CAPTIONS, headers, request) as response:
+        async with self._opened(wire.stream(image, options)) as response:
             reader = wire.EventReader()
-            with _reached():
+            with wire.reached():
                 async for line in response.aiter_lines():
                     for event in reader.feed(line):
                         yield event
                         if isinstance(event, ResultEvent):
                             return
-        raise ServiceUnreachable("The connection ended before the result was there.")
+        raise ServiceUnreachable(wire.ENDED)
 
-    async def caption_batch(self, images: Iterable[Any], **options: Unpack[CaptionOptions]) -> AsyncIterator[BatchLine]:
+    async def caption_batch(
+        self, images: Iterable[Any], **options: Unpack[CaptionArguments]
+    ) -> AsyncIterator[BatchLine]:
         """A line for each image as it is done; a bad image is a line with its error."""
-        request = await asyncio.to_thread(wire.batch_request, images, options)
-        async with self._opened(wire.BATCH, self._headers, request) as response:
-            with _reached():
+        async with self._opened(wire.batch(images, options)) as response:
+            with wire.reached():
                 async for line in response.aiter_lines():
                     yield wire.batch_line(line)
 
@@ -127,23 +113,25 @@ class AsyncCaptionServe:
     async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
-    async def _asked(self, path: str, request: dict[str, Any], body: type[Body]) -> Body:
-        async def ask() -> Body:
-            with _reached():
-                response = await self._http.post(self._root + path, headers=self._headers, **request)
-            return wire.body_of(response, body)
+    async def _answered(self, call: wire.Call[Body]) -> Body:
+        request = await asyncio.to_thread(call.request)
 
-        return await self._again(ask)
+        async def ask() -> Body:
+            with wire.reached():
+                made = self._http.build_request(**self._addressed(call.path, call.headers, request))
+                response = await self._http.send(made)
+            return wire.body_of(response, call.body)
+
+        return await self._retried(ask)
 
     @asynccontextmanager
-    async def _opened(
-        self, path: str, headers: dict[str, str], request: dict[str, Any]
-    ) -> AsyncIterator[httpx.Response]:
+    async def _opened(self, call: wire.Call[Any]) -> AsyncIterator[httpx.Response]:
         """The answer whose body is still to come; tried again as long as there is none."""
+        request = await asyncio.to_thread(call.request)
 
         async def ask() -> httpx.Response:
-            with _reached():
-                made = self._http.build_request("POST", self._root + path, headers=headers, **request)
+            with wire.reached():
+                made = self._http.build_request(**self._addressed(call.path, call.headers, request))
                 response = await self._http.send(made, stream=True)
                 if response.status_code != 200:
                     try:
@@ -153,19 +141,11 @@ class AsyncCaptionServe:
                     raise wire.failure(response)
             return response
 
-        response = await self._again(ask)
+        response = await self._retried(ask)
         try:
             yield response
         finally:
             await response.aclose()
 
-    async def _again(self, ask: Callable[[], Awaitable[T]]) -> T:
-        return await retried(ask, Retries(self._max_retries, Deadline.after(self._timeout_s)), sleep=self._sleep)
-
-
-@contextmanager
-def _reached() -> Iterator[None]:
-    try:
-        yield
-    except httpx.HTTPError as error:
-        raise ServiceUnreachable(f"The service did not answer: {error or type(error).__name__}.") from error
+    async def _retried(self, ask: Callable[[], Awaitable[T]]) -> T:
+        return await retried(ask, self._retries(), sleep=self._sleep)

@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 from serve_app.types import Detail, Strategy
 
 
-class CaptionOptions(TypedDict, total=False):
+class CaptionArguments(TypedDict, total=False):
     """As in the HTTP API; what is left out is the service's default."""
 
     detail: Detail
@@ -25,7 +25,7 @@ class CaptionOptions(TypedDict, total=False):
     timeout_s: float
 
 
-class FilterOptions(TypedDict, total=False):
+class FilterArguments(TypedDict, total=False):
     """Of `filter`; what is left out is the service's default."""
 
     floor: float

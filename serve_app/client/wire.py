@@ -4,16 +4,31 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, Generic, TypeVar
 
 import httpx
 from pydantic import BaseModel, ValidationError
 
-from serve_app.client.errors import UnexpectedAnswer, from_answer, from_problem
+from serve_app import tasks
+from serve_app.client.errors import ServiceUnreachable, UnexpectedAnswer, from_answer, from_problem
 from serve_app.client.images import is_url, named_bytes
 from serve_app.client.options import form_fields
-from serve_app.contract import EVENT, BatchLine, ErrorEvent, ResultEvent, StepEvent
+from serve_app.contract import (
+    EVENT,
+    AnswerBody,
+    BatchLine,
+    CaptionBody,
+    EmbeddingsBody,
+    ErrorEvent,
+    FilterBody,
+    MatchBody,
+    ResultEvent,
+    StepEvent,
+)
 from serve_app.errors import CaptionServeError
 
 CAPTIONS, BATCH = "/v1/captions", "/v1/captions/batch"
@@ -22,16 +37,77 @@ EVENT_STREAM = {"Accept": "text/event-stream"}
 KEY_VARIABLE = "CAPTION_SERVE_API_KEY"
 
 
-def caption_request(image: Any, options: Mapping[str, Any]) -> dict[str, Any]:
-    """Keyword arguments of an httpx request for one image; a URL is for the service to fetch."""
+@dataclass(frozen=True)
+class Call(Generic[Body]):
+    """One request, and what its answer is read as."""
+
+    path: str
+    body: type[Body]
+    request: Callable[[], dict[str, Any]]
+    """Keyword arguments of httpx's request; reads and encodes the images, so it blocks."""
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+def caption(image: Any, options: Mapping[str, Any]) -> Call[CaptionBody]:
+    return Call(CAPTIONS, CaptionBody, partial(_of_image, image, options))
+
+
+def stream(image: Any, options: Mapping[str, Any]) -> Call[CaptionBody]:
+    return replace(caption(image, options), headers=EVENT_STREAM)
+
+
+def batch(images: Iterable[Any], options: Mapping[str, Any]) -> Call[BatchLine]:
+    return Call(BATCH, BatchLine, partial(_of_images, images, options))
+
+
+def answer(image: Any, question: str, timeout_s: float | None) -> Call[AnswerBody]:
+    options = {"question": question, "timeout_s": timeout_s}
+    return Call(tasks.ANSWERS.path, AnswerBody, partial(_of_image, image, options))
+
+
+def match(image: Any, texts: Sequence[str], timeout_s: float | None) -> Call[MatchBody]:
+    options = {"texts": list(texts), "timeout_s": timeout_s}
+    return Call(tasks.MATCHES.path, MatchBody, partial(_of_image, image, options))
+
+
+def filtering(image: Any, texts: Sequence[str], options: Mapping[str, Any]) -> Call[FilterBody]:
+    return Call(tasks.FILTERS.path, FilterBody, partial(_of_image, image, {"texts": list(texts), **options}))
+
+
+def embed(images: Sequence[Any], texts: Sequence[str]) -> Call[EmbeddingsBody]:
+    return Call(tasks.EMBEDDINGS.path, EmbeddingsBody, partial(_of_vectors, images, texts))
+
+
+def vectors_of(body: EmbeddingsBody, texts: int) -> list[list[float]]:
+    """Those of the images, then those of the texts, which come first in the answer."""
+    vectors = [entry.embedding for entry in body.data if not isinstance(entry.embedding, str)]
+    return vectors[texts:] + vectors[:texts]
+
+
+def _of_image(image: Any, options: Mapping[str, Any]) -> dict[str, Any]:
+    """A URL is for the service to fetch."""
     if is_url(image):
         return {"json": {"image": image, **{name: value for name, value in options.items() if value is not None}}}
     return {"files": {"image": named_bytes(image)}, "data": form_fields(options)}
 
 
-def batch_request(images: Iterable[Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    """The same for several images."""
+def _of_images(images: Iterable[Any], options: Mapping[str, Any]) -> dict[str, Any]:
     return {"files": [("image", named_bytes(image)) for image in images], "data": form_fields(options)}
+
+
+def _of_vectors(images: Iterable[Any], texts: Sequence[str]) -> dict[str, Any]:
+    """Images that are no URLs travel as base64."""
+    encoded = [image if is_url(image) else base64.b64encode(named_bytes(image)[1]).decode() for image in images]
+    return {"json": {"input": list(texts), "images": encoded}}
+
+
+@contextmanager
+def reached() -> Iterator[None]:
+    """Raises `ServiceUnreachable` for errors of the connection."""
+    try:
+        yield
+    except httpx.HTTPError as error:
+        raise ServiceUnreachable(f"The service did not answer: {error or type(error).__name__}.") from error
 
 
 def headers(api_key: str | None) -> dict[str, str]:
@@ -45,12 +121,6 @@ def failure(response: httpx.Response) -> CaptionServeError:
     except ValueError:
         body = None
     return from_answer(response.status_code, response.headers, body)
-
-
-def embedding_request(images: Iterable[Any], texts: Sequence[str]) -> dict[str, Any]:
-    """The same for vectors; images that are no URLs travel as base64."""
-    encoded = [image if is_url(image) else base64.b64encode(named_bytes(image)[1]).decode() for image in images]
-    return {"json": {"input": list(texts), "images": encoded}}
 
 
 def body_of(response: httpx.Response, body: type[Body]) -> Body:
@@ -97,3 +167,6 @@ class EventReader:
         if isinstance(event, ErrorEvent):
             raise from_problem(event)
         yield event
+
+
+ENDED = "The connection ended before the result was there."

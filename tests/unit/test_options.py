@@ -12,7 +12,7 @@ from mcp.client.client import Client
 
 from serve_app import client
 from serve_app.cli.main import app as cli
-from serve_app.client.options import CaptionOptions as ClientOptions
+from serve_app.client.options import CaptionArguments as ClientOptions
 from serve_app.errors import InvalidOption
 from serve_app.http import create_app
 from serve_app.http.openai import ChatRequest
@@ -79,7 +79,7 @@ def test_http_describes_every_option() -> None:
 
 def test_the_client_knows_every_option() -> None:
     assert [*get_type_hints(ClientOptions)] == ALL
-    assert client.CaptionOptions is ClientOptions
+    assert client.CaptionArguments is ClientOptions
 
 
 def test_the_documentation_tells_of_every_option_in_order() -> None:
