@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from serve_app.engine import AnswerEngine, MatchEngine
 
 
-class Engine(Generator, Protocol):
+class CaptionEngine(Generator, Protocol):
     """A Generator that has to be watched and closed."""
 
     def check_health(self) -> None: ...
@@ -25,7 +25,7 @@ class Engine(Generator, Protocol):
     def close(self) -> None: ...
 
 
-def start_captioner(args: AppArgs) -> Engine:
+def start_captioner(args: AppArgs) -> CaptionEngine:
     """Raises `ModelError`s."""
     if args.engine == "instant":
         return InstantGenerator(args.instant_delay_s)

@@ -149,17 +149,20 @@ def is_list(field: FieldInfo) -> bool:
     return any(getattr(kind, "__origin__", None) is list for kind in (field.annotation, *get_args(field.annotation)))
 
 
-def signed(function: Callable[..., Any], parameters: Mapping[str, Any]) -> Callable[..., Any]:
-    """Gives a function that takes `**options` the parameters themselves, None by default, each with its annotation:
-    what reads signatures then knows them."""
+def signed(
+    function: Callable[..., Any], parameters: Mapping[str, Any], *, required: bool = False, returns: Any = None
+) -> Callable[..., Any]:
+    """Gives a function that takes `**options` the parameters themselves, each with its annotation, and None by default
+    if none is `required`: what reads signatures then knows them. `returns` replaces its return annotation."""
     signature = inspect.signature(function, eval_str=True)
     own = [each for each in signature.parameters.values() if each.kind is not inspect.Parameter.VAR_KEYWORD]
-    kind = inspect.Parameter.KEYWORD_ONLY
-    more = [inspect.Parameter(name, kind, default=None, annotation=each) for name, each in parameters.items()]
-    function.__signature__ = signature.replace(parameters=[*own, *more])  # type: ignore[attr-defined]
-    function.__annotations__ = {**{each.name: each.annotation for each in (*own, *more)}}
-    if signature.return_annotation is not inspect.Signature.empty:
-        function.__annotations__["return"] = signature.return_annotation
+    kind, default = inspect.Parameter.KEYWORD_ONLY, inspect.Parameter.empty if required else None
+    more = [inspect.Parameter(name, kind, default=default, annotation=each) for name, each in parameters.items()]
+    result = returns or signature.return_annotation
+    function.__signature__ = inspect.Signature([*own, *more], return_annotation=result)  # type: ignore[attr-defined]
+    function.__annotations__ = {each.name: each.annotation for each in (*own, *more)}
+    if result is not inspect.Signature.empty:
+        function.__annotations__["return"] = result
     return function
 
 

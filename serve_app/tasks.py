@@ -1,12 +1,12 @@
 """The tasks beside captions, each declared once: its options, its answer, and the model that it needs.
 
-Routes, the gate, `describe` and the client's paths follow from `TASKS`. `TaskService`, handles and clients have a
-method for each.
+Routes, the gate, `describe`, the handle's methods, MCP's tools and the client's paths follow from `TASKS`.
+`TaskService` and the clients have a method for each.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
@@ -54,6 +54,17 @@ class EmbeddingOptions(Timed):
 
 
 @dataclass(frozen=True, slots=True)
+class Tool:
+    """How agents are offered a task, over MCP."""
+
+    name: str
+    title: str
+    description: str
+    text: Callable[[Any], str]
+    """The answer's body in words."""
+
+
+@dataclass(frozen=True, slots=True)
 class Task:
     """A task of one image, but for embeddings, which take several."""
 
@@ -61,58 +72,82 @@ class Task:
     method: str
     """Of `TaskService`, of a handle and of the clients."""
     needs: ModelRole
-    """The setting that names its model."""
     options: type[BaseModel]
+    subject: str
+    """The option that a call in Python takes beside the image."""
     body: type[BaseModel]
     summary: str
     description: str
     example: Mapping[str, Any] = field(default_factory=dict)
     by_captioner: bool = False
     """Whether the captioner's replicas do its work, which admission then counts."""
+    tool: Tool | None = None
 
     @property
     def path(self) -> str:
         return f"/v1/{self.name}"
 
 
+def _matches(body: MatchBody) -> str:
+    return "\n".join(f"{match.probability:.3f} {match.text}" for match in body.matches)
+
+
 ANSWERS = Task(
-    "answers",
-    "answer",
-    "answerer",
-    AnswerOptions,
-    AnswerBody,
-    "Answer a question about an image",
-    "The image comes as a form file, as the raw body, or inside JSON, as for captions.",
-    {"question": "what is in the picture?"},
+    name="answers",
+    method="answer",
+    needs="answerer",
+    options=AnswerOptions,
+    subject="question",
+    body=AnswerBody,
+    summary="Answer a question about an image",
+    description="The image comes as a form file, as the raw body, or inside JSON, as for captions.",
+    example={"question": "what is in the picture?"},
+    tool=Tool(
+        "answer_question",
+        "Ask about an image",
+        "Get a short answer to a question about an image: what, how many, where, is there.",
+        lambda body: str(body.answer),
+    ),
 )
 MATCHES = Task(
-    "matches",
-    "match",
-    "matcher",
-    MatchOptions,
-    MatchBody,
-    "Say how well texts describe an image",
-    "`probability` judges each text with the image before it; `similarity` is fit for search over many images.",
-    {"texts": ["a dog", "a red square"]},
+    name="matches",
+    method="match",
+    needs="matcher",
+    options=MatchOptions,
+    subject="texts",
+    body=MatchBody,
+    summary="Say how well texts describe an image",
+    description="`probability` judges each text with the image before it; `similarity` is fit for search over many "
+    "images.",
+    example={"texts": ["a dog", "a red square"]},
+    tool=Tool(
+        "match_texts",
+        "Compare texts with an image",
+        "Get for each text the probability that it describes the image, to check what is claimed of it.",
+        _matches,
+    ),
 )
 FILTERS = Task(
-    "filters",
-    "filter",
-    "matcher",
-    FilterOptions,
-    FilterBody,
-    "Say which of an image's texts to keep, and write a better one if none is good",
-    "For alt texts and captions that are there already.",
-    {"texts": ["a dog", "IMG_2041.JPG"], "improve": False},
+    name="filters",
+    method="filter",
+    needs="matcher",
+    options=FilterOptions,
+    subject="texts",
+    body=FilterBody,
+    summary="Say which of an image's texts to keep, and write a better one if none is good",
+    description="For alt texts and captions that are there already.",
+    example={"texts": ["a dog", "IMG_2041.JPG"], "improve": False},
 )
 EMBEDDINGS = Task(
-    "embeddings",
-    "embed",
-    "matcher",
-    EmbeddingOptions,
-    EmbeddingsBody,
-    "Vectors of images and texts for search",
-    "OpenAI's shape, with `images` besides `input`. Vectors have length 1; `dimension` says how many numbers.",
-    {"input": ["a dog on the grass"]},
+    name="embeddings",
+    method="embed",
+    needs="matcher",
+    options=EmbeddingOptions,
+    subject="input",
+    body=EmbeddingsBody,
+    summary="Vectors of images and texts for search",
+    description="OpenAI's shape, with `images` besides `input`. Vectors have length 1; `dimension` says how many "
+    "numbers.",
+    example={"input": ["a dog on the grass"]},
 )
 TASKS = (ANSWERS, MATCHES, FILTERS, EMBEDDINGS)

@@ -11,7 +11,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import ray
 import ray.data
@@ -38,8 +38,13 @@ MAX_INIT_DEATHS = 2
 ASK_S = 1.0
 CONNECT_S = 10.0
 
-Row = tuple[int, int, dict[str, Any], int]
-"""Shard, place, row, and 1 where the image was a duplicate."""
+
+class DoneRow(NamedTuple):
+    shard: int
+    place: int
+    row: dict[str, Any]
+    reused: int
+    """1 if the image was a duplicate."""
 
 
 @contextlib.contextmanager
@@ -140,19 +145,20 @@ class Flow:
         self._stage = (folder, settings, run, dict(have), size)
         self._engines = Engines(settings, run)
 
-    def rows(self) -> Iterator[list[Row]]:
+    def rows(self) -> Iterator[list[DoneRow]]:
         """Raises `ModelError`s when the model cannot be loaded, and `GenerationFailed` when Ray gives up."""
         for start in range(0, len(self._todo), self._window):
             yield from self._rows(self._todo[start : start + self._window])
 
-    def _rows(self, shards: Sequence[int]) -> Iterator[list[Row]]:
+    def _rows(self, shards: Sequence[int]) -> Iterator[list[DoneRow]]:
         try:
             dataset = self._dataset(shards)
             tables: Any = dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=1)
             for table in tables:
                 columns = (table.column(name).to_pylist() for name in ("shard", "place", "row", "reused"))
                 yield [
-                    (shard, place, json.loads(row), reused) for shard, place, row, reused in zip(*columns, strict=True)
+                    DoneRow(shard, place, json.loads(row), reused)
+                    for shard, place, row, reused in zip(*columns, strict=True)
                 ]
         except RayError as error:
             raise _ours(error) from error

@@ -14,6 +14,7 @@ from serve_app.batch.flow import Flow, connected, image_size
 from serve_app.batch.folder import Folder, reason_of
 from serve_app.batch.inputs import Input
 from serve_app.batch.progress import Display, Tally
+from serve_app.batch.rows import Row
 from serve_app.batch.settings import JobSettings, RunSettings
 from serve_app.batch.state import Plan
 from serve_app.errors import InvalidOption
@@ -137,7 +138,7 @@ class Job:
             flow.close()
         return True
 
-    def _take(self, shard: int, place: int, row: state.Row, reused: int) -> None:
+    def _take(self, shard: int, place: int, row: Row, reused: int) -> None:
         """A row that is here already comes again when Ray repeats a task whose node was lost."""
         if shard in self._done or place in (rows := self._open.setdefault(shard, {})):
             return
@@ -161,7 +162,7 @@ class Job:
     def _too_many(self) -> bool:
         return self._run.max_errors is not None and self.tally.failed > self._run.max_errors
 
-    def _count(self, row: state.Row) -> None:
+    def _count(self, row: Row) -> None:
         if row["caption"] is None:
             self.tally.reasons[row["reason"]] += 1
         else:

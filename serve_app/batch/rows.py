@@ -14,6 +14,9 @@ from serve_app.batch.settings import JobSettings
 from serve_app.contract import CaptionBody
 from serve_app.errors import CaptionServeError
 
+Row = Mapping[str, Any]
+"""What the output has of one image."""
+
 _TEXT = pa.string()
 _PLAIN: Mapping[Any, pa.DataType] = {str: _TEXT, int: pa.int64(), float: pa.float64(), bool: pa.bool_()}
 

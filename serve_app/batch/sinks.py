@@ -8,7 +8,7 @@ import json
 import tarfile
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePosixPath
-from typing import IO, Any
+from typing import IO
 
 import pyarrow.parquet as pq
 
@@ -16,9 +16,9 @@ from serve_app.batch import rows as rows_
 from serve_app.batch.folder import Folder
 from serve_app.batch.inputs import Input
 from serve_app.batch.intake import read_all
+from serve_app.batch.rows import Row
 from serve_app.batch.settings import JobSettings, SinkKind
 
-Row = Mapping[str, Any]
 SUFFIXES: Mapping[SinkKind, str] = {
     "parquet": ".parquet",
     "jsonl": ".jsonl",
@@ -32,10 +32,10 @@ def part_name(kind: SinkKind, shard: int) -> str:
     return f"part-{shard:05d}{SUFFIXES[kind]}"
 
 
-def write(folder: Folder, shard: int, inputs: Sequence[Input], found: Sequence[Row], settings: JobSettings) -> None:
+def write(folder: Folder, shard: int, inputs: Sequence[Input], rows: Sequence[Row], settings: JobSettings) -> None:
     """Writes a shard's rows, which are in the order of its inputs. What is there already stays as it is."""
     if settings.sink == "sidecar":
-        for item, row in zip(inputs, found, strict=True):
+        for item, row in zip(inputs, rows, strict=True):
             if row["caption"] is not None:
                 folder.write(sidecar_name(item, settings), str(row["caption"]).encode())
         return
@@ -43,7 +43,7 @@ def write(folder: Folder, shard: int, inputs: Sequence[Input], found: Sequence[R
     if folder.exists(name):
         return
     with folder.writer(name) as output:
-        _WRITERS[settings.sink](output, inputs, found, settings)
+        _WRITERS[settings.sink](output, inputs, rows, settings)
 
 
 def sidecar_name(item: Input, settings: JobSettings) -> str:
@@ -52,33 +52,33 @@ def sidecar_name(item: Input, settings: JobSettings) -> str:
     return item.name if renamed else str(path.with_name(path.stem + settings.sidecar_suffix))
 
 
-def _parquet(output: IO[bytes], _: Sequence[Input], found: Sequence[Row], settings: JobSettings) -> None:
-    pq.write_table(rows_.table(found, settings), output, compression="zstd")
+def _parquet(output: IO[bytes], _: Sequence[Input], rows: Sequence[Row], settings: JobSettings) -> None:
+    pq.write_table(rows_.table(rows, settings), output, compression="zstd")
 
 
-def _jsonl(output: IO[bytes], _: Sequence[Input], found: Sequence[Row], __: JobSettings) -> None:
-    for row in found:
+def _jsonl(output: IO[bytes], _: Sequence[Input], rows: Sequence[Row], __: JobSettings) -> None:
+    for row in rows:
         output.write(json.dumps(row, ensure_ascii=False).encode() + b"\n")
 
 
-def _csv(output: IO[bytes], _: Sequence[Input], found: Sequence[Row], settings: JobSettings) -> None:
+def _csv(output: IO[bytes], _: Sequence[Input], rows: Sequence[Row], settings: JobSettings) -> None:
     text = io.TextIOWrapper(output, encoding="utf-8", newline="", write_through=True)
     writer = csv.writer(text)
     writer.writerow(rows_.schema(settings).names)
-    for row in found:
+    for row in rows:
         writer.writerow(
             json.dumps(value, ensure_ascii=False) if isinstance(value, list) else value for value in row.values()
         )
     text.detach()
 
 
-def _webdataset(output: IO[bytes], inputs: Sequence[Input], found: Sequence[Row], settings: JobSettings) -> None:
+def _webdataset(output: IO[bytes], inputs: Sequence[Input], rows: Sequence[Row], settings: JobSettings) -> None:
     """Captioned images only, with their bytes as they are; every row's JSON lies beside its image."""
-    taken = [place for place, row in enumerate(found) if row["caption"] is not None]
+    taken = [place for place, row in enumerate(rows) if row["caption"] is not None]
     with tarfile.open(fileobj=output, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for place, data in zip(taken, read_all([inputs[place] for place in taken], settings), strict=True):
             if isinstance(data, bytes):
-                item, row = inputs[place], found[place]
+                item, row = inputs[place], rows[place]
                 key = f"{_safe(item.stem)}-{place:06d}"
                 suffix = PurePosixPath(item.name).suffix.lower().lstrip(".") or "img"
                 _add(tar, f"{key}.{suffix}", data)

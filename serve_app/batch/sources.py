@@ -186,14 +186,14 @@ def _files(source: str) -> list[str]:
     """The tables or tars that a path or glob names."""
     storage, path = filesystem(source)
     if _MAGIC & set(path):
-        found = sorted(map(str, storage.glob(path)))
+        files = sorted(map(str, storage.glob(path)))
     elif storage.isfile(path):
-        found = [path]
+        files = [path]
     else:
-        found = []
-    if not found:
+        files = []
+    if not files:
         raise InvalidOption(f"There is no file {source!r}.")
     if isinstance(storage, LocalFileSystem):
-        return found
+        return files
     scheme = source.partition("://")[0]
-    return [file if "://" in file else f"{scheme}://{file}" for file in found]
+    return [file if "://" in file else f"{scheme}://{file}" for file in files]

@@ -25,14 +25,13 @@ import psutil
 
 from serve_app.batch import index, sinks
 from serve_app.batch.folder import Folder
+from serve_app.batch.rows import Row
 from serve_app.batch.settings import JobSettings
 from serve_app.errors import InvalidOption
 
 JOB = "_job"
 LOCK_STALE_S = 60.0
 """A lock whose time is older belongs to nobody."""
-
-Row = Mapping[str, Any]
 
 
 @dataclass(frozen=True, slots=True)

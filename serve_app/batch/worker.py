@@ -31,7 +31,7 @@ ENGINE_LOST = 1
 """Exit code of an actor whose engine died; Ray starts it anew and repeats its calls."""
 
 
-class Backend(Protocol):
+class JobBackend(Protocol):
     """Captions one image."""
 
     at_once: int
@@ -46,7 +46,7 @@ class Backend(Protocol):
         ...
 
 
-class EngineBackend:
+class EngineJobBackend:
     """An engine in this process. Raises `ModelError`s when the model cannot be loaded."""
 
     is_engine = True
@@ -74,7 +74,7 @@ class EngineBackend:
         return [match.probability for match in matches]
 
 
-class HandleBackend:
+class ServiceJobBackend:
     """A running service, asked as background work: it keeps half of its room for others."""
 
     is_engine = False
@@ -102,7 +102,7 @@ class Worker:
         self._registry = registry
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="worker", daemon=True).start()
-        self._backend: Backend = asyncio.run_coroutine_threadsafe(
+        self._backend: JobBackend = asyncio.run_coroutine_threadsafe(
             _make(settings, threads, concurrency), self._loop
         ).result()
         self._room = asyncio.Semaphore(self._backend.at_once)
@@ -209,11 +209,11 @@ class Worker:
             return [claims.MINE] * len(arguments[-1])
 
 
-async def _make(settings: JobSettings, threads: int | None, concurrency: int) -> Backend:
+async def _make(settings: JobSettings, threads: int | None, concurrency: int) -> JobBackend:
     """On the loop that will use it; loading blocks nobody else there."""
     if settings.via_handle is not None:
-        return HandleBackend(settings, concurrency)
-    return await asyncio.to_thread(EngineBackend, settings, threads)
+        return ServiceJobBackend(settings, concurrency)
+    return await asyncio.to_thread(EngineJobBackend, settings, threads)
 
 
 def _limit_threads(threads: int) -> None:

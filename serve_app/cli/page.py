@@ -6,15 +6,17 @@ from collections.abc import AsyncGenerator, Callable
 from typing import Any
 
 import uvicorn
+from pydantic import BaseModel
 
 from serve_app.args import AppArgs, PageArgs
 from serve_app.local import local_services
 from serve_app.service import CaptionService, TaskService
+from serve_app.tasks import Task
 from serve_app.ui import page_app
 
 
-class LocalBackend:
-    """`serve_app.ui.Backend` over a service in this process."""
+class LocalPageBackend:
+    """`serve_app.ui.PageBackend` over a service in this process."""
 
     def __init__(self, service: CaptionService, tasks: TaskService) -> None:
         self._service = service
@@ -28,11 +30,9 @@ class LocalBackend:
         finally:
             await events.aclose()
 
-    async def answer(self, image: bytes, question: str) -> dict[str, Any]:
-        return (await self._tasks.answer(image, {"question": question})).model_dump()
-
-    async def match(self, image: bytes, texts: list[str]) -> dict[str, Any]:
-        return (await self._tasks.match(image, {"texts": texts})).model_dump()
+    async def ask(self, task: Task, image: bytes, subject: Any) -> dict[str, Any]:
+        body: BaseModel = await getattr(self._tasks, task.method)(image, {task.subject: subject})
+        return body.model_dump()
 
     async def describe(self) -> dict[str, Any]:
         return (await self._service.describe()).model_dump()
@@ -40,6 +40,6 @@ class LocalBackend:
 
 def serve_page(args: AppArgs, host: str, port: int, ready: Callable[[str], None]) -> None:
     """Loads the model and serves the page until Ctrl-C; `ready` is told its address. Raises `ModelError`s."""
-    app = page_app(LocalBackend(*local_services(args)), PageArgs(root_path=""))
+    app = page_app(LocalPageBackend(*local_services(args)), PageArgs(root_path=""))
     ready(f"http://{host}:{port}")
     uvicorn.run(app, host=host, port=port, log_level="warning")

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import AsyncGenerator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping, Sequence
 from typing import Any
 
 from fastapi import FastAPI
+from pydantic import BaseModel
 from ray.serve.handle import DeploymentHandle
 
 from serve_app.args import AppArgs
@@ -18,6 +19,7 @@ from serve_app.deployments.task_models import HandleAnswerer, HandleMatcher
 from serve_app.http import create_app
 from serve_app.pipeline import CaptionPipeline
 from serve_app.service import KEYS_VARIABLE, CaptionService, KeyStore, TaskService
+from serve_app.tasks import EMBEDDINGS, TASKS, Task
 from serve_app.wiring import pipeline_of
 
 
@@ -94,20 +96,6 @@ class IngressReplica:
         finally:
             await events.aclose()
 
-    async def answer(self, image: Any, question: str, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """An answer as `POST /v1/answers` gives it. Raises `NotDeployed` besides what `caption` raises."""
-        return (await self._tasks.answer(image, {"question": question, **(options or {})})).model_dump()
-
-    async def match(self, image: Any, texts: Sequence[str], options: Mapping[str, Any] | None = None) -> dict[str, Any]:
-        """How well each text describes the image, as `POST /v1/matches` says it."""
-        return (await self._tasks.match(image, {"texts": list(texts), **(options or {})})).model_dump()
-
-    async def filter(
-        self, image: Any, texts: Sequence[str], options: Mapping[str, Any] | None = None
-    ) -> dict[str, Any]:
-        """Which texts to keep, and a better one, as `POST /v1/filters` says it."""
-        return (await self._tasks.filter(image, {"texts": list(texts), **(options or {})})).model_dump()
-
     async def embed(self, images: Sequence[Any] = (), texts: Sequence[str] = ()) -> dict[str, Any]:
         """Vectors of the texts, then of the images, as `POST /v1/embeddings` gives them."""
         return (await self._tasks.embed(list(images), {"input": list(texts)})).model_dump()
@@ -122,3 +110,24 @@ class IngressReplica:
     def __del__(self) -> None:
         if capacity := getattr(self, "_capacity", None):
             capacity.close()
+
+
+def _method(task: Task) -> Callable[..., Coroutine[Any, Any, dict[str, Any]]]:
+    async def method(
+        self: IngressReplica, image: Any, subject: Any, options: Mapping[str, Any] | None = None
+    ) -> dict[str, Any]:
+        values = {task.subject: subject, **(options or {})}
+        body: BaseModel = await getattr(self._tasks, task.method)(image, values)
+        return body.model_dump()
+
+    method.__name__ = task.method
+    method.__doc__ = f"""`method(image, {task.subject}, options)`: the answer that `POST {task.path}` gives.
+
+    Raises `NotDeployed` besides what `caption` raises.
+    """
+    return method
+
+
+for _task in TASKS:
+    if _task is not EMBEDDINGS:  # which takes several images
+        setattr(IngressReplica, _task.method, _method(_task))

@@ -13,13 +13,14 @@ from starlette.types import ASGIApp
 from serve_app.args import PageArgs
 from serve_app.deployments.handle_errors import our_errors
 from serve_app.deployments.receive import DisconnectMiddleware
+from serve_app.tasks import Task
 
 PAGE = "Page"
 """Deployment name, as config files use it."""
 
 
-class HandleBackend:
-    """`serve_app.ui.Backend` over the handle of the caption application, which may still be starting."""
+class HandlePageBackend:
+    """`serve_app.ui.PageBackend` over the handle of the caption application, which may still be starting."""
 
     def __init__(self, application: str) -> None:
         self._application = application
@@ -36,15 +37,10 @@ class HandleBackend:
             if answers is not None:
                 answers.cancel()
 
-    async def answer(self, image: bytes, question: str) -> dict[str, Any]:
+    async def ask(self, task: Task, image: bytes, subject: Any) -> dict[str, Any]:
         with our_errors("ingress"):
-            answer: dict[str, Any] = await self._handle().answer.remote(image, question)
+            answer: dict[str, Any] = await getattr(self._handle(), task.method).remote(image, subject)
         return answer
-
-    async def match(self, image: bytes, texts: list[str]) -> dict[str, Any]:
-        with our_errors("ingress"):
-            matches: dict[str, Any] = await self._handle().match.remote(image, texts)
-        return matches
 
     async def describe(self) -> dict[str, Any]:
         with our_errors("ingress"):
@@ -63,7 +59,7 @@ def build_page(args: PageArgs) -> Application:
     def page() -> ASGIApp:
         from serve_app.ui import page_app  # brings Gradio, which the controller can do without
 
-        return DisconnectMiddleware(page_app(HandleBackend(args.application), args))
+        return DisconnectMiddleware(page_app(HandlePageBackend(args.application), args))
 
     deployment: Any = serve.deployment(serve.ingress(page)(), name=PAGE, num_replicas=1, max_ongoing_requests=200)
     application: Application = deployment.bind()

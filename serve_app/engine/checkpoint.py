@@ -24,7 +24,7 @@ DEMO_DIRECTORY = Path(__file__).parent.parent / "models" / "demo"
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class ModelKind:
     """What a checkpoint is for. `demo` is the directory of the embedded model, `name` completes "a BLIP … model"."""
 
     name: str
@@ -32,9 +32,9 @@ class Task:
     demo: Path
 
 
-CAPTIONING = Task("captioning", "BlipForConditionalGeneration", DEMO_DIRECTORY)
-MATCHING = Task("matching", "BlipForImageTextRetrieval", DEMO_DIRECTORY.with_name("demo-matcher"))
-ANSWERING = Task("question answering", "BlipForQuestionAnswering", DEMO_DIRECTORY.with_name("demo-answerer"))
+CAPTIONING = ModelKind("captioning", "BlipForConditionalGeneration", DEMO_DIRECTORY)
+MATCHING = ModelKind("matching", "BlipForImageTextRetrieval", DEMO_DIRECTORY.with_name("demo-matcher"))
+ANSWERING = ModelKind("question answering", "BlipForQuestionAnswering", DEMO_DIRECTORY.with_name("demo-answerer"))
 
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 _WANTED_FILES = ("*.json", "*.txt", "*.safetensors")
@@ -42,7 +42,7 @@ _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")
 _UNSAFE_WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5", "flax_model.msgpack")
 
 
-def resolve(model: str, revision: str | None = None, task: Task = CAPTIONING) -> Path:
+def resolve(model: str, revision: str | None = None, task: ModelKind = CAPTIONING) -> Path:
     """Returns the directory of a checked checkpoint for the task.
 
     `model` is "demo", a local directory, or a hub id, which is downloaded when it is not cached.
@@ -90,7 +90,7 @@ def _download(model: str, revision: str | None) -> Path:
         ) from error
 
 
-def check(directory: Path, model: str, task: Task = CAPTIONING) -> None:
+def check(directory: Path, model: str, task: ModelKind = CAPTIONING) -> None:
     """Raises unless `directory` holds a whole BLIP checkpoint for the task in safetensors."""
     config = read_json(directory / "config.json", model)
     architectures = config.get("architectures") or [task.architecture]

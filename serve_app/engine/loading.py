@@ -19,7 +19,7 @@ from transformers import (
 )
 from transformers.utils import logging as transformers_logging
 
-from serve_app.engine.checkpoint import ANSWERING, CAPTIONING, MATCHING, Task, read_json, resolve
+from serve_app.engine.checkpoint import ANSWERING, CAPTIONING, MATCHING, ModelKind, read_json, resolve
 from serve_app.engine.precision import Precision
 from serve_app.errors import DeviceUnavailable, ModelError, ModelIncomplete, ModelUnsupported
 from serve_app.types import ModelInfo
@@ -81,7 +81,9 @@ def _without_8_bits(dtype: str) -> str:
     return dtype
 
 
-def _load(kind: type[Blip], task: Task, model: str, revision: str | None, dtype: str, device: str) -> LoadedModel[Blip]:
+def _load(
+    kind: type[Blip], task: ModelKind, model: str, revision: str | None, dtype: str, device: str
+) -> LoadedModel[Blip]:
     target = _device(device)
     precision = Precision.of(dtype, target)
     directory = resolve(model, revision, task)

@@ -48,7 +48,7 @@ class _Result:
 
 
 @dataclass(frozen=True, slots=True)
-class _Row:
+class _Pair:
     """Texts packed into one row; `job` and `first` say whose they are."""
 
     job: int
@@ -161,7 +161,7 @@ class MatchEngine:
             for place in range(len(jobs))
         ]
 
-    def _first_tokens(self, rows: Sequence[_Row], images: torch.Tensor | None) -> list[torch.Tensor]:
+    def _first_tokens(self, rows: Sequence[_Pair], images: torch.Tensor | None) -> list[torch.Tensor]:
         """One pass over packed rows; `images` is [rows, 1 + patches, width]."""
         device, longest = self._model.device, max(row.tokens for row in rows)
         ids, positions, owners = (torch.zeros(len(rows), longest, dtype=torch.long) for _ in range(3))
@@ -195,18 +195,18 @@ def _probabilities(logits: torch.Tensor) -> list[float]:
     return list(torch.softmax(logits.float(), dim=-1)[:, 1].tolist())
 
 
-def _rows(job: int, texts: Sequence[list[int]]) -> list[_Row]:
-    rows: list[_Row] = []
+def _rows(job: int, texts: Sequence[list[int]]) -> list[_Pair]:
+    rows: list[_Pair] = []
     for place, text in enumerate(texts):
         if not rows or rows[-1].tokens + len(text) > ROW_TOKENS:
-            rows.append(_Row(job, place, []))
+            rows.append(_Pair(job, place, []))
         rows[-1].texts.append(text)
     return rows
 
 
-def _batches(rows: Sequence[_Row]) -> list[list[_Row]]:
+def _batches(rows: Sequence[_Pair]) -> list[list[_Pair]]:
     """Rows of like length together, each batch within `BATCH_TOKENS`."""
-    batches: list[list[_Row]] = []
+    batches: list[list[_Pair]] = []
     for row in sorted(rows, key=lambda row: row.tokens):
         if not batches or (len(batches[-1]) + 1) * row.tokens > BATCH_TOKENS:
             batches.append([])

@@ -29,7 +29,7 @@ LONGEST_PAUSE_S = 2.0
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class BatchImage:
     """One image of the batch."""
 
     index: int
@@ -37,7 +37,7 @@ class Part:
     data: bytes
 
 
-async def read_batch_request(request: Request, limits: Limits) -> tuple[list[Part], dict[str, Any]]:
+async def read_batch_request(request: Request, limits: Limits) -> tuple[list[BatchImage], dict[str, Any]]:
     """Returns the images and the options that hold for all of them.
 
     Raises `InvalidRequest`, `ImageTooLarge`, `UnsupportedImage` and `InvalidOption`.
@@ -57,7 +57,7 @@ async def read_batch_request(request: Request, limits: Limits) -> tuple[list[Par
                 raise InvalidRequest("The form has no file field named 'image'.")
             if len(uploads) > limits.max_batch_images:
                 raise ImageTooLarge(f"The batch has more than {limits.max_batch_images} images.")
-            parts = [Part(index, upload.filename, await upload.read()) for index, upload in enumerate(uploads)]
+            parts = [BatchImage(index, upload.filename, await upload.read()) for index, upload in enumerate(uploads)]
     except HTTPException as error:
         if "Too many files" in str(error.detail):
             raise ImageTooLarge(f"The batch has more than {limits.max_batch_images} images.") from error
@@ -69,12 +69,12 @@ async def read_batch_request(request: Request, limits: Limits) -> tuple[list[Par
 
 
 async def batch_lines(
-    service: CaptionService, parts: Sequence[Part], options: dict[str, Any], request_id: str
+    service: CaptionService, parts: Sequence[BatchImage], options: dict[str, Any], request_id: str
 ) -> AsyncGenerator[BatchLine, None]:
     """A line for each image as it is done; what goes wrong with one is its line. Closing ends the work."""
     room = asyncio.Semaphore(CONCURRENCY)
 
-    async def line(part: Part) -> BatchLine:
+    async def line(part: BatchImage) -> BatchLine:
         name = f"{request_id}-{part.index}"
         async with room:
             try:

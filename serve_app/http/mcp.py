@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 import serve_app
-from serve_app.contract import AnswerBody, ClauseBody, ContestedBody, MatchBody
+from serve_app.contract import ClauseBody, ContestedBody
 from serve_app.errors import CaptionServeError
 from serve_app.http import problems
 from serve_app.http.body import OVERHEAD_BYTES, read_bounded
@@ -28,7 +28,7 @@ from serve_app.http.json_size import check_json_size
 from serve_app.options import constraints, given, offered, signed
 from serve_app.service.sources import image_bytes
 from serve_app.service.tasks import TaskService
-from serve_app.tasks import ANSWERS, MATCHES
+from serve_app.tasks import TASKS, Task
 
 PATH = "/mcp"
 INSTRUCTIONS = "Tools that look at an image for you and say in words what is in it."
@@ -38,7 +38,7 @@ IMAGE = "data URI or base64 of the file; or an http(s) URL, if the service fetch
 Body = TypeVar("Body", bound=BaseModel)
 
 
-class Captioned(BaseModel):
+class ToolCaption(BaseModel):
     """What `caption_image` returns."""
 
     caption: str
@@ -118,7 +118,7 @@ def _server(app: FastAPI) -> MCPServer:
 
     async def caption_image(
         image: Annotated[str, Field(description=IMAGE)], **options: Any
-    ) -> Annotated[CallToolResult, Captioned]:
+    ) -> Annotated[CallToolResult, ToolCaption]:
         """Look at an image and get a long, accurate description of what is in it.
 
         Use it whenever you have an image that you cannot see yourself. The text is the caption; the structured content
@@ -131,7 +131,7 @@ def _server(app: FastAPI) -> MCPServer:
             body = await service.caption(data, given(options))
         except CaptionServeError as error:
             raise ToolError(error.message) from error
-        found = Captioned.model_validate(body, from_attributes=True)
+        found = ToolCaption.model_validate(body, from_attributes=True)
         return CallToolResult(
             content=[TextContent(type="text", text=body.caption)], structured_content=found.model_dump()
         )
@@ -143,34 +143,27 @@ def _server(app: FastAPI) -> MCPServer:
     server.tool(title="Describe an image", annotations=reads)(signed(caption_image, described))
 
     tasks: TaskService = app.state.tasks
-    if ANSWERS.name in tasks.names:
-
-        @server.tool(title="Ask about an image", annotations=reads)
-        async def answer_question(
-            image: Annotated[str, Field(description=IMAGE)],
-            question: Annotated[str, Field(description='for example "how many dogs are there?"')],
-        ) -> Annotated[CallToolResult, AnswerBody]:
-            """Get a short answer to a question about an image: what, how many, where, is there."""
-            body = await _asked(app, image, lambda data: tasks.answer(data, {"question": question}))
-            return CallToolResult(
-                content=[TextContent(type="text", text=body.answer)], structured_content=body.model_dump()
-            )
-
-    if MATCHES.name in tasks.names:
-
-        @server.tool(title="Compare texts with an image", annotations=reads)
-        async def match_texts(
-            image: Annotated[str, Field(description=IMAGE)],
-            texts: Annotated[list[str], Field(description="statements about the image", min_length=1)],
-        ) -> Annotated[CallToolResult, MatchBody]:
-            """Get for each text the probability that it describes the image, to check what is claimed of it."""
-            body = await _asked(app, image, lambda data: tasks.match(data, {"texts": texts}))
-            lines = [f"{match.probability:.3f} {match.text}" for match in body.matches]
-            return CallToolResult(
-                content=[TextContent(type="text", text="\n".join(lines))], structured_content=body.model_dump()
-            )
-
+    for task in TASKS:
+        if task.tool is not None and task.name in tasks.names:
+            server.tool(task.tool.name, task.tool.title, task.tool.description, annotations=reads)(_tool(app, task))
     return server
+
+
+def _tool(app: FastAPI, task: Task) -> Callable[..., Any]:
+    tool = task.tool
+    assert tool is not None
+    subject = task.options.model_fields[task.subject]
+    described: Any = Annotated[(subject.annotation, *subject.metadata, Field(description=subject.description))]
+
+    async def answer(image: Annotated[str, Field(description=IMAGE)], **options: Any) -> CallToolResult:
+        tasks: TaskService = app.state.tasks
+        body = await _asked(app, image, lambda data: getattr(tasks, task.method)(data, options))
+        return CallToolResult(
+            content=[TextContent(type="text", text=tool.text(body))], structured_content=body.model_dump()
+        )
+
+    returns: Any = Annotated[CallToolResult, task.body]
+    return signed(answer, {task.subject: described}, required=True, returns=returns)
 
 
 async def _asked(app: FastAPI, image: str, task: Callable[[bytes], Awaitable[Body]]) -> Body:

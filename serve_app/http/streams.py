@@ -12,7 +12,7 @@ from starlette.responses import Response, StreamingResponse
 from serve_app.contract import ErrorEvent, ResultEvent, StepEvent
 from serve_app.errors import CaptionServeError
 from serve_app.http import problems
-from serve_app.http.batches import Part, batch_lines
+from serve_app.http.batches import BatchImage, batch_lines
 from serve_app.http.disconnect import while_connected
 from serve_app.http.middleware.request_id import request_id
 from serve_app.service.captions import CaptionService
@@ -62,7 +62,7 @@ def _server_sent(event: StepEvent | ResultEvent | ErrorEvent) -> ServerSentEvent
 
 
 def batch_response(
-    request: Request, service: CaptionService, parts: list[Part], options: dict[str, object]
+    request: Request, service: CaptionService, parts: list[BatchImage], options: dict[str, object]
 ) -> Response:
     """A line of JSON for each image, as it is done."""
 

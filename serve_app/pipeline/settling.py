@@ -88,9 +88,9 @@ class Settling:
             self._number_group(number, rivals)
             return
         count = comparing.number_of(reading, reading.things[number])
-        found = [(rival, comparing.number_of(rival.candidate.reading, rival.thing)) for rival in rivals]
-        counts = Counter([count, *(theirs for _, theirs in found if theirs)])
-        for rival, theirs in found:
+        theirs_of = [(rival, comparing.number_of(rival.candidate.reading, rival.thing)) for rival in rivals]
+        counts = Counter([count, *(theirs for _, theirs in theirs_of if theirs)])
+        for rival, theirs in theirs_of:
             side = self._side_of_number(rival)
             if theirs is None or theirs == count or side is None:
                 continue
@@ -109,14 +109,14 @@ class Settling:
         given = self.caption.reading.words[start:end]
         if not (set(given) <= {"some", "several"} or (set(given) & {"group", "bunch"} and given[-1] == "of")):
             return
-        found: dict[str, list[_Side]] = {}
+        by_count: dict[str, list[_Side]] = {}
         for rival in rivals:
             count = comparing.number_of(rival.candidate.reading, rival.thing)
             side = self._side_of_number(rival)
             if count is not None and side is not None and self.caption.scores.passes(side.statement):
-                found.setdefault(count, []).append(side)
-        if len(found) == 1:
-            ((count, sides),) = found.items()
+                by_count.setdefault(count, []).append(side)
+        if len(by_count) == 1:
+            ((count, sides),) = by_count.items()
             if len(sides) > 1:
                 self._say_number(number, (start, end), Word(count, self._mark(sides[0])))
 
@@ -151,12 +151,14 @@ class Settling:
         """The words that say what a thing is like, before it or behind "is", each with its statement."""
         reading = candidate.reading
         sides = [(span, self._side(candidate, span[0])) for span in reading.things[number].attributes]
-        found = [(reading.said_of(span), side) for span, side in sides if side and side.statement.kind == "attribute"]
+        attributes = [
+            (reading.said_of(span), side) for span, side in sides if side and side.statement.kind == "attribute"
+        ]
         for place, statement in enumerate(reading.statements):
             piece = None if statement.piece is None else reading.pieces[statement.piece]
             if piece is not None and statement.about == (number,) and (words := comparing.quality(reading, piece)):
-                found.append((words, _Side(candidate, place, self.caption.scores.of(statement))))
-        return found
+                attributes.append((words, _Side(candidate, place, self.caption.scores.of(statement))))
+        return attributes
 
     def _settle_name(self, number: int, rivals: Sequence[_Rival]) -> None:
         """Of several names of one thing the best supported, most exact one."""

@@ -37,8 +37,8 @@ _FAILURES = (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutExce
 
 async def resolve(host: str, port: int) -> list[str]:
     """The system's answer. Raises `OSError`."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+    entries = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    return list(dict.fromkeys(str(entry[4][0]) for entry in entries))
 
 
 class Fetcher:
@@ -99,14 +99,14 @@ class Fetcher:
     async def _addresses(self, host: str, port: int, limits: Limits) -> list[str]:
         """All of the host's addresses, when every one may be fetched from."""
         try:
-            found = [_address(text) for text in await self._resolver(host, port)]
+            addresses = [_address(text) for text in await self._resolver(host, port)]
         except (OSError, ValueError, UnicodeError):
             raise FetchFailed(f"image: there is no host {host[:100]!r}.") from None
-        if not found:
+        if not addresses:
             raise FetchFailed(f"image: there is no host {host[:100]!r}.")
-        if not all(allowed(address, limits.fetch_networks) for address in found):
+        if not all(allowed(address, limits.fetch_networks) for address in addresses):
             raise UrlNotAllowed(f"image: {host[:100]!r} is not at a public address.")
-        return [str(address) for address in found]
+        return [str(address) for address in addresses]
 
 
 def _joined(url: httpx.URL, location: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from serve_app.errors import CaptionServeError, TryLater
 from serve_app.retry import Retries, retried
-from serve_app.ui.backend import Backend
+from serve_app.ui.backend import PageBackend
 from serve_app.ui.files import Upload
 from serve_app.ui.render import escape
 from serve_app.ui.texts import error_text, text
@@ -28,7 +28,7 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass
-class Row:
+class BatchFile:
     """One image of a batch."""
 
     name: str
@@ -48,9 +48,11 @@ class Row:
         return text(language, self.error) if isinstance(self.error, str) else error_text(language, self.error)
 
 
-async def run(backend: Backend, uploads: Sequence[Upload], options: dict[str, Any]) -> AsyncGenerator[list[Row], None]:
+async def run(
+    backend: PageBackend, uploads: Sequence[Upload], options: dict[str, Any]
+) -> AsyncGenerator[list[BatchFile], None]:
     """The rows, each time one of them has changed. Closing the generator ends the work."""
-    rows = [Row(upload.name) for upload in uploads]
+    rows = [BatchFile(upload.name) for upload in uploads]
     changed = asyncio.Event()
     waiting = iter(zip(rows, uploads, strict=True))
 
@@ -76,7 +78,7 @@ async def run(backend: Backend, uploads: Sequence[Upload], options: dict[str, An
         await everything
 
 
-async def _fill(row: Row, backend: Backend, upload: Upload, options: dict[str, Any]) -> None:
+async def _fill(row: BatchFile, backend: PageBackend, upload: Upload, options: dict[str, Any]) -> None:
     async def caption() -> None:
         async with aclosing(backend.events(upload.read(), options)) as events:
             async for event in events:
@@ -101,7 +103,7 @@ async def _fill(row: Row, backend: Backend, upload: Upload, options: dict[str, A
     row.status = "failed"
 
 
-def table(rows: Sequence[Row], language: str) -> str:
+def table(rows: Sequence[BatchFile], language: str) -> str:
     """The rows as HTML."""
     if not rows:
         return f'<div class="empty">{text(language, "batch_empty")}</div>'
@@ -115,7 +117,7 @@ def table(rows: Sequence[Row], language: str) -> str:
     )
 
 
-def _row(row: Row, language: str) -> str:
+def _row(row: BatchFile, language: str) -> str:
     match row.status:
         case "done":
             assert row.result is not None
@@ -134,7 +136,7 @@ def _seconds(result: dict[str, Any]) -> str:
     return f"{result['timings_ms'].get('total', 0.0) / 1000:.1f}"
 
 
-def as_csv(rows: Sequence[Row], language: str = "en") -> str:
+def as_csv(rows: Sequence[BatchFile], language: str = "en") -> str:
     """The rows for a spreadsheet; no cell of it is taken for a formula."""
     out = io.StringIO()
     writer = csv.writer(out)
@@ -147,7 +149,7 @@ def as_csv(rows: Sequence[Row], language: str = "en") -> str:
     return out.getvalue()
 
 
-def as_jsonl(rows: Sequence[Row], language: str = "en") -> str:
+def as_jsonl(rows: Sequence[BatchFile], language: str = "en") -> str:
     """A line of JSON for each row, with the whole answer."""
     lines = []
     for row in rows:

@@ -14,11 +14,11 @@ from serve_app.ui import batch, render
 from serve_app.ui.environment import FILES
 from serve_app.ui.files import all_uploaded
 from serve_app.ui.options import OptionControls, options_of
-from serve_app.ui.parts import REQUESTS, Context, Tab
+from serve_app.ui.parts import REQUESTS, Tab, TabContext
 from serve_app.ui.texts import DEFAULT, text
 
 
-def build(context: Context) -> Tab:
+def build(context: TabContext) -> Tab:
     language = context.language
     kept = gr.State([])
     with gr.Row(elem_classes="columns"):
@@ -36,7 +36,7 @@ def build(context: Context) -> Tab:
 
     outputs = [shown, kept, run, stop, as_csv, as_jsonl]
 
-    def show(rows: list[batch.Row], lang: str, running: bool) -> tuple[Any, ...]:
+    def show(rows: list[batch.BatchFile], lang: str, running: bool) -> tuple[Any, ...]:
         downloads: tuple[Any, Any] = (gr.update(visible=False), gr.update(visible=False))
         if rows and not running:
             directory = Path(tempfile.mkdtemp(dir=FILES))
@@ -57,7 +57,7 @@ def build(context: Context) -> Tab:
             )
             yield render.sentence(problem, lang), [], *(gr.update() for _ in outputs[2:])
             return
-        rows: list[batch.Row] = []
+        rows: list[batch.BatchFile] = []
         work = batch.run(context.backend, uploads, options_of(chosen))
         async with aclosing(context.sessions.run(str(request.session_hash), work)) as running:
             async for rows in running:

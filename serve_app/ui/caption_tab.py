@@ -15,7 +15,7 @@ from serve_app.errors import CaptionServeError
 from serve_app.ui import render
 from serve_app.ui.files import uploaded
 from serve_app.ui.options import OptionControls, options_of
-from serve_app.ui.parts import REQUESTS, Context, Tab
+from serve_app.ui.parts import REQUESTS, Tab, TabContext
 from serve_app.ui.texts import DEFAULT, text
 from serve_app.ui.view import View
 
@@ -34,7 +34,7 @@ COPY = """() => {
 _log = logging.getLogger(__name__)
 
 
-def build(context: Context) -> Tab:
+def build(context: TabContext) -> Tab:
     language = context.language
     view = gr.State(View())
     with gr.Row(elem_classes="columns"):

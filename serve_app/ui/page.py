@@ -15,11 +15,11 @@ from serve_app.contract import Description
 from serve_app.limits import Limits
 from serve_app.service import KEYS_VARIABLE, KeyStore
 from serve_app.ui import batch_tab, caption_tab, environment, render, tasks_tab
-from serve_app.ui.backend import Backend
-from serve_app.ui.parts import CONCURRENCY, Context, Tab, Words, describe
+from serve_app.ui.backend import PageBackend
+from serve_app.ui.parts import CONCURRENCY, Tab, TabContext, Words, describe
 from serve_app.ui.texts import DEFAULT, LANGUAGES, language_of, text
 
-TABS: tuple[tuple[str, Callable[[Context], Tab], str | None], ...] = (
+TABS: tuple[tuple[str, Callable[[TabContext], Tab], str | None], ...] = (
     ("tab_caption", caption_tab.build, None),
     ("tab_batch", batch_tab.build, None),
     ("tab_answers", tasks_tab.build_answers, "answers"),
@@ -57,7 +57,7 @@ def names_remote_file(value: Any) -> bool:
     return isinstance(value, list) and any(map(names_remote_file, value))
 
 
-def build_page(backend: Backend) -> gr.Blocks:
+def build_page(backend: PageBackend) -> gr.Blocks:
     """The page over a backend, which may still be starting."""
     blocks: gr.Blocks = Page(
         title=text(DEFAULT, "title"), analytics_enabled=False, delete_cache=(KEEP_FILES_S // 4, KEEP_FILES_S)
@@ -74,7 +74,7 @@ def build_page(backend: Backend) -> gr.Blocks:
                 scale=0,
                 min_width=180,
             )
-        context = Context(backend, language)
+        context = TabContext(backend, language)
         whole = Tab()
         with gr.Tabs():
             for key, build, task in TABS:
@@ -93,7 +93,7 @@ def _title(key: str) -> Words:
     return lambda language: {"label": text(language, key)}
 
 
-def _speak(blocks: gr.Blocks, context: Context, head: gr.HTML, tab: Tab) -> None:
+def _speak(blocks: gr.Blocks, context: TabContext, head: gr.HTML, tab: Tab) -> None:
     """Sets up the language, at first that of the browser, and what the service offers."""
     backend, language = context.backend, context.language
     model = gr.State(None)
@@ -177,7 +177,7 @@ def mount(
     return app
 
 
-def page_app(backend: Backend, args: PageArgs) -> FastAPI:
+def page_app(backend: PageBackend, args: PageArgs) -> FastAPI:
     """The page as its deployment serves it. Raises `InvalidOption` where the keys cannot be read."""
     keys = KeyStore(args.api_keys_file, os.environ.get(KEYS_VARIABLE))
     check_key = (lambda key: keys.check(key) is not None) if keys.active else None

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from serve_app.contract import Description
 from serve_app.errors import CaptionServeError
-from serve_app.ui.backend import Backend
+from serve_app.ui.backend import PageBackend
 from serve_app.ui.sessions import Sessions
 
 CONCURRENCY = 16
@@ -30,10 +30,10 @@ Defaults = Callable[[str, Description], dict[str, Any]]
 
 
 @dataclass(frozen=True)
-class Context:
+class TabContext:
     """What a tab is built over."""
 
-    backend: Backend
+    backend: PageBackend
     language: gr.Radio
     sessions: Sessions = field(default_factory=Sessions)
 
@@ -46,7 +46,7 @@ class Tab:
     defaults: list[tuple[gr.blocks.Block, Defaults]] = field(default_factory=list)
 
 
-async def describe(backend: Backend) -> Description | None:
+async def describe(backend: PageBackend) -> Description | None:
     """What the service offers; None while it cannot say."""
     try:
         async with asyncio.timeout(DESCRIBE_TIMEOUT_S):

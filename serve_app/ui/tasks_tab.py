@@ -10,9 +10,10 @@ import gradio as gr
 
 from serve_app.contract import Description
 from serve_app.errors import CaptionServeError
+from serve_app.tasks import ANSWERS, MATCHES
 from serve_app.ui import render
 from serve_app.ui.files import uploaded
-from serve_app.ui.parts import REQUESTS, Context, Tab
+from serve_app.ui.parts import REQUESTS, Tab, TabContext
 from serve_app.ui.texts import DEFAULT, error_text, text
 
 _log = logging.getLogger(__name__)
@@ -21,26 +22,26 @@ Ask = Callable[[bytes, str, str], Awaitable[str]]
 """Image, the words of the box and the language → what is shown, as HTML."""
 
 
-def build_answers(context: Context) -> Tab:
+def build_answers(context: TabContext) -> Tab:
     """One question about one image."""
 
     async def ask(image: bytes, question: str, lang: str) -> str:
-        return render.answered(await context.backend.answer(image, question), lang)
+        return render.answered(await context.backend.ask(ANSWERS, image, question), lang)
 
     return _build(context, "question", 1, ask)
 
 
-def build_matches(context: Context) -> Tab:
+def build_matches(context: TabContext) -> Tab:
     """Several texts, one a line, against one image."""
 
     async def ask(image: bytes, lines: str, lang: str) -> str:
         texts = [line for line in lines.splitlines() if line.strip()]
-        return render.matched((await context.backend.match(image, texts))["matches"], lang)
+        return render.matched((await context.backend.ask(MATCHES, image, texts))["matches"], lang)
 
     return _build(context, "texts", 5, ask)
 
 
-def _build(context: Context, name: str, lines: int, ask: Ask) -> Tab:
+def _build(context: TabContext, name: str, lines: int, ask: Ask) -> Tab:
     language = context.language
     with gr.Row(elem_classes="columns"):
         with gr.Column(min_width=300):

@@ -134,14 +134,14 @@ def test_nothing_from_outside_becomes_markup_or_template() -> None:
     running = View(status="running")
     running.add({"event": "start", "prompts": ["a"], "rounds": 1, "strategy": "classic"})
     running.add({"event": "variant", "index": 1, "prompt": HOSTILE, "text": HOSTILE})
-    row = batch.Row(HOSTILE, "done", answer(caption=HOSTILE))
+    row = batch.BatchFile(HOSTILE, "done", answer(caption=HOSTILE))
     shown = [
         render.result(hostile, "en"),
         render.details(hostile, "en"),
         render.result(failed, "en"),
         render.result(running, "en"),
         render.header("en", HOSTILE),
-        batch.table([row, batch.Row(HOSTILE, "failed", error=InvalidImage(HOSTILE))], "en"),
+        batch.table([row, batch.BatchFile(HOSTILE, "failed", error=InvalidImage(HOSTILE))], "en"),
     ]
     for html in shown:
         assert "onerror" in html
@@ -319,8 +319,8 @@ async def test_closing_a_batch_ends_its_requests(tmp_path: Path) -> None:
 
 def test_csv_and_jsonl_hold_answers_and_errors() -> None:
     rows = [
-        batch.Row("=cmd|' /C calc'!A0", "done", answer(caption='一只船, "old"')),
-        batch.Row("b.jpg", "failed", error=InvalidImage("It is broken.")),
+        batch.BatchFile("=cmd|' /C calc'!A0", "done", answer(caption='一只船, "old"')),
+        batch.BatchFile("b.jpg", "failed", error=InvalidImage("It is broken.")),
     ]
     header, first, second = csv.reader(io.StringIO(batch.as_csv(rows)))
     assert tuple(header) == batch.COLUMNS

@@ -23,7 +23,7 @@ _UNSUPPORTED = ("tools", "functions", "logprobs", "audio")
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class ChatCaptions:
     """What a chat request asks for: captions of `images`, once for each of `choices` seeds."""
 
     chat: ChatRequest
@@ -37,7 +37,7 @@ class Task:
         return self.chat.n or 1
 
 
-async def read_task(request: Request, limits: Limits, fetcher: Fetcher) -> Task:
+async def read_chat(request: Request, limits: Limits, fetcher: Fetcher) -> ChatCaptions:
     """Raises `InvalidRequest`, `InvalidOption`, `ImageTooLarge` and what `image_bytes` raises."""
     most = limits.max_batch_bytes
     data = await read_bounded(request, most * 4 // 3 + OVERHEAD_BYTES, most, "request")
@@ -54,7 +54,7 @@ async def read_task(request: Request, limits: Limits, fetcher: Fetcher) -> Task:
         size += len(images[-1])
         if size > limits.max_batch_bytes:
             raise ImageTooLarge(f"The images have more than {limits.max_batch_bytes} bytes together.")
-    return Task(chat, images, options, text)
+    return ChatCaptions(chat, images, options, text)
 
 
 def _parse(data: bytes) -> ChatRequest:

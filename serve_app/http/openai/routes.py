@@ -16,7 +16,7 @@ from serve_app.http.description import PIXEL, REFERENCE, event_stream
 from serve_app.http.disconnect import ClientGone, while_connected
 from serve_app.http.middleware.request_id import request_id
 from serve_app.http.openai.errors import refuse
-from serve_app.http.openai.request import Task, read_task
+from serve_app.http.openai.request import ChatCaptions, read_chat
 from serve_app.http.openai.run import run
 from serve_app.http.openai.schemas import Completion, Model, ModelList
 from serve_app.http.openai.stream import chunks, start
@@ -63,11 +63,11 @@ async def completions(request: Request) -> Response:
     service: CaptionService = request.app.state.service
     name = request_id(request.scope)
     try:
-        task = await read_task(request, service.limits, request.app.state.fetcher)
-        model = await _model(service, task.chat.model)
-        if task.chat.stream:
-            return await _stream(service, task, model, name)
-        choices, usage = await while_connected(request, run(service, task, name))
+        wanted = await read_chat(request, service.limits, request.app.state.fetcher)
+        model = await _model(service, wanted.chat.model)
+        if wanted.chat.stream:
+            return await _stream(service, wanted, model, name)
+        choices, usage = await while_connected(request, run(service, wanted, name))
     except (ClientGone, ClientDisconnect):
         return Response(status_code=problems.CLIENT_CLOSED_REQUEST)
     except CaptionServeError as error:
@@ -76,12 +76,12 @@ async def completions(request: Request) -> Response:
     return JSONResponse(answer.model_dump())
 
 
-async def _stream(service: CaptionService, task: Task, model: str, name: str) -> Response:
-    running = start(service, task, name)
+async def _stream(service: CaptionService, wanted: ChatCaptions, model: str, name: str) -> Response:
+    running = start(service, wanted, name)
     await asyncio.wait({running}, timeout=REFUSED_AT_ONCE_S)
     if running.done() and (error := running.exception()) is not None:
         raise error
-    events = chunks(service, task, running, model, name)
+    events = chunks(service, wanted, running, model, name)
     return EventSourceResponse((ServerSentEvent(data, sep="\n") async for data in events), ping=PING_S)
 
 

@@ -6,7 +6,7 @@ import asyncio
 from typing import Any
 
 from serve_app.contract import CaptionBody
-from serve_app.http.openai.request import Task
+from serve_app.http.openai.request import ChatCaptions
 from serve_app.http.openai.schemas import AnswerMessage, Choice, Usage
 from serve_app.service.captions import CaptionService
 from serve_app.types import LEFT_OUT, TOO_LONG
@@ -15,19 +15,19 @@ IMAGE_TOKENS = 85
 """What an image counts in `usage`: OpenAI's own figure for one of low detail."""
 
 
-async def run(service: CaptionService, task: Task, request_id: str) -> tuple[list[Choice], Usage]:
+async def run(service: CaptionService, wanted: ChatCaptions, request_id: str) -> tuple[list[Choice], Usage]:
     """All captions, a few requests' worth at a time. Raises `RequestError`s and `ServiceError`s."""
     jobs = []
     async with _cancelling() as group:
-        for choice in range(task.choices):
-            for number, (image, options) in enumerate(zip(task.images, task.options, strict=True)):
+        for choice in range(wanted.choices):
+            for number, (image, options) in enumerate(zip(wanted.images, wanted.options, strict=True)):
                 seed = options.get("seed", service.limits.default_seed) + choice
                 name = f"{request_id}-{choice}-{number}"
                 jobs.append(group.create_task(service.caption(image, {**options, "seed": seed}, name)))
     bodies = [job.result() for job in jobs]
-    images = len(task.images)
-    choices = [_choice(index, bodies[index * images : (index + 1) * images]) for index in range(task.choices)]
-    asked = images * IMAGE_TOKENS + len(task.text.split())
+    images = len(wanted.images)
+    choices = [_choice(index, bodies[index * images : (index + 1) * images]) for index in range(wanted.choices)]
+    asked = images * IMAGE_TOKENS + len(wanted.text.split())
     said = sum(len(choice.message.content.split()) for choice in choices)
     return choices, Usage(prompt_tokens=asked, completion_tokens=said, total_tokens=asked + said)
 

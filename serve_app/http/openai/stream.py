@@ -11,7 +11,7 @@ from collections.abc import AsyncGenerator
 from serve_app.errors import CaptionServeError
 from serve_app.http import problems
 from serve_app.http.openai.errors import error_member
-from serve_app.http.openai.request import Task
+from serve_app.http.openai.request import ChatCaptions
 from serve_app.http.openai.run import run
 from serve_app.http.openai.schemas import Choice, Chunk, ChunkChoice, Delta, Usage
 from serve_app.service.captions import CaptionService
@@ -22,7 +22,9 @@ DONE = "[DONE]"
 Running = asyncio.Task[tuple[list[Choice], Usage]]
 
 
-async def chunks(service: CaptionService, task: Task, running: Running, model: str, name: str) -> AsyncGenerator[str]:
+async def chunks(
+    service: CaptionService, wanted: ChatCaptions, running: Running, model: str, name: str
+) -> AsyncGenerator[str]:
     """The data of each server-sent event: the role at once, the text when it is there. Closing ends the work."""
     created = int(time.time())
 
@@ -31,7 +33,7 @@ async def chunks(service: CaptionService, task: Task, running: Running, model: s
         return made.model_dump_json(exclude_none=usage is None)
 
     def each(delta: Delta) -> str:
-        return chunk([ChunkChoice(index=index, delta=delta) for index in range(task.choices)])
+        return chunk([ChunkChoice(index=index, delta=delta) for index in range(wanted.choices)])
 
     try:
         yield each(Delta(role="assistant", content=""))
@@ -39,7 +41,7 @@ async def chunks(service: CaptionService, task: Task, running: Running, model: s
         for choice in choices:
             yield chunk([ChunkChoice(index=choice.index, delta=Delta(content=choice.message.content))])
             yield chunk([ChunkChoice(index=choice.index, delta=Delta(), finish_reason=choice.finish_reason)])
-        if task.chat.stream_options and task.chat.stream_options.include_usage:
+        if wanted.chat.stream_options and wanted.chat.stream_options.include_usage:
             yield chunk([], usage)
     except CaptionServeError as error:
         status = problems.body_of(error, name, service.limits).status
@@ -52,5 +54,5 @@ async def chunks(service: CaptionService, task: Task, running: Running, model: s
     yield DONE
 
 
-def start(service: CaptionService, task: Task, name: str) -> Running:
-    return asyncio.ensure_future(run(service, task, name))
+def start(service: CaptionService, wanted: ChatCaptions, name: str) -> Running:
+    return asyncio.ensure_future(run(service, wanted, name))

@@ -36,10 +36,10 @@ _EXCLUSIVE: dict[frozenset[str], str] = {
 @lru_cache(maxsize=65536)
 def concept(word: str) -> str:
     """What a word means, under one name for all words that mean it: "racquets" → "racket", "plane" → "airplane"."""
-    found = lemma(word)
+    name = lemma(word)
     for _ in range(2):
-        found = _CANONICAL.get(found, found)
-    return found
+        name = _CANONICAL.get(name, name)
+    return name
 
 
 _PARENTS: dict[str, frozenset[str]] = {}
@@ -52,14 +52,14 @@ for _parent, _children in _KINDS["kinds"].items():
 @lru_cache(maxsize=16384)
 def kinds_of(name: str) -> frozenset[str]:
     """Everything that a concept is a kind of: puppy → dog, animal."""
-    found: set[str] = set()
+    above: set[str] = set()
     queue = [name]
     while queue:
         for parent in _PARENTS.get(queue.pop(), ()):
-            if parent not in found:
-                found.add(parent)
+            if parent not in above:
+                above.add(parent)
                 queue.append(parent)
-    return frozenset(found)
+    return frozenset(above)
 
 
 def exclusive(first: str, second: str) -> str | None:

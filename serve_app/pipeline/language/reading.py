@@ -96,13 +96,13 @@ class Reading:
     @cached_property
     def owners(self) -> tuple[int | None, ...]:
         """For each token the statement that it belongs to; None for marks and connecting words."""
-        found: list[int | None] = [None] * len(self.tokens)
+        owners: list[int | None] = [None] * len(self.tokens)
         # A number and a describing word stand within what they belong to.
         inner = ("count", "attribute")
         for number, statement in sorted(enumerate(self.statements), key=lambda each: each[1].kind in inner):
             for start, end in statement.spans:
-                found[start:end] = [number] * (end - start)
-        return tuple(found)
+                owners[start:end] = [number] * (end - start)
+        return tuple(owners)
 
     @cached_property
     def content(self) -> frozenset[str]:
@@ -111,11 +111,11 @@ class Reading:
     @cached_property
     def of_piece(self) -> dict[int, list[int]]:
         """The statements of each piece: one, or one for each object of its list."""
-        found: dict[int, list[int]] = {}
+        by_piece: dict[int, list[int]] = {}
         for number, statement in enumerate(self.statements):
             if statement.piece is not None:
-                found.setdefault(statement.piece, []).append(number)
-        return found
+                by_piece.setdefault(statement.piece, []).append(number)
+        return by_piece
 
     @cached_property
     def existence(self) -> dict[int, int]:
@@ -144,7 +144,7 @@ class Reading:
 
 def places_of(text: str, reading: Reading) -> list[tuple[int, int, int]]:
     """Where the statements of a text stand in it: (first character, last and one, number of the statement)."""
-    found: list[tuple[int, int, int]] = []
+    runs: list[tuple[int, int, int]] = []
     at = 0
     for token, owner in zip(reading.tokens, reading.owners, strict=True):
         start = text.find(token, at)
@@ -153,27 +153,27 @@ def places_of(text: str, reading: Reading) -> list[tuple[int, int, int]]:
         at = start + len(token)
         if owner is None:
             continue
-        if found and found[-1][2] == owner:
-            found[-1] = (found[-1][0], at, owner)
+        if runs and runs[-1][2] == owner:
+            runs[-1] = (runs[-1][0], at, owner)
         else:
-            found.append((start, at, owner))
-    return found
+            runs.append((start, at, owner))
+    return runs
 
 
 def dependents(reading: Reading, leaving: set[int]) -> set[int]:
     """The statements, and those that speak only of things that go with them."""
-    found = set(leaving)
+    gone_too = set(leaving)
     while True:
         gone = {
             number
             for number, thing in enumerate(reading.things)
-            if (owner := reading.owners[thing.noun[0]]) is not None and owner in found
+            if (owner := reading.owners[thing.noun[0]]) is not None and owner in gone_too
         }
         more = {
             number
             for number, statement in enumerate(reading.statements)
-            if number not in found and statement.about and set(statement.about) <= gone
+            if number not in gone_too and statement.about and set(statement.about) <= gone
         }
         if not more:
-            return found
-        found |= more
+            return gone_too
+        gone_too |= more

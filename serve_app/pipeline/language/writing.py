@@ -49,25 +49,25 @@ class Stretch:
 
 def listed(items: Sequence[Sequence[Word]]) -> list[Word]:
     """`a`, `a and b`, `a, b and c`."""
-    found: list[Word] = []
+    words: list[Word] = []
     for place, item in enumerate(items):
         if place:
-            found.append(Word("and" if place == len(items) - 1 else ","))
-        found += item
-    return found
+            words.append(Word("and" if place == len(items) - 1 else ","))
+        words += item
+    return words
 
 
 def write(sentences: Iterable[Sequence[Word]]) -> tuple[str, list[Stretch]]:
     """The text of the sentences, and its stretches in order; they don't overlap."""
-    text, found = "", []
+    text, stretches_of_all = "", []
     for words in sentences:
         said, stretches = _sentence(words)
         if not said:
             continue
         offset = len(text) + 1 if text else 0
         text = f"{text} {said}" if text else said
-        found += [Stretch(each.start + offset, each.end + offset, each.mark) for each in stretches]
-    return text, found
+        stretches_of_all += [Stretch(each.start + offset, each.end + offset, each.mark) for each in stretches]
+    return text, stretches_of_all
 
 
 def _sentence(words: Sequence[Word]) -> tuple[str, list[Stretch]]:
@@ -125,47 +125,47 @@ def _trimmed(words: Sequence[Word]) -> list[Word]:
 
 def _marked(words: Sequence[Word]) -> list[Word]:
     """Each joining word goes with what follows it, and an article with the word behind it."""
-    found: list[Word] = []
+    merged: list[Word] = []
     following: Mark | None = None
     for word in reversed(words):
         if word.text in _CLOSING:
-            found.append(Word(word.text))
+            merged.append(Word(word.text))
             continue
         if (word.mark is None or word.text.lower() in _ARTICLES) and following is not None:
             word = Word(word.text, following)
         following = word.mark or following
-        found.append(word)
-    found.reverse()
+        merged.append(word)
+    merged.reverse()
     last: Mark | None = None
-    for place, word in enumerate(found):
+    for place, word in enumerate(merged):
         if word.mark is None and word.text not in _CLOSING and last is not None:
-            found[place] = Word(word.text, last)
-        last = found[place].mark or last
-    return _closed_up(found)
+            merged[place] = Word(word.text, last)
+        last = merged[place].mark or last
+    return _closed_up(merged)
 
 
 def _closed_up(words: Sequence[Word]) -> list[Word]:
     """A comma within what one statement stands for belongs to it."""
-    found = list(words)
-    for place in range(1, len(found) - 1):
-        if found[place].text == "," and found[place - 1].mark is found[place + 1].mark:
-            found[place] = Word(",", found[place - 1].mark)
-    return found
+    marked = list(words)
+    for place in range(1, len(marked) - 1):
+        if marked[place].text == "," and marked[place - 1].mark is marked[place + 1].mark:
+            marked[place] = Word(",", marked[place - 1].mark)
+    return marked
 
 
 def _with_articles(words: Sequence[str]) -> list[str]:
-    found = []
+    kept = []
     for word, following in zip(words, [*words[1:], ""][: len(words)], strict=True):
         if word.lower() in ("a", "an") and following[:1].isalpha():
             word = article_for(following) if word.islower() else article_for(following).capitalize()
-        found.append(word)
-    return found
+        kept.append(word)
+    return kept
 
 
 def _with_capitals(words: Sequence[str]) -> list[str]:
-    found = NAMES.restore(words)
-    if found and found[0][:1].isalpha():
-        found[0] = found[0][:1].upper() + found[0][1:]
-    elif len(found) > 1 and found[0][:1] in "\"“'(":
-        found[0] = found[0][:1] + found[0][1:2].upper() + found[0][2:]
-    return [word if word != "i" else "I" for word in found]
+    named = NAMES.restore(words)
+    if named and named[0][:1].isalpha():
+        named[0] = named[0][:1].upper() + named[0][1:]
+    elif len(named) > 1 and named[0][:1] in "\"“'(":
+        named[0] = named[0][:1] + named[0][1:2].upper() + named[0][2:]
+    return [word if word != "i" else "I" for word in named]
