@@ -41,14 +41,14 @@ class ClauseBody(BaseModel):
     text: str
     start: int = Field(description="place of its first character in the caption, from 0")
     end: int = Field(description="place behind its last character")
-    statement: str | None = Field(description="the short sentence that was weighed; null where nothing was")
+    statement: str | None = Field(description="the short sentence that was weighed; null if nothing was")
     score: float | None = Field(description="support: the probability that the statement is true; null unless grounded")
     source: SourceBody
     whole: bool = Field(description="whether it could not be taken apart into statements and was weighed as it stands")
 
 
 class ContestedBody(BaseModel):
-    """A statement that was left out because it contradicts another one; where both are about equal, both are."""
+    """A statement that was left out because it contradicts another one; if both are about equal, both are."""
 
     text: str
     score: float = Field(description="its support, 0 to 1")
@@ -152,7 +152,7 @@ class BatchLine(BaseModel):
     """One image of a batch: its place in the request, and the answer or what was wrong with it."""
 
     index: int = Field(description="place among the request's images, from 0")
-    name: str | None = Field(description="file name of the part, where it has one")
+    name: str | None = Field(description="file name of the part, if it has one")
     result: CaptionBody | None = None
     error: Problem | None = None
 
@@ -188,13 +188,13 @@ class FilteredText(BaseModel):
 
 
 class FilterBody(BaseModel):
-    """Which of an image's texts to keep, and a better one where none passes."""
+    """Which of an image's texts to keep, and a better one if none passes."""
 
     id: str
     model: str
     floor: float = Field(description="the score that a text needs")
     texts: list[FilteredText]
-    caption: str | None = Field(description="a new caption, where no text passes and `improve` was not false")
+    caption: str | None = Field(description="a new caption, if no text passes and `improve` was not false")
     caption_score: float | None = None
     degraded: list[str] = Field(description="what the new caption lacks and why")
 
@@ -202,7 +202,7 @@ class FilterBody(BaseModel):
 class Embedding(BaseModel):
     object: Literal["embedding"] = "embedding"
     index: int = Field(description="place in the request: the texts of `input`, then `images`")
-    embedding: list[float] | str = Field(description="of length 1; base64 of little-endian float32 where asked for")
+    embedding: list[float] | str = Field(description="of length 1; base64 of little-endian float32 if asked for")
 
 
 class EmbeddingUsage(BaseModel):

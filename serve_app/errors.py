@@ -1,4 +1,4 @@
-"""What can go wrong, one class for each cause that a caller can act on, with the HTTP status that tells it:
+"""What can go wrong, one class for each cause that a caller can act on, with its HTTP status:
 
     CaptionServeError           500
       RequestError              400   sending the request again changes nothing
@@ -118,7 +118,7 @@ class ModelUnknown(RequestError):
 
 
 class PromptTooLong(RequestError):
-    """The prompt leaves no room for an answer in the model's positions."""
+    """The prompt takes all of the model's positions, and none is left for an answer."""
 
     status = 422
 
@@ -140,7 +140,7 @@ class DeadlineExceeded(ServiceError):
 
 
 class TryLater(ServiceError):
-    """The caller is to come back in `retry_after_s` seconds, if that is known."""
+    """The caller should retry after `retry_after_s` seconds, if that is known."""
 
     status = 503
     retryable = True
@@ -154,7 +154,7 @@ class TryLater(ServiceError):
 
 
 class Overloaded(TryLater):
-    """The queue is full; `retry_after_s` is when there will be room."""
+    """The queue is full; `retry_after_s` is when there will be capacity."""
 
 
 class QuotaExceeded(TryLater):

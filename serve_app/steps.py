@@ -1,4 +1,4 @@
-"""The captioner, and what it tells of while it works."""
+"""The captioner, and the steps that it reports while it works."""
 
 from __future__ import annotations
 
@@ -51,9 +51,9 @@ class Captioner(Protocol):
     async def info(self) -> ModelInfo: ...
 
     async def caption(self, pixels: Pixels, options: CaptionOptions, on_step: OnStep | None = None) -> CaptionResult:
-        """`on_step` is told of each step as it is done.
+        """`on_step` is called with each step as it is done.
 
-        Raises `RequestError` where the options don't fit the model, `ServiceError` where nothing was produced."""
+        Raises `RequestError` if the options don't fit the model, `ServiceError` if nothing was produced."""
         ...
 
     def work(self, options: CaptionOptions) -> int:

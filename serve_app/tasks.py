@@ -41,7 +41,7 @@ class MatchOptions(Timed):
 
 class FilterOptions(MatchOptions):
     floor: float = Field(DEFAULT_FLOOR, ge=0, le=1, description="match score that a text needs to be kept")
-    improve: bool = Field(True, description="make a new caption where no text passes")
+    improve: bool = Field(True, description="make a new caption if no text passes")
     detail: Detail | None = Field(None, description="of the new caption")
     seed: int | None = Field(None, ge=0, le=MAX_SEED, description="of the new caption")
 
@@ -66,7 +66,7 @@ class Tool:
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """A task of one image, but for embeddings, which take several."""
+    """A task of one image, except embeddings, which take several."""
 
     name: str
     method: str

@@ -29,7 +29,7 @@ DTYPES = (
 ROUNDS_BY_DETAIL: Mapping[Detail, int] = {"low": 1, "medium": 2, "high": 3}
 MAX_ROUNDS = max(ROUNDS_BY_DETAIL.values())
 MIN_CHARACTERS = 20
-"""Least `max_characters`: room for one short statement."""
+"""Least `max_characters`: enough for one short statement."""
 LEFT_OUT = "Left out"
 """Begins the notice of a caption that a length limit took statements from."""
 TOO_LONG = "The caption cannot be shortened to the length that was asked for."
@@ -114,7 +114,7 @@ Outcome = Generated | CaptionServeError
 
 
 OnOutcome = Callable[[int, Outcome], None]
-"""Told of each job as it ends: its place in the call, and its outcome."""
+"""Called with each job as it ends: its place in the call, and its outcome."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +143,7 @@ class Generator(Protocol):
     ) -> list[Outcome]:
         """Runs all jobs on one image and returns their outcomes in order.
 
-        `on_outcome` is told of each job once, as it ends; those that a raised error ends go untold.
+        `on_outcome` is called once for each job as it ends, and not for those that a raised error ends.
         After `timeout_s` seconds unfinished jobs end with `DeadlineExceeded`. Raises `ServiceError`
         when no job could be run at all.
         """
@@ -157,7 +157,7 @@ class Match:
     probability: float
     """Image–text matching (ITM): the probability that it does, 0…1."""
     similarity: float | None = None
-    """Image–text contrast (ITC): cosine of both vectors, -1…1; None where it was not asked for."""
+    """Image–text contrast (ITC): cosine of both vectors, -1…1; None if it was not asked for."""
 
 
 class Matcher(Protocol):
@@ -168,7 +168,7 @@ class Matcher(Protocol):
     ) -> list[Match]:
         """Each text's match in order. `similarity` asks for the vectors' cosine too.
 
-        Raises `DeadlineExceeded` after `timeout_s` seconds, and other `ServiceError`s where none was scored.
+        Raises `DeadlineExceeded` after `timeout_s` seconds, and other `ServiceError`s if none was scored.
         """
         ...
 
@@ -235,7 +235,7 @@ class Clause:
     end: int
     source: Source
     statement: str | None = None
-    """The short sentence that was weighed; None where nothing was."""
+    """The short sentence that was weighed; None if nothing was."""
     score: float | None = None
     """Support: the probability that the statement is true, 0…1."""
     whole: bool = False
@@ -245,7 +245,7 @@ class Clause:
 @dataclass(frozen=True, slots=True)
 class Contested:
     """A statement that was left out because it contradicts another one. `score` and `against_score` are their supports;
-    where they are about equal, both are left out."""
+    if they are about equal, both are left out."""
 
     text: str
     score: float

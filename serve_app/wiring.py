@@ -10,7 +10,7 @@ from serve_app.types import Generator, Matcher, Polisher
 
 
 def presets_of(args: AppArgs) -> Presets:
-    """The presets of these settings. Raises `InvalidOption` where they don't exist or don't fit the engine."""
+    """The presets of these settings. Raises `InvalidOption` if they don't exist or don't fit the engine."""
     presets = Presets().override(args.presets)
     presets.check_rows(args.max_rows)
     return presets

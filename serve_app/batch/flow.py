@@ -27,7 +27,7 @@ from serve_app.errors import CaptionServeError, GenerationFailed, InvalidOption,
 READING_CPUS = 0.5
 """Of a reading task, which waits for storage about as long as it decodes."""
 FILES_CPUS, ASKING_CPUS = 0.05, 0.1
-"""Of the two stages of a job by handle, which must find room beside a running service. They differ, because Ray Data
+"""Of the two stages of a job by handle, which must fit beside a running service. They differ, because Ray Data
 fuses stages of equal needs, and then reads and asks in turn."""
 BATCHES_AT_ONCE = 3
 """Batches in each actor: while the last images of one are decoded, those of the next fill the engine's rows."""
@@ -70,7 +70,7 @@ def connected(address: str) -> Iterator[None]:
 
 
 def _check_listens(address: str) -> None:
-    """Ray itself tries for minutes where nobody listens. Raises `InvalidOption`."""
+    """Ray itself tries for minutes if nobody listens. Raises `InvalidOption`."""
     host, _, port = address.rpartition(":")
     if host and "/" not in host and port.isdecimal():
         try:
@@ -80,7 +80,7 @@ def _check_listens(address: str) -> None:
 
 
 def image_size(settings: JobSettings) -> tuple[int, int] | None:
-    """The model's (height, width), from its files; None where a service decodes.
+    """The model's (height, width), from its files; None if a service decodes.
 
     Raises `ModelError`s, and `InvalidOption` when the service is not there or lacks what the job needs.
     """

@@ -49,7 +49,7 @@ class Folder:
         return bool(self._fs.exists(self.path(name)))
 
     def names(self, folder: str = "") -> list[str]:
-        """Names of the files directly in `folder`, sorted; none where it doesn't exist."""
+        """Names of the files directly in `folder`, sorted; none if it doesn't exist."""
         self._fs.invalidate_cache()
         try:
             found = self._fs.ls(self.path(folder) if folder else self._root, detail=False)

@@ -39,7 +39,7 @@ class Input:
     kept: str = ""
     """JSON of the table columns that are copied."""
     error: str = ""
-    """`reason: sentence` where the source could not even list it."""
+    """`reason: sentence` if the source could not even list it."""
 
     @property
     def stem(self) -> str:

@@ -36,7 +36,7 @@ class Summary:
 
 
 def planned(folder: Folder, settings: JobSettings, restart: bool, tell: Callable[[str], None]) -> Plan:
-    """The stored plan of this job, or a new one. Raises `InvalidOption` where the output is another job's."""
+    """The stored plan of this job, or a new one. Raises `InvalidOption` if the output is another job's."""
     if restart:
         state.clear(folder)
     stored = state.load_plan(folder)

@@ -26,7 +26,7 @@ SAMPLE = 16
 
 @dataclass(frozen=True, slots=True)
 class Rehearsal:
-    """What would happen. `rate` in images per second of one engine, with several at once; None where all failed."""
+    """What would happen. `rate` in images per second of one engine, with several at once; None if all failed."""
 
     inputs: int
     counted_all: bool

@@ -62,7 +62,7 @@ def captioned(item: Input, body: Mapping[str, Any], digest: str, settings: JobSe
 
 
 def kept(item: Input, text: str, score: float, digest: str, settings: JobSettings) -> dict[str, Any]:
-    """The row of an image whose own text stays, as it is."""
+    """The row of an image whose own text is kept unchanged."""
     row = _base(item, settings)
     row.update(caption=text, digest=digest, source="existing", score=score)
     return row

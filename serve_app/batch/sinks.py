@@ -33,7 +33,7 @@ def part_name(kind: SinkKind, shard: int) -> str:
 
 
 def write(folder: Folder, shard: int, inputs: Sequence[Input], rows: Sequence[Row], settings: JobSettings) -> None:
-    """Writes a shard's rows, which are in the order of its inputs. What is there already stays as it is."""
+    """Writes a shard's rows, which are in the order of its inputs. Files that exist are kept."""
     if settings.sink == "sidecar":
         for item, row in zip(inputs, rows, strict=True):
             if row["caption"] is not None:

@@ -47,7 +47,7 @@ def kind_of(source: str) -> SourceKind:
 
 
 def inputs(settings: JobSettings, found: Found) -> Iterator[Input]:
-    """All inputs of the source. Raises `InvalidOption` where there is no such source, and `OSError`."""
+    """All inputs of the source. Raises `InvalidOption` if there is no such source, and `OSError`."""
     match settings.source_kind:
         case "images":
             yield from _images(settings.source, found)

@@ -51,7 +51,7 @@ class Plan:
 
 
 def load_plan(folder: Folder) -> Plan | None:
-    """None where no index was finished. Raises `InvalidOption` where the file is not ours."""
+    """None if no index was finished. Raises `InvalidOption` if the file is not ours."""
     if not folder.exists(f"{JOB}/job.json"):
         return None
     try:

@@ -63,7 +63,7 @@ def _input(file: str, value: str | None, row: int, base: str, scheme: str, kept:
 
 
 def _locators(batch: pa.RecordBatch, schema: pa.Schema, name: str) -> Iterator[str | None]:
-    """For each row its path or URL, "" where the cell is empty, or None where the cell itself holds the image."""
+    """For each row its path or URL, "" if the cell is empty, or None if the cell itself holds the image."""
     if _is_bytes(schema.field(name).type):
         yield from (None for _ in range(batch.num_rows))
         return

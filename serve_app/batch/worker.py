@@ -75,7 +75,7 @@ class EngineJobBackend:
 
 
 class ServiceJobBackend:
-    """A running service, asked as background work: it keeps half of its room for others."""
+    """A running service, called as background work: it keeps half of its capacity for others."""
 
     is_engine = False
 
@@ -167,7 +167,7 @@ class Worker:
             await self._ask("publish", {digest: claims.packed(body) if body is not None else None})
 
     async def _kept(self, item: Input, image: Mapping[str, Any]) -> dict[str, Any] | None:
-        """The row of an image one of whose own texts passes; None where a caption is needed."""
+        """The row of an image one of whose own texts passes; None if a caption is needed."""
         digest, limits = image["digest"], self._settings.limits()
         texts = [text for text in rows.texts_of(item, self._settings) if len(text) <= limits.max_text_characters]
         texts = texts[: limits.max_texts]

@@ -32,6 +32,6 @@ def _flag(name: str, field: FieldInfo) -> Any:
     elif kind is bool:
         names, kind = [f"{dashed}/--no-{dashed[2:]}"], bool | None
     elif choices := [choice for each in get_args(kind) if get_origin(each) is Literal for choice in get_args(each)]:
-        kind, metavar = str | None, "|".join(choices)  # a wrong one is told of in the words of all interfaces
+        kind, metavar = str | None, "|".join(choices)  # an invalid one has the same error at all interfaces
     shown = typer.Option(*names, min=least, max=most, help=help_, metavar=metavar, rich_help_panel="Caption")
     return Annotated[kind, shown]

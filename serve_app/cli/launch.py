@@ -1,4 +1,4 @@
-"""The service on this machine, in the foreground, with a cluster of its own."""
+"""The service on this machine, in the foreground, with its own Ray cluster."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ PAGE = "serve_app.app:build_page"
 START_TIMEOUT_S = 600.0
 STOP_TIMEOUT_S = 90.0
 FREE_MEMORY_BYTES = 3_000_000_000
-"""What Ray and the service take with the embedded model, and some room."""
+"""What Ray and the service take with the embedded model, and some to spare."""
 
 
 @dataclass
@@ -84,7 +84,8 @@ def check_models(model: str | None, matcher: str | None, answerer: str | None) -
     """Downloads hub models before anything starts. Raises `ModelError`s."""
     if not (model or matcher or answerer):
         return
-    from serve_app.engine.checkpoint import ANSWERING, CAPTIONING, MATCHING, resolve  # brings torch
+    from serve_app.engine.blip import ANSWERING, CAPTIONING, MATCHING  # brings torch
+    from serve_app.engine.checkpoint import resolve
 
     for name, task in ((model, CAPTIONING), (matcher, MATCHING), (answerer, ANSWERING)):
         if name:
@@ -139,7 +140,7 @@ def failure() -> str | None:
 
 
 def wait_ready(url: str, process: subprocess.Popen[bytes]) -> None:
-    """Returns when `/readyz` says yes, and tells of each deployment that is ready.
+    """Returns when `/readyz` says yes, and prints each deployment that is ready.
 
     Raises `CannotStart` when that cannot come or takes too long.
     """

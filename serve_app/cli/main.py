@@ -98,7 +98,7 @@ def serve(
         bool, typer.Option(envvar="CAPTION_SERVE_VERBOSE", help="Ray's and Serve's log to the terminal")
     ] = False,
 ) -> None:
-    """Serve the API and the web page on this machine, with a Ray cluster of its own, until Ctrl-C."""
+    """Serve the API and the web page on this machine, with its own Ray cluster, until Ctrl-C."""
     from serve_app.cli import launch  # brings Ray
 
     found = launch.launch(config or launch.CONFIG, model, matcher, answerer, port, sample or launch.SAMPLE, verbose)

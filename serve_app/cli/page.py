@@ -39,7 +39,7 @@ class LocalPageBackend:
 
 
 def serve_page(args: AppArgs, host: str, port: int, ready: Callable[[str], None]) -> None:
-    """Loads the model and serves the page until Ctrl-C; `ready` is told its address. Raises `ModelError`s."""
+    """Loads the model and serves the page until Ctrl-C; `ready` is called with its address. Raises `ModelError`s."""
     app = page_app(LocalPageBackend(*local_services(args)), PageArgs(root_path=""))
     ready(f"http://{host}:{port}")
     uvicorn.run(app, host=host, port=port, log_level="warning")

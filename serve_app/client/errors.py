@@ -49,7 +49,7 @@ _BY_STATUS = {
 
 
 def from_problem(problem: Problem, retry_after_s: float | None = None) -> errors.CaptionServeError:
-    """The error that the problem document tells of."""
+    """The error that the problem document describes."""
     kind = _CLASSES.get(problem.type.removeprefix("urn:caption-serve:")) or _BY_STATUS.get(problem.status)
     if kind is None:
         kind = errors.GenerationFailed if problem.status >= 500 else errors.InvalidRequest

@@ -148,7 +148,7 @@ class EventReader:
         self._data: list[str] = []
 
     def feed(self, line: str) -> Iterator[StepEvent | ResultEvent]:
-        """Yields the event that the line completes, if any. Raises the service's error that an event tells of."""
+        """Yields the event that the line completes, if any. Raises the service's error if the event is one."""
         if line:
             field, _, value = line.partition(":")
             value = value.removeprefix(" ")

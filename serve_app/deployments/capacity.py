@@ -50,7 +50,7 @@ class Capacity:
                 self._captioners = _serving(deployments[self._captioner])
                 self._ingresses = _serving(deployments[context.deployment])
             except Exception:
-                # A missing answer must not end the thread; the next one will tell.
+                # A missing answer must not end the thread; the next one will do.
                 logger.warning("the number of replicas is unknown for now", exc_info=True)
             self._closing.wait(REFRESH_S)
 

@@ -27,7 +27,7 @@ class Captioned:
 
 
 class CaptionClient:
-    """Sends images to `serve.get_app_handle("captions")`, so many at a time, and is patient with a full service.
+    """Sends images to `serve.get_app_handle("captions")`, so many at a time, and retries while the service is full.
 
     An error of the service (full, restarting, replicas lost) is retried after a pause, see `serve_app.retry.Retries`;
     a bad image or option is not.
@@ -40,9 +40,9 @@ class CaptionClient:
     def __init__(
         self, handle: DeploymentHandle[Any], *, concurrency: int = 16, max_retries: int = 20, background: bool = False
     ) -> None:
-        """`concurrency` is how many images are in progress at a time; what is above the service's room waits here.
+        """`concurrency` is how many images are in progress at a time; what exceeds the service's capacity waits here.
 
-        With `background` the service lets these images in as long as half of its room stays for others.
+        With `background` the service admits these images while half of its capacity stays free for others.
         """
         if concurrency < 1 or max_retries < 0:
             raise ValueError("concurrency must be at least 1 and max_retries at least 0")

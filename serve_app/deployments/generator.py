@@ -86,7 +86,7 @@ class HandleGenerator(ModelHandle):
     async def _streamed(
         self, handle: Any, pixels: Pixels, jobs: list[GenerateJob], deadline: Deadline, on_outcome: OnOutcome
     ) -> list[Outcome]:
-        """The outcomes, each told as it comes; when the replica is lost, the jobs that are missing are sent again."""
+        """The outcomes, each reported as it comes; if the replica is lost, the jobs that are missing are sent again."""
         found: dict[int, Outcome] = {}
         lost: Outcome = GenerationFailed("The replica returned too few texts.")
 

@@ -55,7 +55,7 @@ class AdmissionMetrics:
     def __init__(self) -> None:
         self._work = metrics.Gauge(f"{PREFIX}admitted_work", "rows of the requests in progress")
         self._capacity = metrics.Gauge(f"{PREFIX}admission_capacity", "rows that may be in progress")
-        self._shed = metrics.Counter(f"{PREFIX}requests_shed", "requests that were told to come back")
+        self._shed = metrics.Counter(f"{PREFIX}requests_shed", "requests rejected with a time to retry after")
         self._told = 0
 
     def update(self, work: int, capacity: float, shed: int) -> None:

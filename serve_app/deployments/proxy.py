@@ -9,7 +9,7 @@ from serve_app.http.middleware.request_id import HEADER, SANE
 
 
 class RequestIdGuard:
-    """Drops an `x-request-id` that no log can show: Serve decodes it as UTF-8 and answers 500 where that fails."""
+    """Drops an `x-request-id` that no log can show: Serve decodes it as UTF-8 and answers 500 if that fails."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read once, when the hub's library is imported below
 
+from serve_app.engine import blip
 from serve_app.engine.answering import AnswerEngine
 from serve_app.engine.async_engine import AsyncEngine
 from serve_app.engine.counters import Counters
@@ -14,9 +14,6 @@ from serve_app.engine.loading import Loaded, LoadedModel, image_size, load, load
 from serve_app.engine.matching import MatchEngine
 from serve_app.engine.reference import ReferenceGenerator
 from serve_app.types import EngineLimits, EngineName
-
-if TYPE_CHECKING:
-    from transformers import BlipForImageTextRetrieval, BlipForQuestionAnswering
 
 __all__ = [
     "AnswerEngine",
@@ -42,11 +39,11 @@ def start(
     return ReferenceGenerator(loaded) if engine == "reference" else AsyncEngine(loaded, limits)
 
 
-def start_matcher(loaded: LoadedModel[BlipForImageTextRetrieval], limits: EngineLimits | None = None) -> MatchEngine:
+def start_matcher(loaded: LoadedModel[blip.Retriever], limits: EngineLimits | None = None) -> MatchEngine:
     """Starts matching on a loaded model, which it takes over."""
     return MatchEngine(loaded, (limits or EngineLimits()).max_image_cache_bytes)
 
 
-def start_answerer(loaded: LoadedModel[BlipForQuestionAnswering], limits: EngineLimits | None = None) -> AnswerEngine:
+def start_answerer(loaded: LoadedModel[blip.Answerer], limits: EngineLimits | None = None) -> AnswerEngine:
     """Starts answering on a loaded model, which it takes over."""
     return AnswerEngine(loaded, (limits or EngineLimits()).max_image_cache_bytes)

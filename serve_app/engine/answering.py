@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from transformers import BlipForQuestionAnswering
 
+from serve_app.engine import blip
 from serve_app.engine.batcher import Batcher
 from serve_app.engine.image_states import ImageStates, encoder_of
 from serve_app.engine.loading import LoadedModel
@@ -30,7 +30,7 @@ class _Job:
 class AnswerEngine:
     """Answers questions greedily; questions of all requests run in batches, and an image is encoded once."""
 
-    def __init__(self, loaded: LoadedModel[BlipForQuestionAnswering], max_image_cache_bytes: int) -> None:
+    def __init__(self, loaded: LoadedModel[blip.Answerer], max_image_cache_bytes: int) -> None:
         self._info = loaded.info
         self._model: Any = loaded.model
         self._tokenizer: Any = loaded.tokenizer
@@ -73,10 +73,10 @@ class AnswerEngine:
             input_ids=ids.to(device), attention_mask=hidden[:, None, None], encoder_hidden_states=images
         ).last_hidden_state  # [jobs, longest, width]
         found = self._model.text_decoder.generate(
-            input_ids=torch.full((len(jobs), 1), config.bos_token_id, device=device),
+            input_ids=torch.full((len(jobs), 1), blip.start_token(self._model.config), device=device),
             encoder_hidden_states=questions,
             encoder_attention_mask=known,
-            eos_token_id=config.sep_token_id,
+            eos_token_id=blip.end_token(self._model.config),
             pad_token_id=config.pad_token_id,
             max_new_tokens=MAX_ANSWER_TOKENS,
             num_beams=1,
@@ -94,7 +94,7 @@ class AnswerEngine:
 
 
 def heed_masks(text_model: Any) -> None:
-    """Makes the cross-attention of a `BlipTextModel` heed `encoder_attention_mask`.
+    """Makes the cross-attention of a `BlipTextModel` respect `encoder_attention_mask`.
 
     transformers 5.23 hands that mask on as `attention_mask`, which its cross-attention replaces by nothing, so that
     padding of the encoder's states is attended to. Calls without a mask are as before.

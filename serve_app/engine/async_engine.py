@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
-from typing import Any
 
 from serve_app.deadline import Deadline
 from serve_app.engine.counters import Counters
@@ -32,8 +31,7 @@ class AsyncEngine:
         """Takes the model over. Raises `ModelError`s."""
         self._info = loaded.info
         self._engine = Engine(loaded, limits or EngineLimits())
-        text: Any = loaded.model.config.text_config
-        self._codec = PromptCodec(loaded.tokenizer, text.bos_token_id, text.sep_token_id)
+        self._codec = PromptCodec.of(loaded)
         self._defaults = loaded.model.text_decoder.generation_config
         if ignored := unsupported(loaded.model.generation_config):
             logger.warning("The checkpoint %s asks for %s, which the engine has not.", loaded.info.name, ignored)

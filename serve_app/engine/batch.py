@@ -146,7 +146,7 @@ class Batch:
         return next(seat for seat in reversed(self.seats) if seat in block.seats)
 
     def shape(self) -> Shape:
-        """Shape of the next step. Grows the tree where that is needed; raises what `Tree.ensure` raises."""
+        """Shape of the next step. Grows the tree if needed; raises what `Tree.ensure` raises."""
         top = max((self._top(block) for block in self.used), default=0) + self.rows
         self.tree.ensure(top)
         extent = min(-(-top // _ROUND) * _ROUND, self.tree.nodes)

@@ -31,7 +31,7 @@ class _Waiting(Generic[Job]):
 
 
 class Batcher(Generic[Job, Result]):
-    """Runs batches in a thread of its own.
+    """Runs batches in its own thread.
 
     When a batch fails its jobs run again one by one, so that each gets its own error. When the device is lost, which
     no later batch can mend, the thread ends.

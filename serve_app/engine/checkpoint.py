@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import struct
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,24 +16,11 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
+from serve_app.engine.blip import CAPTIONING, MODEL_TYPE, ModelKind
 from serve_app.errors import ModelIncomplete, ModelNotFound, ModelUnreachable, ModelUnsupported
 
 DEMO_MODEL = "demo"
-DEMO_DIRECTORY = Path(__file__).parent.parent / "models" / "demo"
-
-
-@dataclass(frozen=True, slots=True)
-class ModelKind:
-    """What a checkpoint is for. `demo` is the directory of the embedded model, `name` completes "a BLIP … model"."""
-
-    name: str
-    architecture: str
-    demo: Path
-
-
-CAPTIONING = ModelKind("captioning", "BlipForConditionalGeneration", DEMO_DIRECTORY)
-MATCHING = ModelKind("matching", "BlipForImageTextRetrieval", DEMO_DIRECTORY.with_name("demo-matcher"))
-ANSWERING = ModelKind("question answering", "BlipForQuestionAnswering", DEMO_DIRECTORY.with_name("demo-answerer"))
+DEMO_DIRECTORY = CAPTIONING.demo
 
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
 _WANTED_FILES = ("*.json", "*.txt", "*.safetensors")
@@ -94,7 +80,7 @@ def check(directory: Path, model: str, task: ModelKind = CAPTIONING) -> None:
     """Raises unless `directory` holds a whole BLIP checkpoint for the task in safetensors."""
     config = read_json(directory / "config.json", model)
     architectures = config.get("architectures") or [task.architecture]
-    if config.get("model_type") != "blip" or task.architecture not in architectures:
+    if config.get("model_type") != MODEL_TYPE or task.architecture not in architectures:
         found = architectures[0] if config.get("architectures") else f"model type {config.get('model_type')!r}"
         raise ModelUnsupported(
             f"The checkpoint {model!r} is {found}; a BLIP {task.name} model ({task.architecture}) is needed."

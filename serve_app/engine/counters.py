@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 @dataclass(slots=True)
 class Counters:
-    """Plain numbers since the start, except where they say "now". Times in seconds, sizes in bytes."""
+    """Plain numbers since the start, unless they say "now". Times in seconds, sizes in bytes."""
 
     steps: int = 0
     tokens: int = 0

@@ -11,7 +11,8 @@ import torch
 from torch import nn
 from transformers.models.blip.modeling_blip_text import BlipTextLMHeadModel
 
-from serve_app.engine.kernels import Kernels, Looks, kernels_of
+from serve_app.engine.kernels import Kernels, Looks
+from serve_app.engine.kernels.torch_kernels import TorchKernels
 from serve_app.engine.linear import Linear, build
 from serve_app.engine.precision import Precision, cast
 from serve_app.errors import ModelUnsupported
@@ -48,7 +49,7 @@ class Decoder:
         self.vocabulary: int = config.vocab_size
         self.dtype, self.cache_dtype, self._attention = precision.dtype, precision.cache_dtype, precision.attention
         self.device: torch.device = head.decoder.weight.device
-        self.kernels = kernels or kernels_of(self.device, self.heads, self.head_size, self.dtype, self.cache_dtype)
+        self.kernels = kernels or TorchKernels()
         self._embeddings: Any = bert.embeddings
         # Attention's scale lies in the query weights: one product fewer in every layer.
         scale = 1 / math.sqrt(self.head_size)

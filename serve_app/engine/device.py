@@ -45,7 +45,7 @@ class Device(Protocol):
         ...
 
     def capture(self, run: Callable[[], None]) -> Callable[[], None]:
-        """Runs `run`, and returns what runs it again: `run` itself where a capture fails. Raises what `run` raises."""
+        """Runs `run`, and returns what runs it again: `run` itself if a capture fails. Raises what `run` raises."""
         ...
 
     def drop(self) -> None:
@@ -110,7 +110,7 @@ class _Copy:
 
 
 class Cuda:
-    """One NVIDIA GPU, with a stream of its own on which everything runs."""
+    """One NVIDIA GPU, with its own stream, on which everything runs."""
 
     captures = True
     ahead = 1

@@ -17,7 +17,7 @@ Invariants, asserted by `check_integrity`:
        group refers to it. (`ImageCache`)
     2  A row belongs to one group at most, and a block in use has at least one group. (`Batch`)
     3  A node may be overwritten when no row sees it; no row sees a node behind its block's `top`. (`Batch`)
-    4  A group that is finished, failed or dropped is told once, and holds neither rows nor a reference.
+    4  A group that is finished, failed or dropped reports once, and holds neither rows nor a reference.
 """
 
 from __future__ import annotations
@@ -30,6 +30,7 @@ from typing import Any
 
 import torch
 
+from serve_app.engine import blip
 from serve_app.engine.batch import Batch, Launched, Seat
 from serve_app.engine.counters import Counters
 from serve_app.engine.decoder import Decoder
@@ -37,6 +38,7 @@ from serve_app.engine.device import Device, Reading, device_of
 from serve_app.engine.encoder import ImageEncoder
 from serve_app.engine.image_cache import ImageCache
 from serve_app.engine.kernels import Kernels
+from serve_app.engine.kernels.choosing import kernels_of
 from serve_app.engine.kernels.torch_kernels import TorchKernels
 from serve_app.engine.linear import ROW_MULTIPLE
 from serve_app.engine.loading import Loaded
@@ -68,11 +70,11 @@ class Engine:
         precision, model = loaded.precision, loaded.model
         config: Any = model.config
         self.device = device or device_of(torch.device(loaded.info.device))
+        place, text = self.device.place, config.text_config
+        heads, head_size = text.num_attention_heads, text.hidden_size // text.num_attention_heads
+        kernels = kernels or kernels_of(place, heads, head_size, precision.dtype, precision.cache_dtype)
         self.decoder = decoder = Decoder(model.text_decoder, precision, kernels)
-        place = self.device.place
-        patches = (loaded.info.image_height // config.vision_config.patch_size) * (
-            loaded.info.image_width // config.vision_config.patch_size
-        ) + 1
+        patches = blip.patches(config, loaded.info.image_height, loaded.info.image_width)
         image = (decoder.heads, patches, decoder.head_size)
         self.images = ImageCache(decoder.layers, image, limits.max_image_cache_bytes, decoder.cache_dtype, place)
         normalize = Normalizer(loaded.mean, loaded.std, loaded.info, self.device)
@@ -89,7 +91,7 @@ class Engine:
         state = RowState(blocks, rows, loaded.info.max_positions, decoder.vocabulary, self.device)
         self.batch = Batch(state, tree, self.device)
         self._counters = Counters(max_rows=blocks * rows)
-        self._end_token: int = config.text_config.sep_token_id
+        self._end_token = blip.end_token(config)
         self._stepper = self._new_stepper()
         self._unread: deque[tuple[Launched, Reading]] = deque()
         self._finishing: deque[tuple[Group, Reading]] = deque()
@@ -249,7 +251,7 @@ class Engine:
             shape = self.batch.shape()
         except (torch.OutOfMemoryError, GenerationFailed) as error:
             if self._unread:
-                self._read()  # it may tell that fewer nodes are in use
+                self._read()  # it may report that fewer nodes are in use
             else:
                 self._fail_largest(self._named(error))
             return

@@ -37,7 +37,7 @@ class ImageCache:
         heads, self.patches, size = image_shape
         stored = self.patches
         if device.type == "cpu" and dtype != torch.float32:
-            # oneDNN's half-precision products take up to twice as long where rows are not aligned.
+            # oneDNN's half-precision products take up to twice as long if rows are not aligned.
             unit = 64 if stored > 256 else 16
             stored = -(-stored // unit) * unit
         self.image_bytes = 2 * layers * heads * stored * size * dtype.itemsize

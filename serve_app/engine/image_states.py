@@ -32,7 +32,7 @@ class ImageStates:
         """Images encoded so far."""
 
     def __call__(self, images: Sequence[Pixels], alive: Callable[[], None]) -> dict[str, torch.Tensor]:
-        """The states of the images by digest; those not known are encoded together, `alive` is told between passes.
+        """The states of the images by digest; those not known are encoded together, `alive` is called between passes.
 
         Raises `WrongImageSize`.
         """

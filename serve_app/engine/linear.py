@@ -28,7 +28,7 @@ def build(
     weights, so that no second copy is held.
 
     On a CPU the weights are repacked for oneDNN, which reads them two to three times as fast as
-    `F.linear` at the few rows of a decode step. Raises `ModelUnsupported` for int8 where the CPU
+    `F.linear` at the few rows of a decode step. Raises `ModelUnsupported` for int8 if the CPU
     lacks its instructions.
     """
     parts = layers if isinstance(layers, list) else [layers]

@@ -11,36 +11,32 @@ import psutil
 import torch
 from transformers import (
     AutoTokenizer,
-    BlipForConditionalGeneration,
-    BlipForImageTextRetrieval,
-    BlipForQuestionAnswering,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.utils import logging as transformers_logging
 
-from serve_app.engine.checkpoint import ANSWERING, CAPTIONING, MATCHING, ModelKind, read_json, resolve
+from serve_app.engine import blip
+from serve_app.engine.blip import ANSWERING, CAPTIONING, MATCHING, ModelKind
+from serve_app.engine.checkpoint import read_json, resolve
 from serve_app.engine.precision import Precision
 from serve_app.errors import DeviceUnavailable, ModelError, ModelIncomplete, ModelUnsupported
 from serve_app.types import ModelInfo
 
 logger = logging.getLogger(__name__)
 
-CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-"""Channel means and deviations that BLIP's image processor has by default."""
-
 _HEADROOM = 1.5
 """Free memory asked for, as a multiple of the weights: they are read next to the model's own copy."""
 
 
-Blip = TypeVar("Blip", bound=PreTrainedModel)
+Model = TypeVar("Model", bound=PreTrainedModel)
 
 
 @dataclass(frozen=True)  # no slots: a frozen generic class with them cannot be made by its alias, such as `Loaded`
-class LoadedModel(Generic[Blip]):
+class LoadedModel(Generic[Model]):
     """A model ready to run. `mean` and `std` per channel, for pixels scaled to 0…1."""
 
-    model: Blip
+    model: Model
     tokenizer: PreTrainedTokenizerBase
     mean: tuple[float, ...]
     std: tuple[float, ...]
@@ -48,7 +44,7 @@ class LoadedModel(Generic[Blip]):
     precision: Precision
 
 
-Loaded = LoadedModel[BlipForConditionalGeneration]
+Loaded = LoadedModel[blip.Captioner]
 
 
 def load(model: str = "demo", *, revision: str | None = None, dtype: str = "auto", device: str = "auto") -> Loaded:
@@ -58,21 +54,21 @@ def load(model: str = "demo", *, revision: str | None = None, dtype: str = "auto
     `device`: "auto" (a GPU when there is one), "cpu", "cuda" or "cuda:N".
     Raises `ModelError`s, each with one sentence.
     """
-    return _load(BlipForConditionalGeneration, CAPTIONING, model, revision, dtype, device)
+    return _load(blip.Captioner, CAPTIONING, model, revision, dtype, device)
 
 
 def load_matcher(
     model: str = "demo", *, revision: str | None = None, dtype: str = "auto", device: str = "auto"
-) -> LoadedModel[BlipForImageTextRetrieval]:
+) -> LoadedModel[blip.Retriever]:
     """Loads a matcher as `load` loads a captioner; without int8 and fp8."""
-    return _load(BlipForImageTextRetrieval, MATCHING, model, revision, _without_8_bits(dtype), device)
+    return _load(blip.Retriever, MATCHING, model, revision, _without_8_bits(dtype), device)
 
 
 def load_answerer(
     model: str = "demo", *, revision: str | None = None, dtype: str = "auto", device: str = "auto"
-) -> LoadedModel[BlipForQuestionAnswering]:
+) -> LoadedModel[blip.Answerer]:
     """Loads a question answering model as `load` loads a captioner; without int8 and fp8."""
-    return _load(BlipForQuestionAnswering, ANSWERING, model, revision, _without_8_bits(dtype), device)
+    return _load(blip.Answerer, ANSWERING, model, revision, _without_8_bits(dtype), device)
 
 
 def _without_8_bits(dtype: str) -> str:
@@ -82,40 +78,40 @@ def _without_8_bits(dtype: str) -> str:
 
 
 def _load(
-    kind: type[Blip], task: ModelKind, model: str, revision: str | None, dtype: str, device: str
-) -> LoadedModel[Blip]:
+    kind: type[Model], task: ModelKind, model: str, revision: str | None, dtype: str, device: str
+) -> LoadedModel[Model]:
     target = _device(device)
     precision = Precision.of(dtype, target)
     directory = resolve(model, revision, task)
     _check_memory(directory, model, precision.dtype, target)
-    blip = _weights(kind, directory, model, precision.dtype)
+    network = _weights(kind, directory, model, precision.dtype)
     try:
-        torch.nn.Module.to(blip, target)
+        torch.nn.Module.to(network, target)
     except torch.OutOfMemoryError as error:
         raise ModelError(f"The model {model!r} does not fit into the free memory of {target}.") from error
-    torch.nn.Module.train(blip, False)
+    torch.nn.Module.train(network, False)
     tokenizer = _tokenizer(directory, model)
     image = _image_settings(directory, model)
-    config: Any = blip.config
-    height, width = _image_size(config.vision_config.image_size)
+    config: Any = network.config
+    height, width = blip.image_size(config.to_dict())
     info = ModelInfo(
         name=model,
         image_height=height,
         image_width=width,
-        max_positions=config.text_config.max_position_embeddings,
+        max_positions=blip.positions(config),
         dtype=precision.name,
         device=str(target),
     )
-    mean, std = tuple(image.get("image_mean", CLIP_MEAN)), tuple(image.get("image_std", CLIP_STD))
+    mean, std = tuple(image.get("image_mean", blip.IMAGE_MEAN)), tuple(image.get("image_std", blip.IMAGE_STD))
     logger.info("Loaded %s: %s on %s, images of %d×%d pixels.", model, info.dtype, info.device, height, width)
-    return LoadedModel(blip, tokenizer, mean, std, info, precision)
+    return LoadedModel(network, tokenizer, mean, std, info, precision)
 
 
 def image_size(model: str, revision: str | None = None) -> tuple[int, int]:
     """The (height, width) in pixels that a checkpoint takes, without loading it. Raises `ModelError`s."""
     config = read_json(resolve(model, revision) / "config.json", model)
     try:
-        return _image_size(config["vision_config"]["image_size"])
+        return blip.image_size(config)
     except (KeyError, TypeError, IndexError) as error:
         raise ModelIncomplete(
             f"The config.json of the checkpoint {model!r} does not say how large its images are."
@@ -150,7 +146,7 @@ def _check_memory(directory: Path, model: str, dtype: torch.dtype, device: torch
         )
 
 
-def _weights(kind: type[Blip], directory: Path, model: str, dtype: torch.dtype) -> Blip:
+def _weights(kind: type[Model], directory: Path, model: str, dtype: torch.dtype) -> Model:
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         loaded: Any = kind.from_pretrained(
@@ -164,11 +160,11 @@ def _weights(kind: type[Blip], directory: Path, model: str, dtype: torch.dtype) 
         raise ModelIncomplete(
             f"The checkpoint {model!r} does not fit its configuration: {_first_line(error)}"
         ) from error
-    blip: Blip
-    blip, report = loaded
+    network: Model
+    network, report = loaded
     if missing := sorted(report["missing_keys"]):
         raise ModelIncomplete(f"The checkpoint {model!r} lacks {len(missing)} tensors, {missing[0]} for one.")
-    return blip
+    return network
 
 
 def _tokenizer(directory: Path, model: str) -> PreTrainedTokenizerBase:
@@ -189,10 +185,6 @@ def _image_settings(directory: Path, model: str) -> dict[str, Any]:
             if "image_mean" in settings:
                 return dict(settings)
     return {}
-
-
-def _image_size(size: int | list[int] | tuple[int, int]) -> tuple[int, int]:
-    return (size, size) if isinstance(size, int) else (size[0], size[1])
 
 
 def _first_line(error: Exception) -> str:

@@ -12,8 +12,8 @@ from typing import Any
 
 import torch
 from torch.nn import functional as F
-from transformers import BlipForImageTextRetrieval
 
+from serve_app.engine import blip
 from serve_app.engine.batcher import Batcher
 from serve_app.engine.image_states import ImageStates, encoder_of
 from serve_app.engine.loading import LoadedModel
@@ -63,7 +63,7 @@ class _Pair:
 class MatchEngine:
     """The Matcher protocol and embeddings over one model; calls of all requests run in batches."""
 
-    def __init__(self, loaded: LoadedModel[BlipForImageTextRetrieval], max_image_cache_bytes: int) -> None:
+    def __init__(self, loaded: LoadedModel[blip.Retriever], max_image_cache_bytes: int) -> None:
         self._info = loaded.info
         self._model: Any = loaded.model
         self._tokenizer: Any = loaded.tokenizer

@@ -38,7 +38,7 @@ class SearchParameters:
 def fit(parameters: GenerationParameters, prompt_tokens: int, limit: int) -> dict[str, int]:
     """The length arguments that keep prompt and answer within `limit` positions.
 
-    Raises `PromptTooLong` when the prompt leaves no room for a token.
+    Raises `PromptTooLong` when the prompt leaves no position for a token.
     """
     if prompt_tokens >= limit:
         raise PromptTooLong(f"The prompt has {prompt_tokens} tokens and at most {limit - 1} leave room for an answer.")
@@ -74,7 +74,7 @@ _UNSUPPORTED = (
 
 
 def unsupported(defaults: GenerationConfig) -> str:
-    """Those of a checkpoint's own settings that the engine ignores, with their values; empty where there are none."""
+    """Those of a checkpoint's own settings that the engine ignores, with their values; empty if there are none."""
     given = defaults.to_diff_dict()
     return ", ".join(f"{name}={given[name]!r}" for name in _UNSUPPORTED if given.get(name) is not None)
 

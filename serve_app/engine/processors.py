@@ -58,7 +58,7 @@ class Needs:
         return found
 
     def padded(self, vocabulary: int, positions: int) -> Self:
-        """Needs that these are part of, of which there are few: each is a graph of its own on a GPU."""
+        """Needs that these are part of, of which there are few: each has its own graph on a GPU."""
         return replace(
             self,
             candidates=min(power_of_two(self.candidates, 64), vocabulary),

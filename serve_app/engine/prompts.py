@@ -6,15 +6,21 @@ from collections.abc import Sequence
 
 from transformers import PreTrainedTokenizerBase
 
+from serve_app.engine import blip
+from serve_app.engine.loading import Loaded
 from serve_app.types import Generated
 
 
 class PromptCodec:
     """BLIP's convention: the decoder's start token, then the prompt; what follows is the answer."""
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, start: int, end: int) -> None:
-        """`start` and `end`: the ids that begin and end a text."""
-        self._tokenizer, self._start, self._end = tokenizer, start, end
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, start: int) -> None:
+        """`start`: the id that begins a text."""
+        self._tokenizer, self._start = tokenizer, start
+
+    @classmethod
+    def of(cls, loaded: Loaded) -> PromptCodec:
+        return cls(loaded.tokenizer, blip.start_token(loaded.model.config))
 
     def encode(self, prompt: str) -> list[int]:
         """Ids of the start token and the prompt. What looks like a control token in the prompt is plain text."""

@@ -14,6 +14,7 @@ import torch
 from transformers import StoppingCriteria, StoppingCriteriaList
 
 from serve_app.deadline import Deadline
+from serve_app.engine import blip
 from serve_app.engine.loading import Loaded
 from serve_app.engine.parameters import fit, given, limit
 from serve_app.engine.pixels import Normalizer
@@ -35,10 +36,9 @@ class ReferenceGenerator:
         """Raises `ModelUnsupported` for int8 and fp8."""
         if (name := loaded.precision.name) in ("int8", "fp8"):
             raise ModelUnsupported(f"The reference engine has no {name}; use float32 or bfloat16.")
-        text: Any = loaded.model.config.text_config
         self._loaded = loaded
-        self._end: int = text.sep_token_id
-        self._codec = PromptCodec(loaded.tokenizer, text.bos_token_id, text.sep_token_id)
+        self._end = blip.end_token(loaded.model.config)
+        self._codec = PromptCodec.of(loaded)
         self._normalize = Normalizer(loaded.mean, loaded.std, loaded.info)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="generate")
 
@@ -106,8 +106,7 @@ class ReferenceGenerator:
             torch.manual_seed(job.seed)
             found: Any = model.generate(
                 pixel_values=pixel_values,
-                # BLIP's generate drops the last token, which its processor puts behind the prompt.
-                input_ids=torch.tensor([[*prompt, 0]], device=model.device),  # type: ignore[arg-type]
+                input_ids=torch.tensor([blip.generate_ids(prompt)], device=model.device),  # type: ignore[arg-type]
                 stopping_criteria=StoppingCriteriaList([interrupt]),
                 return_dict_in_generate=True,
                 output_scores=True,

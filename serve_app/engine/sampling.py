@@ -113,7 +113,7 @@ def _from_bits(bits: torch.Tensor) -> torch.Tensor:
 def _bits_make_exponentials() -> bool:
     """Whether this build of PyTorch makes exponentials from its random bits as `_from_bits` says.
 
-    Both are tried; where they differ the exponentials are drawn directly, four times slower.
+    Both are tried; if they differ, the exponentials are drawn directly, four times slower.
     """
     a, b = torch.Generator().manual_seed(1), torch.Generator().manual_seed(1)
     direct = torch.empty(1000).exponential_(generator=a)

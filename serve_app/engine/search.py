@@ -100,7 +100,7 @@ class Search:
         beam: torch.Tensor,
         noise: Noise,
     ) -> torch.Tensor:
-        """By what the candidates are ranked: their scores, or where a group samples p / e (see `sampling`)."""
+        """By what the candidates are ranked: their scores, or p / e if a group samples (see `sampling`)."""
         if not shape.needs.sample:
             return totals
         state = self._batch.state.view(shape.blocks)
@@ -115,7 +115,7 @@ class Search:
         return ranked.masked_fill_((state["running"] == -torch.inf)[..., None], -torch.inf)
 
     def _choose(self, totals: torch.Tensor, tokens: torch.Tensor, order: torch.Tensor) -> _Choice:
-        """Twice as many continuations as rows: enough where half of them end."""
+        """Twice as many continuations as rows: enough if half of them end."""
         rows, vocabulary = self._batch.rows, self._batch.state.vocabulary
         width = totals.shape[2]
         places = order.flatten(1).topk(min(2 * rows, rows * width)).indices
@@ -213,7 +213,7 @@ class Search:
 def _with_impossible(
     order: torch.Tensor, scores: torch.Tensor, tokens: torch.Tensor, vocabulary: int
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """The choice where fewer continuations than wanted have a probability above zero.
+    """The choice if fewer continuations than wanted have a probability above zero.
 
     transformers then takes whatever `topk` finds among all the zeros, and so does this. All [beams, candidates];
     returns scores and categories (beam × vocabulary + token), [2 * beams] each.

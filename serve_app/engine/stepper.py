@@ -26,11 +26,11 @@ class _Prompts:
     inside: torch.Tensor
     """Whether the row's group is in its prompt still."""
     together: torch.Tensor
-    """Whether it is a group with beams: its rows feed the prompt together, a token each in every step."""
+    """Whether it is a group with beams: its rows feed the prompt together, one token each per step."""
     positions: torch.Tensor
     """Place in the prompt of the token that the row takes."""
     fed: torch.Tensor
-    """Whether that token is still part of the prompt but for its last one, which the first real step takes."""
+    """Whether that token is part of the prompt except its last one, which the first real step takes."""
 
 
 class Stepper:
@@ -80,7 +80,7 @@ class Stepper:
         return self._batch.launched(), reading
 
     def feed(self, seat: Seat) -> None:
-        """Feeds a new group's whole prompt but for its last token at once, where steps have no fixed shape.
+        """Feeds a new group's whole prompt except its last token at once, if steps have no fixed shape.
 
         A step does the same, a few tokens at a time. Raises what `Tree.ensure` raises, and the decoder; the group's
         state has not changed then.
@@ -157,7 +157,7 @@ class Stepper:
 
     @torch.inference_mode()
     def _run(self, shape: Shape, pictures: list[int] | None) -> None:
-        """The step itself. `pictures` are the rows' image slots where the host may tell them, as on a CPU."""
+        """The step itself. `pictures` are the rows' image slots if the host may know them, as on a CPU."""
         if self._steps is not None and self._steps.covers(shape):
             self._run_fused(shape, self._steps)
             return

@@ -60,7 +60,7 @@ class Machine(Protocol[SomeJob_contra]):
 
 
 class Worker(Generic[SomeJob]):
-    """Runs a machine in a thread of its own, until it is closed or the device is lost."""
+    """Runs a machine in its own thread, until it is closed or the device is lost."""
 
     def __init__(self, machine: Machine[SomeJob], name: str) -> None:
         """`name` of the thread. Raises what the machine's `warm_up` raises."""
@@ -105,7 +105,7 @@ class Worker(Generic[SomeJob]):
         return self._inbox.qsize()
 
     def alive(self) -> None:
-        """For the machine: tells that a long step goes on."""
+        """For the machine: reports that a long step is still running."""
         self._busy_since = time.monotonic()
 
     def check_alive(self) -> None:

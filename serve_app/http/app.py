@@ -75,7 +75,7 @@ def create_app(
 
 
 async def _refuse(request: Request, error: CaptionServeError) -> Response:
-    """The answer of a request that no route sees, in the words of its door."""
+    """Renders a rejection that happens before routing, in the error format of the endpoint that was called."""
     if openai.is_chat(request):
         return await openai.refuse(request, error)
     return await problems.on_error(request, error)

@@ -25,7 +25,7 @@ from serve_app.service.captions import CaptionService
 CONCURRENCY = 8
 """Images of one batch that are in progress at once."""
 LONGEST_PAUSE_S = 2.0
-"""Between two tries of an image for which there was no room."""
+"""Seconds between two tries of an image for which there was no capacity."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +47,7 @@ async def read_batch_request(request: Request, limits: Limits) -> tuple[list[Bat
         raise UnsupportedImage(f"The content type {kind[:80]!r} is not accepted; send multipart/form-data.")
     receive = bounded(request.receive, limits.max_batch_bytes + OVERHEAD_BYTES, limits.max_batch_bytes, "batch")
     limited = Request(request.scope, receive)
-    # One more than allowed, so that too many are told in our words.
+    # One more than allowed, so that too many are our error and not the form parser's.
     files = limits.max_batch_images + 1
     try:
         async with limited.form(max_files=files, max_fields=MAX_FIELDS, max_part_size=OVERHEAD_BYTES) as form:
@@ -71,7 +71,7 @@ async def read_batch_request(request: Request, limits: Limits) -> tuple[list[Bat
 async def batch_lines(
     service: CaptionService, parts: Sequence[BatchImage], options: dict[str, Any], request_id: str
 ) -> AsyncGenerator[BatchLine, None]:
-    """A line for each image as it is done; what goes wrong with one is its line. Closing ends the work."""
+    """Yields a line for each image as it is done; an image's error is its line. Closing ends the work."""
     room = asyncio.Semaphore(CONCURRENCY)
 
     async def line(part: BatchImage) -> BatchLine:
@@ -94,7 +94,7 @@ async def batch_lines(
 
 
 async def _captioned(service: CaptionService, data: bytes, options: dict[str, Any], name: str) -> CaptionBody:
-    """Asks again while there is no room, for as long as the image's time lasts."""
+    """Retries while there is no capacity, until the image's deadline."""
     deadline = Deadline.after(parse_options(options, service.limits).timeout_s)
     retries = Retries(math.inf, deadline, longest_pause_s=LONGEST_PAUSE_S, kinds=TryLater)
     return await retried(lambda: service.caption(data, options, name), retries)

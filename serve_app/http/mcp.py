@@ -1,4 +1,4 @@
-"""The Model Context Protocol door: tools for LLM agents, over streamable HTTP at `/mcp`."""
+"""The Model Context Protocol endpoint: tools for LLM agents, over streamable HTTP at `/mcp`."""
 
 from __future__ import annotations
 
@@ -111,7 +111,7 @@ def _own(request: Request) -> str:
 
 
 def _server(app: FastAPI) -> MCPServer:
-    # Each request would be told of in several lines.
+    # Else each request is logged in several lines.
     logging.getLogger("mcp").setLevel(logging.WARNING)
     server = MCPServer("caption-serve", log_level="WARNING", version=serve_app.__version__, instructions=INSTRUCTIONS)
     reads = ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=False)

@@ -67,7 +67,7 @@ def _body(status: int, slug: str, detail: str, request_id: str) -> Problem:
 
 
 def body_of(error: errors.CaptionServeError, request_id: str, limits: Limits) -> Problem:
-    """The problem document of an error that is told inside an answer."""
+    """The problem document of an error inside a response, such as a line of a batch."""
     status = limits.overload_status if isinstance(error, errors.Overloaded) else error.status
     return _body(status, error.slug, error.message, request_id)
 

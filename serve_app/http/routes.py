@@ -32,7 +32,7 @@ def properties_of(options: type[BaseModel], image: dict[str, Any]) -> dict[str, 
 
 
 def fields_of(options: type[BaseModel], image: dict[str, Any]) -> dict[str, Any]:
-    """The same as fields of a form, where nothing can be null."""
+    """The same as fields of a form, in which nothing can be null."""
     schema = properties_of(options, image)
     for name, given in schema["properties"].items():
         if kinds := [kind for kind in given.get("anyOf", ()) if kind != {"type": "null"}]:

@@ -28,7 +28,7 @@ def distinct(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 def begun(candidates: Sequence[Candidate], scores: Scores) -> Composition | None:
     """A composition that begins with the best of the candidates, without its statements that have too little support;
-    with all of them where all have. None where there is no candidate.
+    with all of them if all have. None if there is no candidate.
 
     The statements of the candidates have to be learned."""
     failing = {candidate.reading: _failing(candidate, scores) for candidate in candidates}

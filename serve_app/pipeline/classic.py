@@ -64,7 +64,7 @@ async def classic(context: Context) -> Draft:
 def _draft(
     context: Context, pieces: Pieces, caption: str, variants: tuple[Variant, ...], rounds: tuple[Round, ...] = ()
 ) -> Draft:
-    """The caption as sentences where that is asked for, within the length that was asked for."""
+    """The caption as sentences if that is asked for, within the length that was asked for."""
     if context.options.tidy:
         caption, pieces = tidied(caption), tuple((denoise(text), source) for text, source in pieces)
     clauses = placed(caption, pieces)

@@ -52,7 +52,7 @@ class Composition:
         self.hidden: set[int] = set()
         """Tokens of the first text that are left out by themselves, such as a number that is contested."""
         self.counted: dict[int, Word] = {}
-        """How many there are of a thing, where another text says so."""
+        """How many there are of a thing, if another text says so."""
         self.renamed: dict[int, Words] = {}
         """Better names of things."""
         self.described: dict[int, list[Words]] = {}

@@ -43,7 +43,7 @@ def stream_seed(seed: int, digest: str, step: str, index: int) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A cleaned text with the log-probability of its sequence a token."""
+    """A cleaned text and the mean log-probability per token of its sequence."""
 
     text: str
     log_probability: float | None
@@ -101,11 +101,11 @@ class Context:
         return self._deadline.left_s
 
     def scores(self) -> Scores:
-        """The request's scores, by the matcher where there is one."""
+        """The request's scores, by the matcher if there is one."""
         return Scores(self._matcher, self._pixels, self._deadline, self._support)
 
     async def variants(self, step: str, prompts: Sequence[str], parameters: GenerationParameters) -> list[str]:
-        """Cleaned texts of all prompts, empty where one failed; raises the cause when every one did.
+        """Cleaned texts of all prompts, empty if one failed; raises the cause when every one did.
 
         Tells of each variant as it ends.
         """
@@ -119,7 +119,7 @@ class Context:
         parameters: GenerationParameters,
         openings: tuple[str, ...] = OPENINGS,
     ) -> list[list[Text]]:
-        """Like `variants`, with all sequences that each prompt returned, best first; none where one failed.
+        """Like `variants`, with all sequences that each prompt returned, best first; none if one failed.
 
         `openings` are dropped from the beginning of each text besides the prompts."""
 

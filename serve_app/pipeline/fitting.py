@@ -19,7 +19,7 @@ from serve_app.types import Pixels, Source
 AT_A_TIME = 16
 """Of so many units that can be left out one goes at a time."""
 MAX_TRIES = 32
-"""Statements that are tried in the room that is left."""
+"""Statements that are tried in the space that is left."""
 
 
 class Fitting:
@@ -99,7 +99,7 @@ class Fitting:
             self.caption.dropped |= leaving
 
     def _holding(self) -> set[int]:
-        """The statements of which one has to stay: things, or where none is a subject any."""
+        """The statements of which one has to stay: things, or any if none is a subject."""
         kinds = {"thing"} if any(clause.subjects for clause in self.caption.reading.clauses) else {"piece", "whole"}
         statements = enumerate(self.caption.reading.statements)
         return {number for number, each in statements if each.kind in kinds} - self.caption.dropped
@@ -117,7 +117,7 @@ def _worth(words: Sequence[Word]) -> float:
 
 
 class _Unweighed(Scores):
-    """Scores where nothing was weighed: what stands later in the text counts for less."""
+    """Scores if nothing was weighed: what stands later in the text counts for less."""
 
     def __init__(self, reading: Reading) -> None:
         super().__init__(None, Pixels("", 0, 0, b""), NEVER, Support.of())

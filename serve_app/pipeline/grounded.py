@@ -76,7 +76,7 @@ async def grounded(context: Context) -> Draft:
 
 @dataclass(frozen=True, slots=True)
 class _State:
-    """The caption so far; `composition` is None where no variant said anything."""
+    """The caption so far; `composition` is None if no variant said anything."""
 
     composition: Composition | None
     text: str = ""
@@ -189,7 +189,7 @@ def _shown(state: _State) -> str:
 async def _grow(
     context: Context, state: _State, texts: Sequence[str], sources: Sequence[Source], scores: Scores
 ) -> _State:
-    """The state with those statements of the texts that pass the gate; its text is the same where none does."""
+    """The state with those statements of the texts that pass the gate; its text is the same if none does."""
     assert state.composition is not None
     found = []
     for text, source in zip(texts, sources, strict=False):
@@ -206,7 +206,7 @@ async def _grow(
 
 
 async def _polished(context: Context, state: _State, scores: Scores) -> _State:
-    """The state with its text rewritten, where that passes the gate that its statements passed; else as it is."""
+    """The state with its text rewritten if that passes the gate that its statements passed, else unchanged."""
     assert context.polisher is not None
     assert state.composition is not None
     try:
@@ -228,7 +228,7 @@ async def _polished(context: Context, state: _State, scores: Scores) -> _State:
 
 
 def _fault(state: _State, reading: Reading, scores: Scores) -> str:
-    """What is wrong with a rewritten text; empty where nothing is."""
+    """What is wrong with a rewritten text; empty if nothing is."""
     assert state.composition is not None
     if not state.composition.names <= reading.content:
         return "left something out"

@@ -76,8 +76,8 @@ class Joining:
         self.caption.said |= statement.claims
 
     def _may_describe(self, other: Candidate, theirs: int, ours: int) -> bool:
-        """Whether what describes a thing in its text describes the caption's, too: not where the text has two of that
-        name, and not a table where it speaks of furniture."""
+        """Whether what describes a thing in its text describes the caption's, too: not if the text has two of that
+        name, and not a table if it speaks of furniture."""
         first, second = other.reading.things[theirs], self.caption.reading.things[ours]
         several = [each.head for each in other.reading.things].count(first.head) > 1
         if several or second.head in WHERE or first.plural != second.plural:
@@ -85,7 +85,7 @@ class Joining:
         return first.head == second.head or comparing.is_of_a_top_kind(second.head)
 
     def _tell(self, other: Candidate, number: int, pairing: dict[int, int]) -> None:
-        """Lets a piece join: in the first sentence where it is said of what that is about, else in one of its own."""
+        """Lets a piece join: in the first sentence if it is said of its subject, else in a sentence of its own."""
         reading = other.reading
         statement = reading.statements[number]
         assert statement.piece is not None

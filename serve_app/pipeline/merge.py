@@ -24,7 +24,7 @@ def candidates(texts: Sequence[str]) -> list[str]:
 
 
 def longest(texts: Sequence[str]) -> str:
-    """The longest text by characters, the first of equals; empty where there is none."""
+    """The longest text by characters, the first of equals; empty if there is none."""
     return max(texts, key=len, default="")
 
 
@@ -35,7 +35,7 @@ def gathered_words(texts: Sequence[str]) -> list[str]:
 
 
 def gathered_prefix(texts: Sequence[str]) -> str:
-    """`The image shows w1, …, w15. `, or nothing where the texts have too few words for it."""
+    """`The image shows w1, …, w15. `, or nothing if the texts have too few words for it."""
     words = gathered_words(texts)
     if len(words) <= MIN_GATHERED_WORDS:
         return ""

@@ -61,7 +61,7 @@ class Placing:
         return self.to_fact(subject, insert)
 
     def _to_end(self, clause: Clause, pieces: Sequence[Piece], subject: int, insert: Insert) -> bool:
-        """What the subject has or does goes to the end where nothing of the kind stands there: ", holding a cup"."""
+        """What the subject has or does goes to the end if nothing of the kind stands there: ", holding a cup"."""
         has = any("with" in self.caption.reading.said_of(each.span) for each in pieces)
         if insert.piece.kind == "verb" and not pieces:
             self.caption.appended.append(insert.words)
@@ -76,7 +76,7 @@ class Placing:
         return True
 
     def _to_place(self, pieces: Sequence[Piece], subject: int, insert: Insert) -> bool:
-        """A place goes to the end of the first sentence where it can't be taken for a place of what stands there."""
+        """A place goes to the end of the first sentence if it can't be taken for a place of what stands there."""
         reading = self.caption.reading
         used = {_preposition(reading.said_of(each.span)) for each in pieces}
         used |= {_preposition([word.text for word in words]) for words in self.caption.appended}
@@ -147,7 +147,7 @@ class Placing:
         return True
 
     def _fact(self, number: int, insert: Insert) -> Fact | None:
-        """What is said of a thing behind "is", "has", or a verb of its own; None where the verb does not agree."""
+        """What is said of a thing behind "is", "has", or a verb of its own; None if the verb does not agree."""
         words, first = insert.words, insert.first
         if insert.piece.kind == "with" and first == "with":
             return Fact("have", words[1:])

@@ -83,7 +83,7 @@ class Rendering:
                 yield [*subject, *map(Word, verb), *listed(said)]
 
     def clause(self, clause: Clause, first: bool) -> list[Word]:
-        """The words of a clause; none where nothing of it stays, or only the name of what was spoken of."""
+        """The words of a clause; none if nothing of it stays, or only the name of what was spoken of."""
         reading = self.caption.reading
         pieces = [number for number in clause.pieces if self.caption.piece_kept(number)]
         subjects = [number for number in clause.subjects if self.caption.subject_kept(number)]
@@ -106,7 +106,7 @@ class Rendering:
         return thing.pronoun or self.caption.reading.words[thing.span[0]] == "the"
 
     def subjects(self, clause: Clause, kept: Sequence[int]) -> list[Word]:
-        """The subjects that stay, as a list; with the words between them where those are no commas and "and"."""
+        """The subjects that stay, as a list; with the words between them if those are not commas and "and"."""
         reading = self.caption.reading
         said = [self.wording.thing(self.caption.base, number, subject=number == kept[0]) for number in kept]
         spans = [reading.things[number].span for number in kept]

@@ -26,7 +26,7 @@ PROBE_TIMEOUT_S = 60.0
 
 
 class CaptionPipeline:
-    """Captions images with a Generator and, where there is one, a Matcher; holds no state of a request."""
+    """Captions images with a Generator and, if there is one, a Matcher; holds no state of a request."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class CaptionPipeline:
         return await self._generator.info()
 
     async def caption(self, pixels: Pixels, options: CaptionOptions, on_step: OnStep | None = None) -> CaptionResult:
-        """Runs the strategy that `options` names, and tells `on_step` of each step as it is done.
+        """Runs the strategy that `options` names, and calls `on_step` with each step as it is done.
 
         Raises `PromptTooLong` when no prompt fits, `DeadlineExceeded` and other `ServiceError`s when there is no text
         at all.

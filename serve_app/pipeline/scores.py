@@ -21,7 +21,7 @@ PATIENCE_S = 15.0
 MAX_TEXTS = 96
 """Most texts of one matcher call."""
 UNLIKELY = -1.0
-"""Log-probability a token of what no text says; lower ones count as this."""
+"""Mean log-probability per token that stands for what no text says; lower ones count as this."""
 _LEAST = 0.02
 """Match scores nearer to 0 or 1 count as this near."""
 
@@ -50,7 +50,7 @@ class Support:
 
     @classmethod
     def of(cls, matcher: str | None = None, captioner: str | None = None) -> Support:
-        """Those of the models of these names; the defaults where none are known for one."""
+        """Those of the models of these names; the defaults if none are known for one."""
         known, default = _known(), _known()["default"]
         return cls(
             Weights(**known.get(matcher or "", default)["matched"]),
@@ -73,7 +73,7 @@ FEATURES = ("match", "named", "said", "likely")
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """A text that may give statements. `variant` counts from 1 and is 0 for extensions and rounds, which have no say in
-    agreement; `log_probability` is that of the sequence, a token."""
+    agreement; `log_probability` is the sequence's mean per token."""
 
     reading: Reading
     source: Source
@@ -86,7 +86,7 @@ class Candidate:
 
 
 def per_token(outcome: Generated, parameters: GenerationParameters) -> float | None:
-    """The sequence's log-probability a token.
+    """The sequence's mean log-probability per token.
 
     A beam score is the sum over the tokens divided by their number to the power of `length_penalty`.
     """
@@ -156,7 +156,7 @@ class Agreement:
 
 
 def support(weights: Weights, match: float | None, features: tuple[float, float, float]) -> float:
-    """The probability that a statement is true; `match` is its match score where there is one."""
+    """The probability that a statement is true; `match` is its match score if there is one."""
     odds = 0.0 if match is None else math.log(max(match, _LEAST) / max(1 - match, _LEAST))
     named, said, likely = features
     sum_ = weights.bias + weights.match * odds + weights.named * named + weights.said * said + weights.likely * likely

@@ -1,4 +1,4 @@
-"""Where texts contradict one another: what is better supported stays, or neither where there is no telling."""
+"""Where texts contradict one another: what is better supported stays, or neither if that cannot be decided."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ class Settling:
         self.wording = Wording(caption)
 
     def settle(self, others: Sequence[Candidate]) -> None:
-        """Where texts contradict one another, keeps what is better supported, or neither where there is no telling."""
+        """Where texts contradict one another, keeps what is better supported, or neither if that cannot be decided."""
         others = [other for other in others if other is not self.caption.base]
         for number, thing in enumerate(self.caption.reading.things):
             if thing.pronoun:
@@ -104,7 +104,7 @@ class Settling:
                 return
 
     def _number_group(self, number: int, rivals: Sequence[_Rival]) -> None:
-        """Says how many where the first text only says that there are several: "a group of" → "three"."""
+        """Says how many if the first text only says that there are several: "a group of" → "three"."""
         start, end = self.caption.reading.things[number].quantity
         given = self.caption.reading.words[start:end]
         if not (set(given) <= {"some", "several"} or (set(given) & {"group", "bunch"} and given[-1] == "of")):

@@ -86,7 +86,7 @@ class Wording:
         return words
 
     def thing(self, candidate: Candidate, number: int, subject: bool = False) -> list[Word]:
-        """A noun phrase with its own describing words and those that joined it; a bare one gets its article where it
+        """A noun phrase with its own describing words and those that joined it; a bare one gets its article if it
         is a `subject` or something that comes one by one."""
         thing = candidate.reading.things[number]
         quantity = self._quantity(candidate, number)

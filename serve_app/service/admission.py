@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from serve_app.errors import Overloaded
 
 WINDOW_S = 30.0
-"""Work that was finished within this time tells how fast the service is now."""
+"""Work that was finished within this time says how fast the service is now."""
 MIN_BUSY_S = 1.0
 """A busy period shorter than this says little; the rate of the one before is kept."""
 FOREGROUND_SHARE = 0.5
@@ -18,14 +18,14 @@ FOREGROUND_SHARE = 0.5
 MIN_RETRY_AFTER_S = 1.0
 MAX_RETRY_AFTER_S = 60.0
 UNKNOWN_RETRY_AFTER_S = 5.0
-"""What a caller is told as long as nothing has been finished yet."""
+"""The pause that a caller is given as long as nothing has been finished."""
 
 
 class Admission:
-    """Keeps the admitted work below `capacity` (rows, see `Captioner.work`), without a queue of its own.
+    """Keeps the admitted work below `capacity` (rows, see `Captioner.work`), without a queue.
 
     A request that alone is larger than the capacity is let in when nothing else is there. Those who are
-    sent away are told different times, one after the other at the rate at which the service finishes
+    rejected are given different pauses, one after the other at the rate at which the service finishes
     work, so that they don't all return at once. Not thread-safe: for one event loop.
     """
 
@@ -41,10 +41,10 @@ class Admission:
         self.admitted = 0
         """Work that is being done now."""
         self.shed = 0
-        """Requests that were sent away since the start."""
+        """Requests rejected since the start."""
 
     def check(self) -> None:
-        """Raises `Overloaded` when there is no room at all, before anybody reads the request."""
+        """Raises `Overloaded` if there is no capacity at all, before anybody reads the request."""
         if self.admitted and self.admitted >= self._capacity():
             raise self._refusal(self._usual_work)
 

@@ -55,7 +55,7 @@ def _clause_body(clause: Clause, model: str) -> ClauseBody:
 
 
 def step_event(step: Step, request_id: str, options: CaptionOptions) -> StepEvent:
-    """The event that tells of a step."""
+    """The event that reports a step."""
     match step:
         case Started():
             return StartEvent(

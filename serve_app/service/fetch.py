@@ -42,7 +42,7 @@ async def resolve(host: str, port: int) -> list[str]:
 
 
 class Fetcher:
-    """Fetches images for every door by the same rules."""
+    """Fetches images for every interface by the same rules."""
 
     def __init__(self, resolver: Resolver = resolve, ssl_context: ssl.SSLContext | None = None) -> None:
         self._resolver = resolver

@@ -105,7 +105,7 @@ def _from_array(array: np.ndarray) -> Image.Image:
 
 
 def _sized(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """RGB at `size` (width, height), upright, 8 bits a channel, on white where it is transparent.
+    """RGB at `size` (width, height), upright, 8 bits a channel, on white if it is transparent.
 
     The picture is shrunk before anything is done to all of its pixels, which bounds the memory: whole
     copies are made only of modes that cannot be resized as they are.

@@ -41,7 +41,7 @@ class KeyStore:
     def __init__(
         self, file: str | None, environment: str | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Raises `InvalidOption` where the file or the variable cannot be read."""
+        """Raises `InvalidOption` if the file or the variable cannot be read."""
         self._file = None if file is None else Path(file)
         self._clock = clock
         self.active = file is not None or environment is not None

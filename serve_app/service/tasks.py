@@ -38,7 +38,7 @@ Result = TypeVar("Result")
 
 
 class TaskService:
-    """BLIP's other tasks beside a caption service, each where its model is deployed.
+    """BLIP's other tasks beside a caption service, each if its model is deployed.
 
     Methods raise `NotDeployed`, other `RequestError`s and `ServiceError`s.
     """

@@ -95,7 +95,7 @@ def build(context: TabContext) -> Tab:
             state.fail(error)
         except OSError:
             state.fail("error_upload")
-        except Exception:  # a visitor is told in the page, whatever it was
+        except Exception:  # the page reports every error
             _log.exception("A request of the page failed")
             state.fail("error_page")
         yield show(View() if state.status == "running" else state, lang)  # still running: it was stopped

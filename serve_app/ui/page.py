@@ -27,7 +27,7 @@ TABS: tuple[tuple[str, Callable[[TabContext], Tab], str | None], ...] = (
 )
 """Title's key in the page's texts, what builds the tab, and the task that it needs."""
 MOST_WAITING = 500
-"""Requests in Gradio's queue; more are turned away."""
+"""Requests in Gradio's queue; more are rejected."""
 KEEP_FILES_S = 3600
 ICON = (
     """<link rel="icon" href="data:image/svg+xml,<svg xmlns='http://www.w3.org/2000/svg' viewBox='0 0 8 8'>"""
@@ -178,7 +178,7 @@ def mount(
 
 
 def page_app(backend: PageBackend, args: PageArgs) -> FastAPI:
-    """The page as its deployment serves it. Raises `InvalidOption` where the keys cannot be read."""
+    """The page as its deployment serves it. Raises `InvalidOption` if the keys cannot be read."""
     keys = KeyStore(args.api_keys_file, os.environ.get(KEYS_VARIABLE))
     check_key = (lambda key: keys.check(key) is not None) if keys.active else None
     return mount(build_page(backend), args.root_path, check_key)

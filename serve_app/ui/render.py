@@ -146,7 +146,7 @@ def _legend(body: Mapping[str, Any], language: str) -> str:
 
 
 def _told(name: str, body: Mapping[str, Any], language: str) -> str:
-    """A list of sentences, `degraded` or `notices`, under its heading; nothing where it is empty."""
+    """A list of sentences, `degraded` or `notices`, under its heading; nothing if it is empty."""
     if not body[name]:
         return ""
     entries = "".join(f"<li>{escape(entry)}</li>" for entry in body[name])

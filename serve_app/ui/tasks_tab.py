@@ -70,7 +70,7 @@ def _build(context: TabContext, name: str, lines: int, ask: Ask) -> Tab:
             return render.sentence(error_text(lang, error), lang)
         except OSError:
             return render.sentence(text(lang, "error_upload"), lang)
-        except Exception:  # a visitor is told in the page, whatever it was
+        except Exception:  # the page reports every error
             _log.exception("A request of the page failed")
             return render.sentence(text(lang, "error_page"), lang)
 
@@ -94,5 +94,5 @@ def _build(context: TabContext, name: str, lines: int, ask: Ask) -> Tab:
 
 
 def deployed(task: str) -> Callable[[str, Description], dict[str, Any]]:
-    """Shows a tab only where the service has the task."""
+    """Shows a tab only if the service has the task."""
     return lambda _, service: {"visible": task in service.tasks}

@@ -225,12 +225,12 @@ def has_text(key: str) -> bool:
 
 
 def text(language: str, key: str, **values: object) -> str:
-    """The words for `key`; in English where the language is unknown."""
+    """The words for `key`; in English if the language is unknown."""
     return TEXTS.get(language, _EN)[key].format(**values)
 
 
 def error_text(language: str, error: CaptionServeError) -> str:
-    """One sentence about an error; the service's own English one where there is no translation."""
+    """One sentence about an error; the service's own English one if there is no translation."""
     if language == "zh":
         return _ERRORS_ZH.get(type(error).__name__, error.message)
     return error.message

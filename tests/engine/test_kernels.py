@@ -18,10 +18,9 @@ from hypothesis.strategies import integers, sampled_from
 pytest.importorskip("triton")
 
 from bench.random_blip import middle_config, random_blip
-from serve_app.engine import kernels
 from serve_app.engine.engine import Engine
 from serve_app.engine.image_cache import ImageCache
-from serve_app.engine.kernels import Kernels, Looks
+from serve_app.engine.kernels import Kernels, Looks, choosing
 from serve_app.engine.kernels.check import check
 from serve_app.engine.kernels.torch_kernels import TorchKernels
 from serve_app.engine.kernels.triton_kernels import TritonKernels
@@ -182,10 +181,10 @@ def test_kernels_are_checked_at_start_and_replaced_when_they_are_wrong(
 
     monkeypatch.setattr(torch.cuda, "device", lambda _: contextlib.nullcontext())
     monkeypatch.setattr(checking, "check", lambda _, *sizes: check(CPU, *sizes))
-    assert isinstance(kernels.kernels_of(torch.device("cuda:0"), 3, 40, torch.float32, torch.float32), TritonKernels)
+    assert isinstance(choosing.kernels_of(torch.device("cuda:0"), 3, 40, torch.float32, torch.float32), TritonKernels)
     inner = checking.add_norm
     monkeypatch.setattr(checking, "add_norm", lambda *arguments: inner(*arguments) + 1)
-    assert isinstance(kernels.kernels_of(torch.device("cuda:0"), 3, 40, torch.float32, torch.float32), TorchKernels)
+    assert isinstance(choosing.kernels_of(torch.device("cuda:0"), 3, 40, torch.float32, torch.float32), TorchKernels)
     assert "off by 1" in caplog.text
 
 

@@ -24,7 +24,8 @@ from serve_app.engine import (
     start_matcher,
 )
 from serve_app.engine.batcher import Batcher
-from serve_app.engine.checkpoint import ANSWERING, CAPTIONING, MATCHING, resolve
+from serve_app.engine.blip import ANSWERING, CAPTIONING, MATCHING
+from serve_app.engine.checkpoint import resolve
 from serve_app.engine.pixels import Normalizer
 from serve_app.errors import (
     DeadlineExceeded,

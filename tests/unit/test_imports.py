@@ -6,6 +6,7 @@ import ast
 import graphlib
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -61,9 +62,7 @@ def imported(file: Path) -> set[str]:
             names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{file}: relative import"
-            names.add(node.module or "")
-            if node.module == "serve_app":
-                names.update(f"serve_app.{alias.name}" for alias in node.names)
+            names.update(f"{node.module}.{alias.name}" for alias in node.names)
     return names
 
 
@@ -85,6 +84,22 @@ def test_layers(file: Path) -> None:
 
 def test_layers_have_no_circle() -> None:
     graphlib.TopologicalSorter(MAY_IMPORT).prepare()
+
+
+@pytest.mark.parametrize("base", ["serve_app", "lab", "bench"])
+def test_modules_have_no_circle(base: str) -> None:
+    """Imports inside functions count: who reads a module must not have to read its callers first."""
+    root = PACKAGE.parent
+    modules = {}
+    for file in (root / base).rglob("*.py"):
+        name = ".".join(file.relative_to(root).with_suffix("").parts).removesuffix(".__init__")
+        modules[name] = {each for each in imported(file) if each.partition(".")[0] == base}
+    graph = {name: {_module(each, modules) for each in names} - {name} for name, names in modules.items()}
+    graphlib.TopologicalSorter(graph).prepare()
+
+
+def _module(name: str, modules: Mapping[str, object]) -> str:
+    return name if name in modules else name.rpartition(".")[0]
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -16,8 +14,6 @@ import torch
 from serve_app.engine.image_cache import ImageCache
 from serve_app.engine.linear import Linear
 from serve_app.engine.tree import Tree
-
-logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +29,13 @@ class Looks:
     extent: int
     """Nodes of a block that are looked at."""
     seen: torch.Tensor | None
-    """[blocks, rows, extent]: which nodes a row sees, new ones included; None where the kernels find that out."""
+    """[blocks, rows, extent]: which nodes a row sees, new ones included; None if the kernels find that out."""
     slots: torch.Tensor
     """[blocks, rows]: the image slot of each row; 0 for one without a group."""
     pictures: int
-    """1 where a block has one image, else as many as it has rows."""
+    """1 if a block has one image, else as many as it has rows."""
     known: Sequence[int] | None
-    """`slots`, row by row, where the host may know them; a row without a group has another's."""
+    """`slots`, row by row, if the host may know them; a row without a group has another's."""
 
 
 class Sight(Protocol):
@@ -73,7 +69,7 @@ class Prepared:
 
 
 class Steps(Protocol):
-    """A step but for the decoder, in few launches; `Stepper` has it in PyTorch's operations."""
+    """A step except the decoder, in few launches; `Stepper` has it in PyTorch's operations."""
 
     def covers(self, shape: Any) -> bool:
         """Whether it can take a step of that `batch.Shape`."""
@@ -90,7 +86,7 @@ class Steps(Protocol):
 
 class Kernels(Protocol):
     def steps(self, batch: Any, end: int) -> Steps | None:
-        """Those of a `batch.Batch`, where there are some. `end`: id of the token that ends a text."""
+        """Those of a `batch.Batch`, if there are some. `end`: id of the token that ends a text."""
         ...
 
     def sight(self, looks: Looks, dtype: torch.dtype) -> Sight:
@@ -106,23 +102,3 @@ class Kernels(Protocol):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """`linear` of what `add_norm` returns, [rows, out], and that itself, [rows, width]; may overwrite `x`."""
         ...
-
-
-def kernels_of(
-    device: torch.device, heads: int, head_size: int, dtype: torch.dtype, cache_dtype: torch.dtype
-) -> Kernels:
-    """The fastest ones that work on the device, for so many heads, states and caches of these dtypes."""
-    from serve_app.engine.kernels.torch_kernels import TorchKernels
-
-    if device.type != "cuda" or importlib.util.find_spec("triton") is None:
-        return TorchKernels()
-    try:
-        from serve_app.engine.kernels.check import check
-        from serve_app.engine.kernels.triton_kernels import TritonKernels
-
-        with torch.cuda.device(device):
-            check(device, heads, head_size, dtype, cache_dtype)
-    except Exception as error:  # a compiler that is missing, a card that Triton does not know, a wrong result
-        logger.warning("Triton's kernels do not work on %s, and PyTorch's take their place: %s", device, error)
-        return TorchKernels()
-    return TritonKernels()

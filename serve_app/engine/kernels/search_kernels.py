@@ -124,7 +124,7 @@ def _share(x):  # type: ignore[no-untyped-def]
 
 @triton.jit
 def _order(values, totals, tokens, beam, sample, stream, length):  # type: ignore[no-untyped-def]
-    """By what candidates are ranked: their totals, or where a row samples p / e, as `Search._order` says."""
+    """By what candidates are ranked: their totals, or p / e if a row samples, as `Search._order` says."""
     most = tl.max(tl.max(totals, 1), 0)
     weights = tl.exp(totals - tl.where(most == float("-inf"), 0.0, most))
     chances = tl.where(beam, weights / tl.sum(tl.sum(weights, 1), 0), _share(values))

@@ -137,7 +137,7 @@ class GatheredImages:
 
     @classmethod
     def of(cls, cache: ImageCache, slots: torch.Tensor, pictures: int) -> Self:
-        """`slots` of the rows [blocks, rows]; `pictures` is 1 where a block has one image."""
+        """`slots` of the rows [blocks, rows]; `pictures` is 1 if a block has one image."""
         return cls(cache, slots.amax(1) if pictures == 1 else slots.flatten())  # rows without a group have 0
 
     def attend(self, layer: int, query: torch.Tensor) -> torch.Tensor:

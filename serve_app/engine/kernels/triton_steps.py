@@ -1,4 +1,4 @@
-"""A step but for the decoder in four launches, for two hundred and fifty of PyTorch's operations."""
+"""A step except the decoder in four launches, instead of two hundred and fifty of PyTorch's operations."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def penalise(
     end: int,
     ngram: int,
 ) -> None:
-    """`processors.process` but for the temperature, in place; scores [rows, vocabulary]."""
+    """`processors.process` except the temperature, in place; scores [rows, vocabulary]."""
     _penalise[len(scores),](
         scores, sequences, integers, floats, scores.shape[1], sequences.shape[2], width, end,
         LARGEST=ngram, WIDE=triton.next_power_of_2(width),

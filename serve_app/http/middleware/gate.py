@@ -17,7 +17,7 @@ from serve_app.service.captions import CaptionService
 from serve_app.tasks import TASKS
 
 Refuse = Callable[[Request, CaptionServeError], Awaitable[Response]]
-"""Makes the answer of a request that is turned away."""
+"""Makes the response to a rejected request."""
 DISCARD_S = 5.0
 """How long a full service takes in the body of a request that it refuses."""
 
@@ -27,7 +27,7 @@ _OTHERS = frozenset(task.path for task in TASKS if not task.by_captioner)
 
 
 class GateMiddleware:
-    """Refuses POSTs while there is no room for any caption: at ten times the load, nine of ten requests end here."""
+    """Rejects POSTs while there is no capacity for any caption: at ten times the load, nine of ten end here."""
 
     def __init__(self, app: ASGIApp, service: CaptionService, refuse: Refuse) -> None:
         self._app = app

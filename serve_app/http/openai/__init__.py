@@ -1,4 +1,4 @@
-"""The OpenAI-compatible door: `/v1/chat/completions` and `/v1/models`."""
+"""The OpenAI-compatible endpoints: `/v1/chat/completions` and `/v1/models`."""
 
 from serve_app.http.openai.errors import is_chat, refuse
 from serve_app.http.openai.routes import router

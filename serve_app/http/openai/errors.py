@@ -1,4 +1,4 @@
-"""Errors of the chat door: problem documents that OpenAI's clients understand too."""
+"""Errors of the chat endpoint: problem documents that OpenAI's clients understand too."""
 
 from __future__ import annotations
 

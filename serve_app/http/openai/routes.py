@@ -1,4 +1,4 @@
-"""The routes of the OpenAI-compatible door."""
+"""The routes of the OpenAI-compatible endpoints."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from serve_app.service.captions import CaptionService
 ALIAS = "caption-serve"
 """Names the served model, whichever it is."""
 REFUSED_AT_ONCE_S = 0.05
-"""A streamed answer begins this late, so that a service without room can still say so by its status."""
+"""A streamed answer begins this late, so that a full service can still answer with its status."""
 
 router = APIRouter()
 
@@ -116,7 +116,7 @@ async def model(request: Request, model: str) -> Response:
 
 
 async def _model(service: CaptionService, asked: str) -> str:
-    """The served model's name. Raises `ModelUnknown` where another one is asked for."""
+    """The served model's name. Raises `ModelUnknown` if another one is asked for."""
     name = (await service.info()).name
     if asked not in (name, ALIAS):
         raise ModelUnknown(f"The model {asked[:100]!r} is not served here; this is {name!r}.")

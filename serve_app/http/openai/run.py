@@ -33,7 +33,7 @@ async def run(service: CaptionService, wanted: ChatCaptions, request_id: str) ->
 
 
 class _cancelling:
-    """A task group whose first error comes out as it is."""
+    """A task group that raises its first error itself, not a group of errors."""
 
     def __init__(self) -> None:
         self._group = asyncio.TaskGroup()

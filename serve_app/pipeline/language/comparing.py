@@ -44,7 +44,7 @@ def news(claims: Iterable[str], said: frozenset[str], of_it: frozenset[str] = fr
 
 
 def number_of(reading: Reading, thing: Thing) -> str | None:
-    """How many, where the text counts: "two", also for "a couple of"."""
+    """How many, if the text counts: "two", also for "a couple of"."""
     for word in reading.said_of(thing.quantity):
         if word in NUMBERS or word in _EXACT or (word.isdigit() and len(word) < 4):
             return _EXACT.get(word, word)
@@ -158,7 +158,7 @@ def quality(reading: Reading, piece: Piece) -> tuple[str, ...]:
 
 
 def one_name(first: str, second: str) -> str | None:
-    """What to say of a thing for which two names that exclude each other were given; None where they don't."""
+    """What to say of a thing for which two names that exclude each other were given; None if they don't."""
     if first == second or first in kinds_of(second) or second in kinds_of(first):
         return None
     return exclusive(first, second)

@@ -83,7 +83,7 @@ def is_present_participle(word: str) -> bool:
 
 
 def may_be_participle(word: str) -> bool:
-    """Whether a noun in -ing can be a verb's form where an object follows: "painting a wall"."""
+    """Whether a noun in -ing can be a verb's form if an object follows: "painting a wall"."""
     return word in _NOUNS_IN_ING and "VERB" in parts_of_speech(word)
 
 

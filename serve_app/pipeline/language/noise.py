@@ -39,7 +39,7 @@ _VIEW = re.compile(
     r"^\s*(?:an?|the)\s+(?:view|scene)\s+of\s+(?=an?\b|the\b|\w+s\b)(?!.*\b(?:from|through|out)\b)", re.IGNORECASE
 )
 _LOST_NUMBER = re.compile(r"\b(the|a|in|of) [-–—] ")
-"""What is left of "the 100-meter race" where numbers were taken out."""
+"""What is left of "the 100-meter race" after numbers were taken out."""
 _STOPS = frozenset(".;:!?")
 MAX_LOOP_TOKENS = 12
 """Longest repeated stretch that is looked for."""
@@ -112,7 +112,7 @@ def _loop_at(words: list[str], place: int) -> tuple[int, int] | None:
 
 
 def _is_loop(words: list[str], place: int, length: int, gap: int) -> bool:
-    """Not where the repeated noun only describes the next one ("a toilet and toilet paper"), nor "it and it"."""
+    """Not if the repeated noun only describes the next one ("a toilet and toilet paper"), nor "it and it"."""
     said = words[place : place + length]
     if all(word in PRONOUNS | PREPOSITIONS | BE | CONNECTIVES for word in said) and gap:
         return False

@@ -120,7 +120,7 @@ class Phrases:
         return place
 
     def _noun_word(self, place: int, noun: int, start: int, quantity_end: int) -> Literal["restart", True, False]:
-        """Whether the word goes on with the name that began at `noun`; "restart" where the name so far only describes
+        """Whether the word goes on with the name that began at `noun`; "restart" if the name so far only describes
         ("a snow covered mountain")."""
         word, named = self.text.words[place], place > noun
         if kinds.is_known_compound((word, self.text.at(place + 1))):

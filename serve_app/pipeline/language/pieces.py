@@ -31,7 +31,7 @@ class Pieces:
         return self.verbs.pieces
 
     def piece_at(self, place: int, lead: int, speaks_of: tuple[int, ...], first: int) -> int:
-        """Reads one piece; returns `place` where none begins."""
+        """Reads one piece; returns `place` if none begins."""
         word = self.text.words[place]
         if word in ("not", "never") and place + 1 < self.text.end:
             behind = place + 1

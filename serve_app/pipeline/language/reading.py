@@ -46,7 +46,7 @@ class Piece:
     subjects: tuple[int, ...]
     objects: tuple[int, ...]
     lead: int
-    """Where the words begin that bind it: "is", "that is", "and"; its own start where there are none."""
+    """Where the words begin that bind it: "is", "that is", "and"; its own start if there are none."""
     leaning: bool = False
     """Whether it speaks of something outside of it ("in his hand") and goes with the piece before it."""
 

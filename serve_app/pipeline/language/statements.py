@@ -156,7 +156,7 @@ def _names_of(reading: Reading, numbers: Iterable[int]) -> frozenset[str]:
 
 
 def _parts(reading: Reading, group: Sequence[Piece]) -> list[Span]:
-    """Where a piece's statements stand: one for each of its objects where it lists several."""
+    """Where a piece's statements stand: one for each of its objects if it lists several."""
     piece = group[0]
     start, end = piece.span
     if len(piece.objects) < 2 or piece.kind == "place" or len(group) > 1:
