@@ -172,12 +172,15 @@ class Report:
     def __init__(self) -> None:
         self.base: float | None = None
         self.expected: Ids = []
+        self.seconds: dict[str, dict[str, float]] = {}
+        """Of an image, by the part's letter and the precision."""
         self.single: dict[str, float | None] = {}
         self.throughput: dict[str, float | None] = {}
         self.share: dict[str, float] = {}
 
     def line(self, name: str, precision: str, seconds: float, more: str = "") -> float | None:
         """Prints seconds an image and returns the ratio to (a), None without (a)."""
+        self.seconds.setdefault(name, {})[precision] = round(seconds, 2)
         ratio = None if self.base is None else round(self.base / seconds, 2)
         said = "" if ratio is None else f", {ratio:5.2f}× a"
         print(f"{name}  {precision:9} {seconds:8.2f} s an image{said}{more}", flush=True)
@@ -265,6 +268,7 @@ def main() -> None:
     device = torch.cuda.get_device_name() if args.device == "cuda" else f"cpu, {torch.get_num_threads()} threads"
     print(json.dumps({
         "device": device, "model": args.model, "lengths": args.lengths, "images": args.images,
+        "reference_s": report.base, "single_s": report.seconds["c"], "throughput_s": report.seconds["d"],
         "single_ratio": report.single, "throughput_ratio": report.throughput,
         "roofline_share": report.share, "peak_rss_mb": round(_peak_rss() / 1e6),
     }))  # fmt: skip
