@@ -12,7 +12,7 @@ from serve_app.contract import Description
 from serve_app.options import given, offered
 from serve_app.types import Detail, Strategy
 from serve_app.ui.parts import Tab
-from serve_app.ui.texts import DEFAULT, has_text, text
+from serve_app.ui.texts import DEFAULT, has_text, strategy_text, text
 
 DETAILS = get_args(Detail)
 STRATEGIES = get_args(Strategy)
@@ -81,4 +81,4 @@ def _details(language: str) -> list[tuple[str, str]]:
 
 
 def _strategies(language: str, offered: Sequence[str]) -> list[tuple[str, str]]:
-    return [(text(language, f"strategy_{name}") if name in STRATEGIES else name, name) for name in offered]
+    return [(strategy_text(language, name), name) for name in offered]

@@ -92,7 +92,7 @@ def _steps(view: View, language: str) -> Iterable[str]:
         name = text(language, "variant", n=index)
         event = view.variants.get(index)
         yield _step(name, None if event is None else event["text"] or text(language, "failed"))
-    if view.start["strategy"] != "basic":  # which has nothing to merge
+    if view.merged or len(view.start["prompts"]) > 1:
         yield _step(text(language, "merged" if view.merged else "merge"), "" if view.merged else None)
     if view.extension is not None:
         yield _step(text(language, "extension"), _verdict(view.extension, language))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from serve_app.errors import CaptionServeError
+from serve_app.types import STRATEGIES
 
 LANGUAGES: Mapping[str, str] = {"en": "English", "zh": "中文"}
 DEFAULT = "en"
@@ -47,9 +48,6 @@ _EN = {
     "multi_round_info": "Off: one round, whatever the detail.",
     "more": "More options",
     "strategy": "Strategy",
-    "strategy_classic": "Classic: variants, merge, rounds",
-    "strategy_basic": "Basic: one short caption",
-    "strategy_grounded": "Grounded: only what the image supports",
     "max_words": "Most words",
     "max_words_info": "0: no limit. Otherwise the best supported statements that fit.",
     "seed": "Seed",
@@ -145,9 +143,6 @@ _ZH = {
     "multi_round_info": "关闭后只进行一轮，不受详细程度影响。",
     "more": "更多选项",
     "strategy": "策略",
-    "strategy_classic": "经典：多个变体、合并、多轮",
-    "strategy_basic": "基本：一条简短描述",
-    "strategy_grounded": "求证：只写图片支持的内容",
     "max_words": "最多词数",
     "max_words_info": "0 表示不限；否则只保留放得下且最有依据的陈述。",
     "seed": "随机种子",
@@ -220,6 +215,13 @@ _ERRORS_ZH = {
 }
 
 
+_STRATEGIES_ZH = {
+    "grounded": "求证：只写图片支持的内容",
+    "classic": "经典：多个变体、合并、多轮",
+    "basic": "基本：一条简短描述",
+}
+
+
 def has_text(key: str) -> bool:
     return key in _EN
 
@@ -227,6 +229,14 @@ def has_text(key: str) -> bool:
 def text(language: str, key: str, **values: object) -> str:
     """The words for `key`; in English if the language is unknown."""
     return TEXTS.get(language, _EN)[key].format(**values)
+
+
+def strategy_text(language: str, name: str) -> str:
+    """The label of a strategy: in English if nobody translated it, its name if it is unknown here."""
+    if language == "zh" and name in _STRATEGIES_ZH:
+        return _STRATEGIES_ZH[name]
+    sentence = next((sentence for each, sentence in STRATEGIES.items() if each == name), None)
+    return name if sentence is None else f"{name.capitalize()}: {sentence}"
 
 
 def error_text(language: str, error: CaptionServeError) -> str:

@@ -8,7 +8,7 @@ import pytest
 
 from serve_app.pipeline.registry import PLANS
 from serve_app.types import STRATEGIES, Strategy
-from serve_app.ui.texts import LANGUAGES, text
+from serve_app.ui.texts import LANGUAGES, strategy_text
 
 
 def test_each_strategy_has_a_sentence_and_a_plan() -> None:
@@ -19,4 +19,4 @@ def test_each_strategy_has_a_sentence_and_a_plan() -> None:
 @pytest.mark.parametrize("language", LANGUAGES)
 @pytest.mark.parametrize("strategy", get_args(Strategy))
 def test_the_page_has_words_for_each_strategy(language: str, strategy: Strategy) -> None:
-    assert text(language, f"strategy_{strategy}")
+    assert strategy_text(language, strategy) != strategy
