@@ -1,11 +1,11 @@
 # make run: install, start the service on this machine, caption a sample.
-# make test: all tests that need neither a GPU nor many minutes.  make test-slow: the latter.
+# make test: what a change has to pass before a commit.  make test-all: that and all others, except slow ones and a GPU's.
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 TORCH := $(shell sed -n 's/^torch==/torch==/p' constraints.txt)
 
-.PHONY: install run test test-slow test-cluster check clean
+.PHONY: install run test test-all test-slow test-cluster check clean
 
 install: $(VENV)/.installed
 
@@ -23,7 +23,10 @@ run: install
 	  $(if $(PORT),--port $(PORT))
 
 test: install
-	$(BIN)/pytest -m "not gpu and not slow"
+	$(BIN)/pytest -m "(unit or engine or serve) and not extended and not slow"
+
+test-all: test
+	$(BIN)/pytest -m "(cluster or extended) and not gpu and not slow"
 
 test-slow: install
 	$(BIN)/pytest -m slow

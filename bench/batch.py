@@ -38,7 +38,7 @@ from serve_app.batch.flow import Engines, Flow, connected, image_size
 from serve_app.batch.folder import Folder
 from serve_app.batch.intake import Reader
 from serve_app.batch.settings import JobSettings, RunSettings
-from serve_app.batch.worker import EngineBackend
+from serve_app.batch.worker import EngineJobBackend
 
 FIRST_SCENE = 10_000
 """Scenes that neither training nor the held-out set has."""
@@ -63,7 +63,7 @@ class Bare:
     """The job's engine with images that wait in memory, as an actor of the same size."""
 
     def __init__(self, job: JobSettings, threads: int | None, images: list[tuple[str, bytes]]) -> None:
-        self._backend = EngineBackend(job, threads)
+        self._backend = EngineJobBackend(job, threads)
         self._images = images
 
     def run(self) -> float:

@@ -7,7 +7,8 @@ from transformers import AutoTokenizer, BlipConfig, BlipForConditionalGeneration
 from transformers.initialization import no_init_weights
 
 from serve_app.engine.checkpoint import DEMO_DIRECTORY
-from serve_app.engine.loading import CLIP_MEAN, CLIP_STD, Loaded
+from serve_app.engine.blip import IMAGE_MEAN, IMAGE_STD
+from serve_app.engine.loading import Loaded
 from serve_app.engine.precision import Precision
 from serve_app.types import ModelInfo
 
@@ -63,4 +64,4 @@ def _loaded(
     size = config.vision_config.image_size
     positions = config.text_config.max_position_embeddings
     info = ModelInfo("random", size, size, positions, precision.name, str(device))
-    return Loaded(model, AutoTokenizer.from_pretrained(str(DEMO_DIRECTORY)), CLIP_MEAN, CLIP_STD, info, precision)
+    return Loaded(model, AutoTokenizer.from_pretrained(str(DEMO_DIRECTORY)), IMAGE_MEAN, IMAGE_STD, info, precision)

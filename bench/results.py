@@ -52,6 +52,7 @@ def record(name: str, command: Sequence[str]) -> None:
         },
         "figures": json.loads(line),
     }
+    RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

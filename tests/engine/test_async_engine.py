@@ -119,6 +119,7 @@ async def test_counters_add_up(engine: AsyncEngine) -> None:
     assert min(c.encode_s, c.forward_s, c.search_s) >= 0
 
 
+@pytest.mark.extended
 async def test_many_detailed_requests_stay_within_the_bounds() -> None:
     """64 at once, detail high: they wait for rows and bytes, and every one is answered."""
     limits = EngineLimits(max_rows=96, max_cache_bytes=200_000_000, max_image_cache_bytes=3_000_000)
@@ -145,6 +146,7 @@ async def test_many_detailed_requests_stay_within_the_bounds() -> None:
     engine.check_integrity()
 
 
+@pytest.mark.extended
 async def test_soak_ends_where_it_began(engine: AsyncEngine) -> None:
     """2,000 requests, a fifth of them cancelled, of 50 images: rows, bytes and memory come back."""
     pictures = random_pictures(128, 50)

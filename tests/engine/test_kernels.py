@@ -151,6 +151,7 @@ def test_steps_are_those_of_torch(seed: int) -> None:
     assert found[0] == found[1]
 
 
+@pytest.mark.extended
 def test_the_engine_finds_the_same_with_them() -> None:
     """Groups with beams and without, of several images in one block, their prompts fed in steps."""
     rng, pictures = random.Random(2), random_pictures(64, 3)
@@ -173,6 +174,7 @@ def test_the_engine_finds_the_same_with_them() -> None:
     assert found[0] == found[1]
 
 
+@pytest.mark.extended
 def test_kernels_are_checked_at_start_and_replaced_when_they_are_wrong(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -188,6 +190,7 @@ def test_kernels_are_checked_at_start_and_replaced_when_they_are_wrong(
     assert "off by 1" in caplog.text
 
 
+@pytest.mark.extended
 def test_kernels_compile_for_gpus(tmp_path: Path) -> None:
     """The interpreter lets a loop give a variable another shape, the compiler does not: no kernel would have run."""
     script = Path(__file__).with_name("compile_kernels.py")

@@ -145,6 +145,7 @@ def test_unknown_devices_and_dtypes_are_told() -> None:
             load("demo", device="cuda")
 
 
+@pytest.mark.extended
 async def test_full_size_blip_goes_through_the_same_loader(tmp_path: Path) -> None:
     """Random weights of BLIP-large's shape: what is proven is the way, not the captions."""
     vision = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}

@@ -142,6 +142,7 @@ def test_the_rehearsal_refuses_what_a_graph_can_not_hold(device: Rehearsal, kind
         device.capture(steps[kind])
 
 
+@pytest.mark.extended
 def test_memory_on_paper() -> None:
     """BLIP-large at the settings of configs/serve.yaml, warm, with every image slot and the largest trees in use."""
     captions = next(each for each in yaml.safe_load(CONFIG.read_text())["applications"] if each["name"] == "captions")
@@ -173,5 +174,6 @@ def test_figures_of_the_rehearsal() -> None:
     assert with_kernels["launches_per_step"] <= layers + 20
 
 
+@pytest.mark.extended
 def test_the_checks_of_the_command_for_a_card_run_on_a_cpu() -> None:
     assert gpu.parity("cpu") == (gpu.DRAWS, gpu.DRAWS)

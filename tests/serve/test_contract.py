@@ -12,6 +12,9 @@ import pytest
 
 from tests.serve.conftest import ROOT, Service
 
+pytestmark = pytest.mark.extended
+
+
 EXAMPLES = 150
 """Generated for each operation, besides those that cover its schema."""
 LEAST_CASES = 2000

@@ -7,8 +7,12 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import pytest
+
 from serve_app.engine.checkpoint import DEMO_DIRECTORY
 from tests.serve.conftest import CAPTION_SERVE, ROOT, free_port
+
+pytestmark = pytest.mark.extended
 
 
 def start(*arguments: str, timeout_s: float) -> subprocess.CompletedProcess[str]:

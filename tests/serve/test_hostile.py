@@ -8,6 +8,9 @@ import pytest
 from tests import hostile_requests
 from tests.serve.conftest import Service
 
+pytestmark = pytest.mark.extended
+
+
 GROWTH_BYTES = 30_000_000
 
 

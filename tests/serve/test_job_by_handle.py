@@ -14,6 +14,9 @@ from lab import held_out
 from lab.objects import nouns_in
 from tests.serve.conftest import ROOT, Service
 
+pytestmark = pytest.mark.extended
+
+
 SCENE = held_out.SAMPLE.read_bytes()
 
 

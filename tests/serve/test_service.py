@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
+import pytest
 
 from lab import held_out
 from lab.objects import nouns_in
@@ -151,6 +152,7 @@ def test_client_that_leaves_cancels_its_work_in_the_replica(service: Service) ->
         assert client.post("/v1/captions", files={"image": SCENE}, data={"strategy": "basic"}).status_code == 200
 
 
+@pytest.mark.extended
 def test_killed_replica_costs_no_request(service: Service) -> None:
     """The only caption replica dies under a request: the call is sent again to its successor."""
     answers: list[httpx.Response] = []
@@ -184,6 +186,7 @@ def test_ray_job_captions_bytes_images_and_arrays(service: Service) -> None:
         assert truth() <= nouns_in(line["caption"])
 
 
+@pytest.mark.extended
 def test_job_captions_a_directory_through_a_service_that_is_busy(service: Service, tmp_path: Path) -> None:
     """More at a time than the service lets in: the client waits and asks again until every image is captioned."""
     output = tmp_path / "captions.jsonl"

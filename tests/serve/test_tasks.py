@@ -10,6 +10,7 @@ import sys
 from typing import Any
 
 import numpy as np
+import pytest
 from mcp.client.client import Client
 
 from lab import held_out
@@ -102,6 +103,7 @@ def test_a_handle_has_all_of_them(service: Service) -> None:
     assert match > 0.5
 
 
+@pytest.mark.extended
 def test_a_killed_matcher_costs_no_caption(service: Service) -> None:
     for process in service.replica_processes("Matcher"):
         process.kill()
