@@ -9,14 +9,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from serve_app.contract import BatchLine, CaptionBody
 from serve_app.deadline import Deadline
 from serve_app.errors import CaptionServeError, ImageTooLarge, InvalidRequest, TryLater, UnsupportedImage
 from serve_app.http import problems
-from serve_app.http.body import IMAGE, MAX_FIELDS, OVERHEAD_BYTES, bounded, options_of
+from serve_app.http.body import IMAGE, MAX_FIELDS, OVERHEAD_BYTES, bounded, image_form, options_of
 from serve_app.limits import Limits
 from serve_app.options import parse_options
 from serve_app.retry import Retries, retried
@@ -50,18 +49,18 @@ async def read_batch_request(request: Request, limits: Limits) -> tuple[list[Bat
     # One more than allowed, so that too many are our error and not the form parser's.
     files = limits.max_batch_images + 1
     try:
-        async with limited.form(max_files=files, max_fields=MAX_FIELDS, max_part_size=OVERHEAD_BYTES) as form:
+        async with image_form(limited, max_files=files, max_fields=MAX_FIELDS) as form:
             items = form.multi_items()
             uploads = [value for name, value in items if name == IMAGE and isinstance(value, UploadFile)]
             if not uploads:
-                raise InvalidRequest("The form has no file field named 'image'.")
+                raise InvalidRequest("The form has no field named 'image'.")
             if len(uploads) > limits.max_batch_images:
                 raise ImageTooLarge(f"The batch has more than {limits.max_batch_images} images.")
             parts = [BatchImage(index, upload.filename, await upload.read()) for index, upload in enumerate(uploads)]
-    except HTTPException as error:
-        if "Too many files" in str(error.detail):
+    except InvalidRequest as error:
+        if "Too many files" in error.message:  # starlette's words
             raise ImageTooLarge(f"The batch has more than {limits.max_batch_images} images.") from error
-        raise InvalidRequest(f"The form cannot be read: {error.detail}") from error
+        raise
     texts = [(name, value) for name, value in items if name != IMAGE and isinstance(value, str)]
     options = options_of([*request.query_params.multi_items(), *texts])
     parse_options(options, limits)

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from typing import Any
+from urllib.parse import unquote
 
-from starlette.datastructures import UploadFile
-from starlette.exceptions import HTTPException
+from python_multipart.multipart import parse_options_header
+from starlette.datastructures import FormData, UploadFile
+from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import Request
 from starlette.types import Message, Receive
 
@@ -25,6 +29,8 @@ OVERHEAD_BYTES = 256 * 1024
 MAX_FIELDS = 64
 """Option fields besides texts."""
 IMAGE = "image"
+_EXTENDED_NAME = re.compile(rb"filename\*\s*=\s*[\w-]*'[\w-]*'([^;\s]+)", re.IGNORECASE)
+"""RFC 8187: charset'language'escaped."""
 _LISTS = lists([Options, *(task.options for task in TASKS)])
 
 
@@ -61,19 +67,45 @@ async def _raw(request: Request, limits: Limits) -> tuple[bytes, dict[str, Any]]
 async def _form(request: Request, limits: Limits) -> tuple[bytes, dict[str, Any]]:
     most = limits.max_image_bytes
     limited = Request(request.scope, bounded(request.receive, most + OVERHEAD_BYTES, most))
-    try:
-        async with limited.form(
-            max_files=1, max_fields=MAX_FIELDS + limits.max_texts, max_part_size=OVERHEAD_BYTES
-        ) as form:
-            image = form.get(IMAGE)
-            if not isinstance(image, UploadFile):
-                raise InvalidRequest("The form has no file field named 'image'.")
-            data = await image.read()
-            fields = [(name, value) for name, value in form.multi_items() if name != IMAGE]
-    except HTTPException as error:
-        raise InvalidRequest(f"The form cannot be read: {error.detail}") from error
+    async with image_form(limited, max_files=1, max_fields=MAX_FIELDS + limits.max_texts) as form:
+        image = form.get(IMAGE)
+        if not isinstance(image, UploadFile):
+            raise InvalidRequest("The form has no field named 'image'.")
+        data = await image.read()
+        fields = [(name, value) for name, value in form.multi_items() if name != IMAGE]
     texts = [(name, value) for name, value in fields if isinstance(value, str)]
     return data, options_of([*request.query_params.multi_items(), *texts])
+
+
+@asynccontextmanager
+async def image_form(request: Request, *, max_files: int, max_fields: int) -> AsyncIterator[FormData]:
+    """A multipart form, closed afterwards. Raises `InvalidRequest`."""
+    parser = _ImageFormParser(
+        request.headers, request.stream(), max_files=max_files, max_fields=max_fields, max_part_size=OVERHEAD_BYTES
+    )
+    try:
+        form = await parser.parse()
+    except MultiPartException as error:
+        raise InvalidRequest(f"The form cannot be read: {error.message}") from error
+    try:
+        yield form
+    finally:
+        await form.close()
+
+
+class _ImageFormParser(MultiPartParser):
+    """Takes every part named `image` for a file: RFC 7578 lets a client leave its `filename` out."""
+
+    def on_headers_finished(self) -> None:
+        part = self._current_part
+        _, options = parse_options_header(part.content_disposition)
+        is_nameless = options.get(b"name") == IMAGE.encode() and b"filename" not in options
+        if is_nameless:
+            part.content_disposition = (part.content_disposition or b"form-data") + b'; filename="image"'
+        super().on_headers_finished()
+        if is_nameless and part.file is not None:
+            name = _EXTENDED_NAME.search(part.content_disposition or b"")
+            part.file.filename = unquote(name[1].decode("latin-1")) if name else None
 
 
 async def _json(request: Request, limits: Limits, fetcher: Fetcher) -> tuple[bytes, dict[str, Any]]:

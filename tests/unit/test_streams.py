@@ -193,3 +193,20 @@ async def test_description_names_every_event_and_shows_examples() -> None:
     assert captions["requestBody"]["content"]["application/json"]["example"]
     assert captions["responses"]["413"]["content"]["application/problem+json"]["example"]["status"] == 413
     assert "#/$defs/" not in json.dumps(schema)
+
+
+async def test_parts_of_a_form_without_a_file_name_are_images() -> None:
+    """They were dropped from a batch: two images, one line."""
+    names = [b'; filename="a.png"', b"", b"; filename*=utf-8''%C3%A9.png"]
+    body = b"".join(
+        b'--X\r\nContent-Disposition: form-data; name="image"' + name + b"\r\n\r\n" + PNG + b"\r\n" for name in names
+    )
+    headers = {"content-type": "multipart/form-data; boundary=X"}
+    async with api() as (client, _):
+        many = await client.post("/v1/captions/batch?detail=low", content=body + b"--X--\r\n", headers=headers)
+        alone = body[body.index(b"--X", 3) : body.rindex(b"--X")] + b"--X--\r\n"
+        one = await client.post("/v1/captions?detail=low", content=alone, headers=headers)
+    lines = lines_of(many)
+    assert [lines[index]["name"] for index in range(3)] == ["a.png", None, "é.png"]
+    assert all(line["result"] for line in lines.values())
+    assert one.status_code == 200
