@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import io
+import zlib
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,10 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 """Pillow's names of the formats that are read; of animations and multi-page files the first frame."""
 
 Image.init()  # registers every plugin: `open(formats=…)` needs them and is called from several threads
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+_MOST_PROFILE_BYTES = 1_000_000
 
 _WIDE_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 _UNSIGNED_16 = 65535
@@ -54,12 +59,18 @@ def read(image: Any, limits: Limits, model: ModelInfo) -> Pixels:
         _check_pixels(picture, limits)
     else:
         raise InvalidImage(f"An image is bytes, a PIL image or a uint8 array, not {type(image).__name__}.")
-    try:
-        sized = _sized(picture, (model.image_width, model.image_height))
-    except Exception as error:  # Pillow's decoders raise many kinds of errors for broken files
-        raise InvalidImage(f"The image cannot be decoded: {_reason(error)}.") from error
+    sized = _prepared(picture, (model.image_width, model.image_height))
     data = sized.tobytes()
     return Pixels(hashlib.blake2b(data, digest_size=16).hexdigest(), sized.height, sized.width, data)
+
+
+def thumbnail(data: bytes, limits: Limits, side: int) -> Image.Image:
+    """The image as a model sees it (upright, RGB, on white) but in its own proportions, the longer side at most `side`
+    pixels. Raises as `read` does."""
+    picture = _decode(data, limits)
+    width, height = picture.size[::-1] if _turn(picture) in _SIDEWAYS else picture.size
+    scale = min(1.0, side / max(width, height))
+    return _prepared(picture, (max(1, round(width * scale)), max(1, round(height * scale))))
 
 
 def _decode(data: bytes, limits: Limits) -> Image.Image:
@@ -68,7 +79,7 @@ def _decode(data: bytes, limits: Limits) -> Image.Image:
     if len(data) > limits.max_image_bytes:
         raise ImageTooLarge(f"The image has {len(data)} bytes; at most {limits.max_image_bytes} are accepted.")
     try:
-        picture = Image.open(io.BytesIO(data), formats=FORMATS)
+        picture = Image.open(io.BytesIO(_without_texts(data)), formats=FORMATS)
     except UnidentifiedImageError as error:
         raise UnsupportedImage(f"The image is in none of the formats {', '.join(FORMATS)}.") from error
     except Image.DecompressionBombError as error:
@@ -81,6 +92,34 @@ def _decode(data: bytes, limits: Limits) -> Image.Image:
     except Exception as error:  # as above, for broken bodies
         raise InvalidImage(f"The image cannot be decoded: {_reason(error)}.") from error
     return picture
+
+
+def _without_texts(data: bytes) -> bytes:
+    """A PNG without its texts and without a colour profile that is too large: Pillow refuses pictures for them.
+
+    Image editors and generators write megabytes of text there (https://www.w3.org/TR/png-3/#11textinfo).
+    """
+    if not data.startswith(_PNG):
+        return data
+    kept, start = [data[: len(_PNG)]], len(_PNG)
+    while start + 12 <= len(data):
+        length, kind = int.from_bytes(data[start : start + 4], "big"), data[start + 4 : start + 8]
+        end = start + 12 + length
+        if kind not in _TEXTS and not (kind == b"iCCP" and _is_large_profile(data[start + 8 : end - 4])):
+            kept.append(data[start:end])
+        start = end
+    kept.append(data[start:])
+    return b"".join(kept)
+
+
+def _is_large_profile(chunk: bytes) -> bool:
+    """Whether the profile in an iCCP chunk (name, NUL, method, deflated bytes) is broken or beyond a megabyte."""
+    inflated = zlib.decompressobj()
+    try:
+        inflated.decompress(chunk.partition(b"\0")[2][1:], _MOST_PROFILE_BYTES)
+    except zlib.error:
+        return True
+    return not inflated.eof
 
 
 def _check_pixels(picture: Image.Image, limits: Limits) -> None:
@@ -102,6 +141,13 @@ def _from_array(array: np.ndarray) -> Image.Image:
     if 0 in array.shape:
         raise InvalidImage("The image has no pixels.")
     return Image.fromarray(np.ascontiguousarray(array))
+
+
+def _prepared(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    try:
+        return _sized(picture, size)
+    except Exception as error:  # Pillow's decoders raise many kinds of errors for broken files
+        raise InvalidImage(f"The image cannot be decoded: {_reason(error)}.") from error
 
 
 def _sized(picture: Image.Image, size: tuple[int, int]) -> Image.Image:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import struct
 import subprocess
 import sys
+import zlib
 
 import numpy as np
 import pytest
@@ -178,3 +180,56 @@ def test_every_prefix_of_a_jpeg_is_an_image_or_an_error_of_ours() -> None:
             read(io.BytesIO(data[:length]).getvalue(), LIMITS, INFO)
         except RequestError as error:
             assert isinstance(error, tuple(STATUS))
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+@pytest.mark.parametrize("behind", [False, True])
+@pytest.mark.parametrize(
+    "extra",
+    [
+        chunk(b"zTXt", b"workflow\0\0" + zlib.compress(b"x" * 3_000_000)),
+        chunk(b"iTXt", b"prompt\0\1\0\0\0" + zlib.compress(b"x" * 3_000_000)),
+        chunk(b"tEXt", b"c\0" + b"x" * 3_000_000),
+        chunk(b"iCCP", b"profile\0\0" + zlib.compress(bytes(3_000_000))),
+        chunk(b"iCCP", b"profile\0\0no profile"),
+        chunk(b"zTXt", b"a\0\0" + zlib.compress(b"x" * 900_000)) * 80,
+    ],
+    ids=["zTXt", "iTXt", "tEXt", "large profile", "broken profile", "many texts"],
+)
+def test_texts_and_profiles_fail_no_png(extra: bytes, behind: bool) -> None:
+    """Workflows that generators write and profiles of cameras were "Decompressed data too large"."""
+    plain = encoded(picture(), "PNG")
+    place = plain.index(b"IEND") - 4 if behind else plain.index(b"IDAT") - 4
+    assert read(plain[:place] + extra + plain[place:], LIMITS, INFO).data == read(plain, LIMITS, INFO).data
+
+
+def test_a_png_that_is_cut_among_its_chunks_is_still_told() -> None:
+    plain = encoded(picture(), "PNG")
+    for end in range(8, plain.index(b"IDAT") + 20, 3):
+        with pytest.raises(RequestError):
+            read(plain[:end], LIMITS, INFO)
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "LAB", "YCbCr", "HSV", "F", "I", "I;16"])
+@pytest.mark.parametrize("orientation", [1, 6])
+def test_the_client_sends_a_pil_image_as_the_service_would_read_it(mode: str, orientation: int) -> None:
+    """Orientation was lost, and CMYK and LAB were refused, though the same file as a path was right."""
+    from serve_app.client.images import named_bytes
+
+    image = picture("L").convert("I").convert("I;16") if mode == "I;16" else _in_mode(mode)
+    exif = image.getexif()
+    exif[274] = orientation
+    image.info["exif"] = exif.tobytes()
+    _, data = named_bytes(image)
+    sent, near = read(data, LIMITS, INFO), read(image, LIMITS, INFO)
+    difference = np.frombuffer(sent.data, np.uint8).astype(int) - np.frombuffer(near.data, np.uint8)
+    assert np.abs(difference).max() <= (6 if mode == "HSV" else 0)
+
+
+def _in_mode(mode: str) -> Image.Image:
+    if mode == "LAB":
+        return Image.merge("LAB", [picture("L"), *[Image.new("L", picture().size, 140)] * 2])
+    return picture("L").convert(mode) if mode in ("F", "I") else picture().convert(mode)
