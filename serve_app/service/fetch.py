@@ -132,7 +132,11 @@ def _parse(text: str, limits: Limits) -> httpx.URL:
         raise UrlNotAllowed("image: URLs with a user name or password are not fetched.")
     if port is not None and not 0 < port < 65536:
         raise UrlNotAllowed("image: the URL is malformed.")
-    if not _listed(host, port, limits.fetch_hosts):
+    if not _listed(host, port, limits):
+        if _listed(host, None, limits):
+            raise UrlNotAllowed(
+                f"image: port {port} is fetched from hosts only that `fetch_hosts` lists by their name."
+            )
         raise UrlNotAllowed(f"image: this service does not fetch from {host[:100]!r}.")
     return url
 
@@ -142,15 +146,23 @@ def _name(url: httpx.URL) -> str:
     return url.raw_host.decode("ascii").lower().rstrip(".")
 
 
-def _listed(host: str, port: int | None, hosts: Iterable[str]) -> bool:
-    """A host may be listed by name; behind `*` only the usual ports are asked."""
-    for entry in (given.lower().rstrip(".") for given in hosts):
+def _listed(host: str, port: int | None, limits: Limits) -> bool:
+    """A host may be listed by name. With `*` only usual ports are open, and all of an address in a listed network."""
+    usual = port in (None, 80, 443) or _in_networks(host, limits)
+    for entry in (given.lower().rstrip(".") for given in limits.fetch_hosts):
         if entry == host:
             return True
-        usual = port in (None, 80, 443)
         if usual and (entry == "*" or (entry.startswith("*.") and host.endswith(entry[1:]))):
             return True
     return False
+
+
+def _in_networks(host: str, limits: Limits) -> bool:
+    try:
+        address = _address(host.strip("[]"))
+    except ValueError:
+        return False
+    return any(address in ipaddress.ip_network(network, strict=False) for network in limits.fetch_networks)
 
 
 def _address(text: str) -> Address:

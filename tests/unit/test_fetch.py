@@ -127,7 +127,7 @@ async def test_name_that_changes_its_address_meets_only_the_checked_one() -> Non
 
 async def test_star_takes_the_usual_ports_only() -> None:
     for hosts in (("*",), ("*.example.org",)):
-        with pytest.raises(UrlNotAllowed, match="does not fetch from"):
+        with pytest.raises(UrlNotAllowed, match="port 8080"):
             await Fetcher(resolver(["93.184.216.34"])).fetch("http://a.example.org:8080/", Limits(fetch_hosts=hosts))
 
 
@@ -225,3 +225,14 @@ async def test_peer_that_never_shakes_hands_leaves_no_socket() -> None:
         await Fetcher().fetch(f"https://127.0.0.1:{port}/", limits)
     assert connections_to(port) == 0
     listening.close()
+
+
+async def test_an_address_of_a_listed_network_is_fetched_at_any_port() -> None:
+    """`--fetch-network` alone opened no port but 80 and 443, and the error spoke of the host."""
+
+    async def answer(_: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(OK)
+
+    async with server(answer) as (port, _):
+        limits = Limits(fetch_hosts=("*",), fetch_networks=("127.0.0.0/8",))
+        assert await Fetcher().fetch(f"http://127.0.0.1:{port}/", limits) == b"image"
