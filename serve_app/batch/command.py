@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from serve_app.batch import report, sources, state
 from serve_app.batch.folder import Folder, reason_of
 from serve_app.batch.job import Summary, run_job
+from serve_app.batch.names import shown
 from serve_app.batch.progress import duration
 from serve_app.batch.rehearsal import Rehearsal, rehearse
 from serve_app.batch.settings import JobSettings, RunSettings, SinkKind
@@ -30,6 +31,9 @@ _SINK_OF: Mapping[str, SinkKind] = {".parquet": "parquet", ".jsonl": "jsonl", ".
 def settings_of(source: str, out: str, given: Mapping[str, Any]) -> tuple[JobSettings, RunSettings]:
     """Raises `InvalidOption` that names the first offending option."""
     values = {name: value for name, value in given.items() if value is not None}
+    for name in (source, out):
+        if shown(name) != name:
+            raise InvalidOption(f"{shown(name)}: the name of a source or an output is UTF-8.")
     sink = values.pop("sink", None) or _SINK_OF.get(os.path.splitext(out.rstrip("/"))[1], "parquet")
     kind = values.pop("source_kind", None) or sources.kind_of(source)
     if "://" not in source:
@@ -72,18 +76,22 @@ def main(source: str, out: str, given: Mapping[str, Any], dry_run: bool) -> int:
 
 def _tell(summary: Summary, run: RunSettings) -> int:
     tally, folder = summary.tally, Folder(run.out)
+    plan = state.load_plan(folder)
+    left_alone = dict(plan.other) if plan is not None else {}
     body = {
         "inputs": tally.total,
         "captioned": tally.captioned,
         "duplicates": tally.reused,
         "failed": tally.failed,
-        "reasons": dict(tally.reasons),
+        "reasons": dict(+tally.reasons),
+        "left_alone": left_alone,
+        "existing": plan.existing if plan is not None else 0,
         "seconds": round(summary.seconds, 1),
         "rows_of_this_run": tally.here,
         "finished": summary.finished,
     }
     folder.write(f"{state.JOB}/summary.json", json.dumps(body, indent=1).encode())
-    reasons = ", ".join(f"{count:,} {reason}" for reason, count in tally.reasons.most_common())
+    reasons = ", ".join(f"{count:,} {reason}" for reason, count in (+tally.reasons).most_common())
     _say(
         f"{tally.total:,} inputs: {tally.captioned:,} captioned"
         + (f" ({tally.reused:,} of them duplicates)" if tally.reused else "")
@@ -91,9 +99,11 @@ def _tell(summary: Summary, run: RunSettings) -> int:
         + (f" ({reasons})" if reasons else "")
         + f". {duration(summary.seconds)}, {tally.here / max(summary.seconds, 1e-9):.1f} images/s."
     )
+    if left_alone:
+        _say(_left_alone(left_alone))
     if not summary.finished:
         return STOPPED
-    if run.report and (plan := state.load_plan(folder)) is not None:
+    if run.report and plan is not None:
         report.write(folder, plan)
         _say(f"A sample to look at: {run.out.rstrip('/')}/{report.NAME}")
     if not tally.failed:
@@ -105,7 +115,7 @@ def _tell_plan(plan: Rehearsal, settings: JobSettings, run: RunSettings) -> int:
     count = f"{plan.inputs:,}" if plan.counted_all else f"more than {plan.inputs:,}"
     print(f"Source: {settings.source} ({settings.source_kind}), {count} inputs")
     if plan.other:
-        print("Left alone: " + ", ".join(f"{number:,} {suffix}" for suffix, number in plan.other.items()))
+        print(_left_alone(plan.other))
     print(f"Output: {run.out} ({settings.sink}, {settings.shard_size:,} inputs a shard)")
     print(f"Options: {json.dumps({**dataclasses.asdict(settings.caption_options())}, default=str)}")
     if plan.rate is None:
@@ -117,6 +127,10 @@ def _tell_plan(plan: Rehearsal, settings: JobSettings, run: RunSettings) -> int:
     if plan.failed:
         print(f"{plan.failed} images of the sample failed.")
     return ALL
+
+
+def _left_alone(other: Mapping[str, int]) -> str:
+    return "Left alone: " + ", ".join(f"{number:,} {word}" for word, number in other.items())
 
 
 def _say(sentence: str) -> None:

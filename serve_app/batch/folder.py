@@ -45,6 +45,13 @@ class Folder:
     def path(self, name: str) -> str:
         return f"{self._root.rstrip('/')}/{name}"
 
+    def holds(self, name: str) -> bool:
+        """Whether the file lies below the folder, links followed. A bucket has no links."""
+        if not self.is_local:
+            return True
+        root = os.path.realpath(self._root)
+        return os.path.commonpath((root, os.path.realpath(os.path.dirname(self.path(name))))) == root
+
     def exists(self, name: str) -> bool:
         return bool(self._fs.exists(self.path(name)))
 

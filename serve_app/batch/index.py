@@ -15,16 +15,24 @@ SHARDS_OF_FILE = 64
 """Each shard is a row group, so that it is read alone."""
 
 
-def store(folder: Folder, inputs: Iterable[Input], shard_size: int) -> tuple[int, int]:
-    """Writes the index and returns (inputs, shards). Holds one shard at a time."""
+def store(folder: Folder, inputs: Iterable[Input], shard_size: int, first: int = 0) -> tuple[int, int]:
+    """Writes the index and returns (inputs, shards). Holds one shard at a time.
+
+    `first` is the number of the first shard, of those that `next_first` returns.
+    """
     total = shards = 0
-    for number, file in enumerate(_files(_shards(inputs, shard_size))):
+    for number, file in enumerate(_files(_shards(inputs, shard_size)), start=first // SHARDS_OF_FILE):
         with folder.writer(_name(number)) as output, pq.ParquetWriter(output, SCHEMA) as writer:
             for shard in file:
                 writer.write_table(pa.Table.from_pylist([item.row_of() for item in shard], SCHEMA))
                 total += len(shard)
                 shards += 1
     return total, shards
+
+
+def next_first(end: int) -> int:
+    """The number of a first shard, at least `end`: each part of the index begins with a file of its own."""
+    return -(-end // SHARDS_OF_FILE) * SHARDS_OF_FILE
 
 
 def load(folder: Folder, shard: int) -> list[Input]:

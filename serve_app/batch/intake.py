@@ -75,13 +75,19 @@ def _read(item: Input, limits: Limits) -> Data:
 
 
 def _cells(group: Sequence[Input], settings: JobSettings) -> Iterator[Data]:
+    limits, had = settings.limits(), 0
     try:
-        cells = list(tables.read_cells(group[0].file.decode(), settings.column, [item.row for item in group]))
+        cells = tables.read_cells(group[0].file.decode(), settings.column, [item.row for item in group])
+        for cell in cells:
+            had += 1
+            if isinstance(cell, Input):
+                yield _read(cell, limits)
+            else:
+                yield bytes(cell) if cell else ("empty", "The cell is empty.")
+        problem = "it has fewer rows than before"
     except Exception as error:  # as above, and a table that changed
-        yield from (("unreadable", f"The table cannot be read: {reason_of(error)[:200]}.") for _ in group)
-        return
-    for cell in cells:
-        yield bytes(cell) if cell else ("empty", "The cell is empty.")
+        problem = error.message if isinstance(error, CaptionServeError) else reason_of(error)[:200]
+    yield from (("unreadable", f"The table cannot be read: {problem.rstrip('.')}.") for _ in group[had:])
 
 
 @dataclass(frozen=True)

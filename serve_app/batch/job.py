@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
+import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
 
 from serve_app.batch import index, marks, sinks, sources, state
 from serve_app.batch.flow import Flow, connected, image_size
 from serve_app.batch.folder import Folder, reason_of
 from serve_app.batch.inputs import Input
+from serve_app.batch.names import Names, below, sidecars
 from serve_app.batch.progress import Display, Tally
-from serve_app.batch.rows import Row
+from serve_app.batch.rows import Row, failed
 from serve_app.batch.settings import JobSettings, RunSettings
-from serve_app.batch.state import Plan
+from serve_app.batch.state import Pass, Plan
 from serve_app.errors import InvalidOption
 
 FLUSH_S = 5.0
@@ -35,7 +37,9 @@ class Summary:
     finished: bool
 
 
-def planned(folder: Folder, settings: JobSettings, restart: bool, tell: Callable[[str], None]) -> Plan:
+def planned(
+    folder: Folder, settings: JobSettings, restart: bool, tell: Callable[[str], None], retry_failed: bool = False
+) -> Plan:
     """The stored plan of this job, or a new one. Raises `InvalidOption` if the output is another job's."""
     if restart:
         state.clear(folder)
@@ -45,34 +49,85 @@ def planned(folder: Folder, settings: JobSettings, restart: bool, tell: Callable
             raise InvalidOption(
                 f"{folder.url} holds a job with other settings: {difference}. Use --restart to drop it."
             )
-        return stored
+        return extended(folder, stored, retry_failed, tell)
     if state.parts(folder):
         raise InvalidOption(
             f"{folder.url} has output files and no job that they belong to; use another folder or --restart."
         )
     found = sources.Found()
-    total, shards = index.store(folder, _inputs(folder, settings, found), settings.shard_size)
+    names = Names()
+    listed = _named(sources.inputs(settings, found), folder, settings, found, names, skip=settings.skip_existing)
+    total, shards = index.store(folder, listed, settings.shard_size)
+    names.close()
+    if found.not_ours and not settings.overwrite:
+        raise InvalidOption(
+            f"{found.not_ours:,} images have a {settings.sidecar_suffix} file that this job did not write. "
+            "--skip-existing leaves these images out, --overwrite replaces the files."
+        )
     if not total and not found.existing:
         others = ", ".join(f"{count} {suffix}" for suffix, count in found.other.most_common(3))
         hint = f"; it has {others}, which a glob such as '{settings.source}/*.tar' names" if others else ""
         raise InvalidOption(f"There are no images in {settings.source!r}{hint}.")
-    plan = Plan(settings, total, shards, dict(found.other), found.existing)
+    first = Pass(first=0, shards=shards, inputs=total)
+    plan = Plan(settings=settings, passes=(first,), other=dict(found.other), existing=found.existing)
     state.store_plan(folder, plan)
     tell(f"{total:,} inputs in {shards:,} shards.")
     return plan
 
 
-def _inputs(folder: Folder, settings: JobSettings, found: sources.Found) -> Iterator[Input]:
-    """The source's inputs; those of sidecars with names of their own, and without those that are there already."""
-    listed = sources.inputs(settings, found)
-    if settings.sink != "sidecar":
-        yield from listed
-        return
-    for item in sources.with_own_sidecars(listed, settings.sidecar_suffix):
-        if settings.skip_existing and folder.exists(sinks.sidecar_name(item, settings)):
-            found.existing += 1
-        else:
+def extended(folder: Folder, plan: Plan, retry_failed: bool, tell: Callable[[str], None]) -> Plan:
+    """The plan of a finished job with what its source has besides now, and with its failed inputs if these are to be
+    tried again, as they are if an image with a sidecar is to be left out. Files that are finished stay as they are."""
+    if {*state.done_shards(folder)} < {*plan.shards}:
+        return plan
+    settings, found, known = plan.settings, sources.Found(), Names()
+    names, failed = Names(), dict[bytes, tuple[Input, str]]()
+    for shard, mark in state.done_marks(folder):
+        for place, item in enumerate(index.load(folder, shard)):
+            known.add(item.key)
+            if item.sidecar:
+                names.add(os.fsencode(item.sidecar))
+            failed.pop(item.key, None)
+            if not item.error and (reason := mark.failed.get(str(place))):
+                failed[item.key] = item, reason
+    again = failed.values() if retry_failed or settings.skip_existing else ()
+
+    def more() -> Iterator[Input]:
+        yield from (item for item, _ in again)
+        listed = (item for item in sources.inputs(settings, found) if known.add(item.key))
+        yield from _named(listed, folder, settings, found, names, skip=not settings.overwrite)
+
+    first = index.next_first(plan.shards[-1] + 1 if plan.shards else 0)
+    total, shards = index.store(folder, more(), settings.shard_size, first)
+    known.close()
+    names.close()
+    if not total:
+        return plan
+    retried = Counter(reason for _, reason in again)
+    added = Pass(first=first, shards=shards, inputs=total, retried=dict(retried))
+    plan = Plan(settings=settings, passes=(*plan.passes, added), other=dict(found.other), existing=plan.existing)
+    state.store_plan(folder, plan)
+    tell(f"{total - retried.total():,} new inputs, {retried.total():,} failed ones again.")
+    return plan
+
+
+def _named(
+    listed: Iterable[Input], folder: Folder, settings: JobSettings, found: sources.Found, names: Names, *, skip: bool
+) -> Iterator[Input]:
+    """The inputs, each with a sidecar that no other one has; with `skip` without those whose sidecar exists."""
+    for item in listed:
+        name = below(item.name)
+        if settings.sink != "sidecar" or item.error:
             yield item
+        elif name is None:
+            yield replace(item, error=f"unsafe_name: {item.path[:300]} names no file below the output.")
+        else:
+            sidecar = names.take(sidecars(name, settings.sidecar_suffix))
+            exists = folder.exists(sidecar)
+            found.existing += exists and skip
+            found.not_ours += exists and not skip
+            if not (exists and skip):
+                yield replace(item, sidecar=sidecar)
 
 
 class Job:
@@ -87,8 +142,9 @@ class Job:
         self._done = set(state.done_shards(folder))
         self._open = self._journal.read(self._done)
         self.tally = Tally(plan.inputs)
-        for mark in state.done_marks(folder):
+        for _, mark in state.done_marks(folder):
             self._count_mark(mark)
+        self.tally.reasons.subtract(plan.retried)
         for rows in self._open.values():
             for row in rows.values():
                 self._count(row)
@@ -99,7 +155,7 @@ class Job:
         display.say(self._beginning())
         for shard in [shard for shard, rows in self._open.items() if len(rows) == self._plan.size_of(shard)]:
             self._finish(shard)
-        todo = [shard for shard in range(self._plan.shards) if shard not in self._done]
+        todo = [shard for shard in self._plan.shards if shard not in self._done]
         todo.sort(key=lambda shard: (shard not in self._open, shard))
         finished = True
         if todo:
@@ -151,10 +207,15 @@ class Job:
 
     def _finish(self, shard: int) -> None:
         self._journal.flush()
+        settings = self._plan.settings
+        inputs = index.load(self._folder, shard)
         rows = [row for _, row in sorted(self._open[shard].items())]
-        mark = marks.mark_of(rows)
         plain = [{name: value for name, value in row.items() if name != "reused"} for row in rows]
-        state.finish(self._folder, shard, plain, self._plan.settings, dataclasses.asdict(mark))
+        for place, (reason, sentence) in sinks.write(self._folder, shard, inputs, plain, settings).items():
+            self._count(rows[place], -1)
+            rows[place] = failed(inputs[place], reason, sentence, settings)
+            self._count(rows[place])
+        state.mark_done(self._folder, shard, marks.mark_of(rows))
         del self._open[shard]
         self._done.add(shard)
         self._journal.forget(shard)
@@ -162,18 +223,17 @@ class Job:
     def _too_many(self) -> bool:
         return self._run.max_errors is not None and self.tally.failed > self._run.max_errors
 
-    def _count(self, row: Row) -> None:
+    def _count(self, row: Row, times: int = 1) -> None:
         if row["caption"] is None:
-            self.tally.reasons[row["reason"]] += 1
+            self.tally.reasons[row["reason"]] += times
         else:
-            self.tally.captioned += 1
-            self.tally.reused += row.get("reused", 0)
+            self.tally.captioned += times
+            self.tally.reused += times * row.get("reused", 0)
 
-    def _count_mark(self, mark: dict[str, object]) -> None:
-        stored = marks.Mark(**mark)  # type: ignore[arg-type]
-        self.tally.captioned += stored.captioned
-        self.tally.reused += stored.reused
-        self.tally.reasons.update(stored.reasons)
+    def _count_mark(self, mark: marks.Mark) -> None:
+        self.tally.captioned += mark.captioned
+        self.tally.reused += mark.reused
+        self.tally.reasons.update(mark.reasons)
 
 
 def run_job(settings: JobSettings, run: RunSettings) -> Summary:
@@ -189,7 +249,7 @@ def run_job(settings: JobSettings, run: RunSettings) -> Summary:
     try:
         with connected(run.address):
             image_size(settings)
-            plan = planned(folder, settings, run.restart, _say)
+            plan = planned(folder, settings, run.restart, _say, run.retry_failed)
             job = Job(folder, plan, run, lock)
             with Display(job.tally) as display:
                 return job.run(display)

@@ -18,13 +18,18 @@ class Mark:
 
     captioned: int
     reused: int
-    reasons: dict[str, int]
+    failed: dict[str, str]
+    """The reason of each row without a caption, by its place."""
     words: dict[str, int]
     """How many captions have so many words, by the first number of each bin of `WORDS_BIN`."""
     scores: dict[str, int]
     """How many clauses have such a score, by its first decimal; empty without scores."""
     sample: list[dict[str, Any]]
     """Place in the shard, path, caption and error of some rows."""
+
+    @property
+    def reasons(self) -> Counter[str]:
+        return Counter(self.failed.values())
 
 
 def mark_of(rows: Sequence[Mapping[str, Any]]) -> Mark:
@@ -34,7 +39,7 @@ def mark_of(rows: Sequence[Mapping[str, Any]]) -> Mark:
     return Mark(
         captioned=len(captions),
         reused=sum(row.get("reused", 0) for row in rows),
-        reasons=dict(Counter(row["reason"] for row in rows if row["caption"] is None)),
+        failed={str(place): row["reason"] for place, row in enumerate(rows) if row["caption"] is None},
         words=dict(Counter(str(len(text.split()) // WORDS_BIN * WORDS_BIN) for text in captions)),
         scores=dict(Counter(f"{int(min(score, 0.999) * 10) / 10:.1f}" for score in scores)),
         sample=[

@@ -7,15 +7,15 @@ import html
 import io
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-from PIL import Image
 
 from serve_app.batch import index, state
 from serve_app.batch.folder import Folder
 from serve_app.batch.intake import read_all
-from serve_app.batch.marks import WORDS_BIN
+from serve_app.batch.marks import WORDS_BIN, Mark
 from serve_app.batch.state import Plan
+from serve_app.errors import CaptionServeError
+from serve_app.limits import Limits
+from serve_app.service import images
 
 NAME = "_job/report.html"
 SHOWN = 60
@@ -36,22 +36,23 @@ h1 { font-size: 1.5rem; } h2 { font-size: 1.1rem; margin-top: 2rem; } td { paddi
 
 def write(folder: Folder, plan: Plan) -> None:
     """Makes the page from the finished shards. The same job has the same page."""
-    marks = list(zip(state.done_shards(folder), state.done_marks(folder), strict=True))
-    folder.write(NAME, _page(folder, plan, marks).encode())
+    folder.write(NAME, _page(folder, plan, state.done_marks(folder)).encode())
 
 
-def _page(folder: Folder, plan: Plan, marks: Sequence[tuple[int, Mapping[str, Any]]]) -> str:
+def _page(folder: Folder, plan: Plan, marks: Sequence[tuple[int, Mark]]) -> str:
     reasons, words, scores = Counter[str](), Counter[str](), Counter[str]()
     for _, mark in marks:
-        reasons.update(mark["reasons"])
-        words.update(mark["words"])
-        scores.update(mark["scores"])
-    captioned = sum(mark["captioned"] for _, mark in marks)
+        reasons.update(mark.reasons)
+        words.update(mark.words)
+        scores.update(mark.scores)
+    reasons -= plan.retried
+    captioned = sum(mark.captioned for _, mark in marks)
     counts = {
         "inputs": plan.inputs,
         "captioned": captioned,
-        "of these duplicates": sum(mark["reused"] for _, mark in marks),
+        "of these duplicates": sum(mark.reused for _, mark in marks),
         **{f"failed: {reason}": count for reason, count in reasons.most_common()},
+        **{f"left alone: {word}": count for word, count in plan.other.items()},
     }
     starts = sorted(map(int, words))
     bins = range(starts[0], starts[-1] + 1, WORDS_BIN) if starts else ()
@@ -66,16 +67,16 @@ def _page(folder: Folder, plan: Plan, marks: Sequence[tuple[int, Mapping[str, An
     )
 
 
-def _examples(folder: Folder, plan: Plan, marks: Sequence[tuple[int, Mapping[str, Any]]]) -> list[str]:
+def _examples(folder: Folder, plan: Plan, marks: Sequence[tuple[int, Mark]]) -> list[str]:
     """Rows of shards that lie evenly over the job."""
-    wanted = max(1, SHOWN // max(1, len(marks[0][1]["sample"]))) if marks else 0
+    wanted = max(1, SHOWN // max(1, len(marks[0][1].sample))) if marks else 0
     step = max(1, len(marks) // wanted) if wanted else 1
     shown = []
     for shard, mark in marks[::step][:wanted]:
         inputs = index.load(folder, shard)
-        found = read_all([inputs[row["place"]] for row in mark["sample"]], plan.settings)
-        for row, data in zip(mark["sample"], found, strict=True):
-            picture = _thumbnail(data) if isinstance(data, bytes) else ""
+        found = read_all([inputs[row["place"]] for row in mark.sample], plan.settings)
+        for row, data in zip(mark.sample, found, strict=True):
+            picture = _thumbnail(data, plan.settings.limits()) if isinstance(data, bytes) else ""
             text = row["caption"] if row["caption"] is not None else row["error"]
             kind = "caption" if row["caption"] is not None else "error"
             shown.append(
@@ -86,14 +87,12 @@ def _examples(folder: Folder, plan: Plan, marks: Sequence[tuple[int, Mapping[str
     return shown
 
 
-def _thumbnail(data: bytes) -> str:
+def _thumbnail(data: bytes, limits: Limits) -> str:
+    """As the model saw it: upright, on white, 8 bits a channel."""
     try:
-        with Image.open(io.BytesIO(data)) as picture:
-            small = picture.convert("RGB")
-            small.thumbnail((THUMBNAIL, THUMBNAIL))
-            file = io.BytesIO()
-            small.save(file, "JPEG", quality=80)
-    except Exception:  # a broken image has its row, and no picture
+        file = io.BytesIO()
+        images.thumbnail(data, limits, THUMBNAIL).save(file, "JPEG", quality=80)
+    except CaptionServeError:  # a broken image has its row, and no picture
         return ""
     return f"<img alt='' src='data:image/jpeg;base64,{base64.b64encode(file.getvalue()).decode()}'>"
 

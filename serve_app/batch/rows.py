@@ -42,12 +42,30 @@ _FULL = {
 
 def schema(settings: JobSettings) -> pa.Schema:
     """Columns of the output."""
+    own = _own(settings)
+    return pa.schema([*own, *((name, _TEXT) for name in kept_names(settings).values())])
+
+
+def kept_names(settings: JobSettings) -> dict[str, str]:
+    """The output's name for each kept column of the source: its own, or `kept_…` if the output has a column of it."""
+    names = {name for name, _ in _own(settings)}
+    kept = {}
+    for column in settings.keep:
+        name = column
+        while name in names:
+            name = f"kept_{name}"
+        names.add(name)
+        kept[column] = name
+    return kept
+
+
+def _own(settings: JobSettings) -> list[tuple[str, pa.DataType]]:
     fields: list[Any] = [("path", _TEXT), ("caption", _TEXT), ("error", _TEXT), ("reason", _TEXT), ("digest", _TEXT)]
     if settings.full:
         fields += list(_FULL.items())
     if settings.texts_column is not None:
         fields += [("source", _TEXT), ("score", pa.float64())]
-    return pa.schema(fields + [(name, _TEXT) for name in settings.keep])
+    return fields
 
 
 def captioned(item: Input, body: Mapping[str, Any], digest: str, settings: JobSettings) -> dict[str, Any]:
@@ -107,8 +125,8 @@ def table(rows: Sequence[Mapping[str, Any]], settings: JobSettings) -> pa.Table:
 def _base(item: Input, settings: JobSettings) -> dict[str, Any]:
     row: dict[str, Any] = dict.fromkeys(schema(settings).names)
     row["path"] = item.path
-    for name, value in (json.loads(item.kept) if item.kept else {}).items():
-        if name not in settings.keep:
-            continue
+    kept = json.loads(item.kept) if item.kept else {}
+    for column, name in kept_names(settings).items():
+        value = kept.get(column)
         row[name] = value if value is None or isinstance(value, str) else json.dumps(value)
     return row

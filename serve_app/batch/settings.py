@@ -29,7 +29,10 @@ class JobSettings(BaseModel):
     source: str
     source_kind: SourceKind
     column: str | None = Field(None, description="table column of paths, URLs or bytes; None: the first known name")
-    keep: tuple[str, ...] = Field((), description="table columns that are copied to the output, as text")
+    keep: tuple[str, ...] = Field(
+        (),
+        description="table columns that are copied to the output, as text; as `kept_…` if it has that column",
+    )
     texts_column: str | None = Field(
         None, description="table column with an image's text or texts; one that the image supports stays its caption"
     )
@@ -37,6 +40,8 @@ class JobSettings(BaseModel):
     sink: SinkKind
     sidecar_suffix: str = ".txt"
     skip_existing: bool = False
+    overwrite: bool = False
+    exclude: tuple[str, ...] = Field((), description="globs of file names or paths that are no inputs")
     full: bool = Field(
         False, description="variants, rounds, clauses, contested statements, scores and timings besides the caption"
     )
@@ -53,6 +58,12 @@ class JobSettings(BaseModel):
         check_template(self.template)
         if self.skip_existing and self.sink != "sidecar":
             raise InvalidOption("--skip-existing needs sidecars (--to sidecar): other outputs know what they have.")
+        if self.overwrite and self.sink != "sidecar":
+            raise InvalidOption("--overwrite is for sidecars (--to sidecar): --restart replaces other outputs.")
+        if self.overwrite and self.skip_existing:
+            raise InvalidOption("--skip-existing and --overwrite exclude each other.")
+        if self.exclude and self.source_kind != "images":
+            raise InvalidOption("--exclude is for directories and globs of images.")
         if not self.sidecar_suffix.startswith(".") or "/" in self.sidecar_suffix:
             raise InvalidOption("--sidecar-suffix begins with a dot, for example .caption.")
         if (self.column or self.keep) and self.source_kind != "table":
@@ -112,6 +123,7 @@ class RunSettings(BaseModel):
     max_errors: int | None = Field(None, ge=0)
     duplicates_window: int = Field(50_000, ge=0, description="distinct images that are remembered; 0: none")
     restart: bool = False
+    retry_failed: bool = False
     report: bool = True
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import json
 import tarfile
@@ -13,9 +14,10 @@ from typing import IO
 import pyarrow.parquet as pq
 
 from serve_app.batch import rows as rows_
-from serve_app.batch.folder import Folder
+from serve_app.batch.folder import Folder, reason_of
 from serve_app.batch.inputs import Input
 from serve_app.batch.intake import read_all
+from serve_app.batch.names import shown
 from serve_app.batch.rows import Row
 from serve_app.batch.settings import JobSettings, SinkKind
 
@@ -32,24 +34,47 @@ def part_name(kind: SinkKind, shard: int) -> str:
     return f"part-{shard:05d}{SUFFIXES[kind]}"
 
 
-def write(folder: Folder, shard: int, inputs: Sequence[Input], rows: Sequence[Row], settings: JobSettings) -> None:
-    """Writes a shard's rows, which are in the order of its inputs. Files that exist are kept."""
+Refused = dict[int, tuple[str, str]]
+"""Rows that could not be written, by place: a word to count by and a sentence."""
+
+_OF_THE_NAME = frozenset(
+    (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.EEXIST)
+)
+"""Errors of a storage that are one name's and not the storage's."""
+
+
+def write(folder: Folder, shard: int, inputs: Sequence[Input], rows: Sequence[Row], settings: JobSettings) -> Refused:
+    """Writes a shard's rows, which are in the order of its inputs. Files that exist are kept. Raises `OSError`."""
     if settings.sink == "sidecar":
-        for item, row in zip(inputs, rows, strict=True):
-            if row["caption"] is not None:
-                folder.write(sidecar_name(item, settings), str(row["caption"]).encode())
-        return
+        return _sidecars(folder, inputs, rows, settings)
     name = part_name(settings.sink, shard)
-    if folder.exists(name):
-        return
-    with folder.writer(name) as output:
-        _WRITERS[settings.sink](output, inputs, rows, settings)
+    if not folder.exists(name):
+        with folder.writer(name) as output:
+            _WRITERS[settings.sink](output, inputs, rows, settings)
+    return {}
 
 
-def sidecar_name(item: Input, settings: JobSettings) -> str:
-    path = PurePosixPath(item.name)
-    renamed = path.name.endswith(settings.sidecar_suffix)  # by `with_own_sidecars`
-    return item.name if renamed else str(path.with_name(path.stem + settings.sidecar_suffix))
+def _sidecars(folder: Folder, inputs: Sequence[Input], rows: Sequence[Row], settings: JobSettings) -> Refused:
+    refused: Refused = {}
+    for place, (item, row) in enumerate(zip(inputs, rows, strict=True)):
+        if row["caption"] is None:
+            continue
+        data = str(row["caption"]).encode()
+        if settings.source_kind != "images" and not folder.holds(item.sidecar):
+            refused[place] = "unsafe_name", f"{shown(item.sidecar)} leads out of the output by a link."
+        elif not settings.overwrite and folder.exists(item.sidecar) and folder.read(item.sidecar) != data:
+            refused[place] = "sidecar_exists", f"{shown(item.sidecar)} was written by somebody else meanwhile."
+        else:
+            try:
+                folder.write(item.sidecar, data)
+            except (OSError, ValueError) as error:
+                if isinstance(error, OSError) and error.errno not in _OF_THE_NAME:
+                    raise
+                refused[place] = (
+                    "unwritable_name",
+                    f"{shown(item.sidecar)[:300]} cannot be written: {reason_of(error)}.",
+                )
+    return refused
 
 
 def _parquet(output: IO[bytes], _: Sequence[Input], rows: Sequence[Row], settings: JobSettings) -> None:
@@ -80,7 +105,7 @@ def _webdataset(output: IO[bytes], inputs: Sequence[Input], rows: Sequence[Row],
             if isinstance(data, bytes):
                 item, row = inputs[place], rows[place]
                 key = f"{_safe(item.stem)}-{place:06d}"
-                suffix = PurePosixPath(item.name).suffix.lower().lstrip(".") or "img"
+                suffix = _safe(PurePosixPath(item.name).suffix.lower().lstrip(".")) or "img"
                 _add(tar, f"{key}.{suffix}", data)
                 _add(tar, f"{key}.txt", str(row["caption"]).encode())
                 _add(tar, f"{key}.json", json.dumps(row, ensure_ascii=False).encode())

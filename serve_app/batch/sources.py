@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
+import fnmatch
 import glob
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 
 from fsspec.implementations.local import LocalFileSystem
 
-from serve_app.batch import tables, tars
+from serve_app.batch import tables, tars, texts
 from serve_app.batch.folder import filesystem, reason_of
-from serve_app.batch.inputs import Input, local_input, named, shown
+from serve_app.batch.inputs import Input, local_input, named
+from serve_app.batch.names import OWN_FOLDER, shown, without_climbing
 from serve_app.batch.settings import JobSettings, SourceKind
 from serve_app.errors import InvalidOption
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".avif")
 LIST_SUFFIXES = (".txt", ".lst", ".list")
-OWN_FOLDER = "_job"
-"""Where a job keeps its state, below its output; never a source."""
+SYSTEM_FOLDERS = frozenset(
+    (b"__MACOSX", b"@eaDir", b"$RECYCLE.BIN", b"System Volume Information", b"lost+found", b".git")
+)
+"""Folders that systems make: archives of macOS, NAS thumbnails, bins. What they hold is no image of the user's."""
 _MAGIC = frozenset("*?[")
 
 
@@ -32,16 +36,19 @@ class Found:
     """Files left alone, by suffix."""
     existing: int = 0
     """Inputs left out because their sidecar is there."""
+    not_ours: int = 0
+    """Inputs whose sidecar is there and was not made by this job."""
 
 
 def kind_of(source: str) -> SourceKind:
     """By the suffix of the file or glob; a directory is one of images."""
-    suffix = PurePosixPath(source.partition("?")[0] if "://" in source else source).suffix.lower()
+    name = (source.partition("?")[0] if "://" in source else source).lower()
+    suffix = PurePosixPath(name).suffix
     if suffix in LIST_SUFFIXES:
         return "list"
     if suffix in tables.SUFFIXES:
         return "table"
-    if suffix in tars.SUFFIXES:
+    if name.endswith(tars.SUFFIXES):
         return "webdataset"
     return "images"
 
@@ -50,7 +57,7 @@ def inputs(settings: JobSettings, found: Found) -> Iterator[Input]:
     """All inputs of the source. Raises `InvalidOption` if there is no such source, and `OSError`."""
     match settings.source_kind:
         case "images":
-            yield from _images(settings.source, found)
+            yield from _images(settings.source, settings.exclude, found)
         case "list":
             yield from _listed(settings.source)
         case "table":
@@ -58,53 +65,50 @@ def inputs(settings: JobSettings, found: Found) -> Iterator[Input]:
                 yield from tables.inputs(file, settings.column, settings.columns)
         case "webdataset":
             for file in _files(settings.source):
-                yield from tars.inputs(file, IMAGE_SUFFIXES)
+                yield from tars.inputs(file, IMAGE_SUFFIXES, found.other)
 
 
-def with_own_sidecars(found: Iterator[Input], suffix: str) -> Iterator[Input]:
-    """Renames inputs that would share a sidecar with an earlier one of the same folder: `a.jpg`, `a.png` get
-    `a.txt`, `a.png.txt`."""
-    folder, stems = "", set[str]()
-    for item in found:
-        path = PurePosixPath(item.name)
-        if str(path.parent) != folder:
-            folder, stems = str(path.parent), set()
-        if path.stem in stems:
-            item = replace(item, name=item.name + suffix)
-        stems.add(PurePosixPath(item.name).stem)
-        yield item
-
-
-def _images(source: str, found: Found) -> Iterator[Input]:
+def _images(source: str, exclude: Sequence[str], found: Found) -> Iterator[Input]:
     storage, path = filesystem(source)
     if not isinstance(storage, LocalFileSystem):
-        yield from _remote_images(source, found)
+        yield from _remote_images(source, exclude, found)
     elif _MAGIC & set(source) and not os.path.exists(source):
         files = glob.iglob(source, recursive=True)
         for name in sorted(file for file in files if not os.path.isdir(file)):
-            yield from _image(os.fsencode(os.path.abspath(name)), b"/", "", name, found)
+            yield from _image(os.fsencode(os.path.abspath(name)), b"/", "", name, exclude, found)
     elif os.path.isdir(path):
         root = os.fsencode(path)
         for file in _walk(root, (), found):
             if isinstance(file, Input):
                 yield file
             else:
-                yield from _image(file, root, source, None, found)
+                yield from _image(file, root, source, None, exclude, found)
     elif os.path.isfile(path):
-        yield replace(local_input(os.fsencode(path), os.fsencode(str(Path(path).parent)), ""), path=source)
+        yield replace(local_input(os.fsencode(path), os.fsencode(str(Path(path).parent)), ""), path=shown(source))
     else:
         raise InvalidOption(f"There is no file or directory {source!r}.")
 
 
-def _image(file: bytes, root: bytes, shown_root: str, path: str | None, found: Found) -> Iterator[Input]:
-    suffix = os.path.splitext(file)[1].lower().decode("ascii", "replace")
-    if suffix not in IMAGE_SUFFIXES:
-        found.other[suffix or "no suffix"] += 1
-        return
+def _left_alone(name: str, exclude: Sequence[str]) -> str | None:
+    """Why a file is no input, as a word to count by; None for an image."""
+    path = PurePosixPath(name)
+    if path.name.startswith("._"):  # of macOS, beside each file that it copies
+        return "._ files"
+    if path.suffix.lower() not in IMAGE_SUFFIXES:
+        return shown(path.suffix.lower()) or "no suffix"
+    excluded = any(fnmatch.fnmatchcase(name, pattern) or path.match(pattern) for pattern in exclude)
+    return "excluded" if excluded else None
+
+
+def _image(
+    file: bytes, root: bytes, shown_root: str, path: str | None, exclude: Sequence[str], found: Found
+) -> Iterator[Input]:
     item = local_input(file, root, shown_root)
     if path is not None:
-        clean = shown(os.fsencode(path))
-        item = replace(item, path=clean, name=clean.lstrip("./").replace("../", ""))
+        item = replace(item, path=shown(path), name=without_climbing(path))
+    if word := _left_alone(item.name, exclude):
+        found.other[word] += 1
+        return
     yield item
 
 
@@ -114,7 +118,8 @@ def _walk(folder: bytes, above: tuple[tuple[int, int], ...], found: Found) -> It
         state = os.stat(folder)
         entries = sorted(os.scandir(folder), key=lambda entry: entry.name)
     except OSError as error:
-        yield Input(shown(folder), shown(os.path.basename(folder)), folder, error=f"unreadable: {reason_of(error)}.")
+        path = os.fsdecode(folder)
+        yield Input(shown(path), os.path.basename(path), folder, error=f"unreadable: {reason_of(error)}.")
         return
     here = (state.st_dev, state.st_ino)
     if here in above:
@@ -123,6 +128,8 @@ def _walk(folder: bytes, above: tuple[tuple[int, int], ...], found: Found) -> It
     for entry in entries:
         if not _is_folder(entry):
             yield entry.path
+        elif entry.name in SYSTEM_FOLDERS:
+            found.other[f"folder {os.fsdecode(entry.name)}"] += 1
         elif entry.name != OWN_FOLDER.encode():
             yield from _walk(entry.path, (*above, here), found)
 
@@ -134,7 +141,7 @@ def _is_folder(entry: os.DirEntry[bytes]) -> bool:
         return False
 
 
-def _remote_images(source: str, found: Found) -> Iterator[Input]:
+def _remote_images(source: str, exclude: Sequence[str], found: Found) -> Iterator[Input]:
     scheme = source.partition("://")[0]
     storage, path = filesystem(source)
     if _MAGIC & set(path):
@@ -145,17 +152,16 @@ def _remote_images(source: str, found: Found) -> Iterator[Input]:
         files = _remote_walk(storage, path)
     root = path.rstrip("/") + "/"
     for file in files:
-        suffix = PurePosixPath(file).suffix.lower()
-        if suffix not in IMAGE_SUFFIXES:
-            found.other[suffix or "no suffix"] += 1
-            continue
         if file.startswith(root):
             name = file.removeprefix(root)
             url = f"{source.rstrip('/')}/{name}"
         else:  # of a glob
             name = file.lstrip("/")
             url = file if "://" in file else f"{scheme}://{name}"
-        yield Input(url, name, url.encode())
+        if word := _left_alone(name, exclude):
+            found.other[word] += 1
+        else:
+            yield Input(url, name, url.encode())
 
 
 def _remote_walk(storage: object, path: str) -> Iterator[str]:
@@ -170,16 +176,15 @@ def _listed(source: str) -> Iterator[Input]:
     """Paths and URLs, one a line; relative ones start at the list's folder."""
     storage, path = filesystem(source)
     local = isinstance(storage, LocalFileSystem)
-    try:
-        lines = storage.open(path, "rt", encoding="utf-8", errors="surrogateescape")
-    except FileNotFoundError:
-        raise InvalidOption(f"There is no file {source!r}.") from None
     base = path.rpartition("/")[0]
     scheme = "" if local else source.partition("://")[0] + "://"
-    with lines:
-        for line in lines:
-            if name := line.strip("\r\n"):
-                yield named(name, base, scheme)
+    try:
+        with texts.opened(source) as lines:
+            for line in lines:
+                if name := line.strip("\r\n"):
+                    yield named(name, base, scheme)
+    except UnicodeError as error:
+        raise InvalidOption(f"{source}: the text is not what its byte order mark says: {error}.") from error
 
 
 def _files(source: str) -> list[str]:

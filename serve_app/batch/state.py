@@ -17,37 +17,69 @@ import os
 import socket
 import time
 import uuid
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict
 from typing import Any
 
 import psutil
+from pydantic import BaseModel, ConfigDict, Field
 
-from serve_app.batch import index, sinks
+from serve_app.batch import sinks
 from serve_app.batch.folder import Folder
+from serve_app.batch.marks import Mark
+from serve_app.batch.names import OWN_FOLDER
 from serve_app.batch.rows import Row
 from serve_app.batch.settings import JobSettings
 from serve_app.errors import InvalidOption
 
-JOB = "_job"
+JOB = OWN_FOLDER
 LOCK_STALE_S = 60.0
 """A lock whose time is older belongs to nobody."""
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
+class Pass(BaseModel):
+    """Inputs that were found together: when the job began, or when it went on with what was new or had failed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    first: int
+    """Number of its first shard."""
+    shards: int
+    inputs: int
+    retried: dict[str, int] = Field(default_factory=dict)
+    """How many inputs of earlier passes it tries again, by the reason for which they had failed."""
+
+
+class Plan(BaseModel):
     """The job as it was stored."""
 
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
     settings: JobSettings
-    inputs: int
-    shards: int
-    other: Mapping[str, int]
+    passes: tuple[Pass, ...]
+    other: dict[str, int]
+    """Files left alone, by why."""
     existing: int
+    """Inputs left out because their sidecar was there."""
+
+    @property
+    def inputs(self) -> int:
+        return sum(each.inputs - sum(each.retried.values()) for each in self.passes)
+
+    @property
+    def shards(self) -> list[int]:
+        return [shard for each in self.passes for shard in range(each.first, each.first + each.shards)]
+
+    @property
+    def retried(self) -> Counter[str]:
+        return sum((Counter(each.retried) for each in self.passes), Counter())
 
     def size_of(self, shard: int) -> int:
-        """Inputs of a shard: all have as many, the last one the rest."""
+        """Inputs of a shard: all of a pass have as many, the last one the rest."""
         size = self.settings.shard_size
-        return size if shard < self.shards - 1 else self.inputs - size * (self.shards - 1)
+        its = next(each for each in reversed(self.passes) if each.first <= shard)
+        return size if shard < its.first + its.shards - 1 else its.inputs - size * (its.shards - 1)
 
 
 def load_plan(folder: Folder) -> Plan | None:
@@ -55,22 +87,13 @@ def load_plan(folder: Folder) -> Plan | None:
     if not folder.exists(f"{JOB}/job.json"):
         return None
     try:
-        stored = json.loads(folder.read(f"{JOB}/job.json"))
-        settings = JobSettings.model_validate(stored.pop("settings"))
-        return Plan(settings, **stored)
-    except (ValueError, KeyError, TypeError) as error:
+        return Plan.model_validate_json(folder.read(f"{JOB}/job.json"))
+    except (ValueError, InvalidOption) as error:
         raise InvalidOption(f"{folder.url}/{JOB} is of another version of this job; use --restart.") from error
 
 
 def store_plan(folder: Folder, plan: Plan) -> None:
-    stored = {
-        "settings": plan.settings.model_dump(mode="json"),
-        "inputs": plan.inputs,
-        "shards": plan.shards,
-        "other": dict(plan.other),
-        "existing": plan.existing,
-    }
-    folder.write(f"{JOB}/job.json", json.dumps(stored, indent=1).encode())
+    folder.write(f"{JOB}/job.json", plan.model_dump_json(indent=1).encode())
 
 
 def clear(folder: Folder) -> None:
@@ -93,15 +116,18 @@ def done_shards(folder: Folder) -> list[int]:
     return [int(name.partition(".")[0]) for name in folder.names(f"{JOB}/done") if name.endswith(".json")]
 
 
-def done_marks(folder: Folder) -> list[dict[str, Any]]:
-    """What the finished shards' markers say."""
-    return [json.loads(folder.read(f"{JOB}/done/{name}")) for name in folder.names(f"{JOB}/done")]
+def done_marks(folder: Folder) -> list[tuple[int, Mark]]:
+    """Numbers of the finished shards, and what their markers say."""
+    return [(shard, Mark(**json.loads(folder.read(_mark(shard))))) for shard in done_shards(folder)]
 
 
-def finish(folder: Folder, shard: int, found: Sequence[Row], settings: JobSettings, mark: Mapping[str, Any]) -> None:
-    """Writes a shard's output and its marker. Doing it twice is doing it once."""
-    sinks.write(folder, shard, index.load(folder, shard), found, settings)
-    folder.write(f"{JOB}/done/{shard:05d}.json", json.dumps(dict(mark), ensure_ascii=False).encode())
+def mark_done(folder: Folder, shard: int, mark: Mark) -> None:
+    """The shard's output is there. Doing it twice is doing it once."""
+    folder.write(_mark(shard), json.dumps(asdict(mark), ensure_ascii=False).encode())
+
+
+def _mark(shard: int) -> str:
+    return f"{JOB}/done/{shard:05d}.json"
 
 
 class Journal:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 import typer
 
 from serve_app.args import matcher_for
-from serve_app.cli.flags import with_options
+from serve_app.cli.flags import sizes, with_options
 from serve_app.options import given
 from serve_app.types import DTYPES, Dtype
 
@@ -43,6 +43,10 @@ def batch(
     suffix: Annotated[str, typer.Option(help="text behind each caption")] = "",
     sidecar_suffix: Annotated[str, typer.Option(help="of --to sidecar, for example .caption")] = ".txt",
     skip_existing: Annotated[bool, typer.Option(help="leave out images that have a sidecar")] = False,
+    overwrite: Annotated[bool, typer.Option(help="replace sidecars that this job did not write")] = False,
+    exclude: Annotated[
+        list[str] | None, typer.Option(help="glob of file names or paths to leave out; may be repeated")
+    ] = None,
     shard_size: Annotated[int, typer.Option(min=1, help="inputs of an output file")] = 1000,
     model: Annotated[str, typer.Option(help="demo, a local directory, or a hub id")] = "demo",
     matcher: Annotated[str | None, typer.Option(help="matching model that weighs statements; none disables it")] = None,
@@ -54,6 +58,8 @@ def batch(
         list[str] | None, typer.Option(help="host to fetch http(s) images from; every public one unless given")
     ] = None,
     fetch_network: Annotated[list[str] | None, typer.Option(help="network (CIDR) that is no public one")] = None,
+    max_image_bytes: Annotated[int | None, typer.Option(min=1, help="largest file of an image")] = None,
+    max_image_pixels: Annotated[int | None, typer.Option(min=1, help="largest image in pixels, width × height")] = None,
     via_handle: Annotated[str | None, typer.Option(help="ask this running application instead of own engines")] = None,
     concurrency: Annotated[int, typer.Option(min=1, help="images in progress with --via-handle")] = 16,
     address: Annotated[
@@ -71,6 +77,7 @@ def batch(
         int, typer.Option(min=1, help="inputs after which the engines start anew and Ray Data's memory is given back")
     ] = 250_000,
     max_errors: Annotated[int | None, typer.Option(min=0, help="stop when more inputs have failed")] = None,
+    retry_failed: Annotated[bool, typer.Option(help="try the failed inputs of a finished job again")] = False,
     restart: Annotated[bool, typer.Option(help="drop the job in --out and its files, and begin anew")] = False,
     report: Annotated[bool, typer.Option(help="write a page with a sample of the captions")] = True,
     dry_run: Annotated[
@@ -94,12 +101,14 @@ def batch(
     }
     args |= {"revision": revision} if revision else {}
     args |= {"fetch_hosts": tuple(fetch_host or ("*",)), "fetch_networks": tuple(fetch_network or ())}
+    args |= sizes(max_image_bytes, max_image_pixels)
     least, most = _engines(engines)
     settings = {
         "sink": to, "source_kind": source_kind, "column": column, "keep": tuple(keep or ()), "full": full,
         "texts_column": texts, "floor": floor,
         "template": template, "prefix": prefix, "suffix": suffix,
-        "sidecar_suffix": sidecar_suffix, "skip_existing": skip_existing, "shard_size": shard_size,
+        "sidecar_suffix": sidecar_suffix, "skip_existing": skip_existing, "overwrite": overwrite,
+        "exclude": tuple(exclude or ()), "shard_size": shard_size, "retry_failed": retry_failed,
         "options": given(options), "args": args,
         "via_handle": via_handle, "concurrency": concurrency, "address": address, "min_engines": least,
         "max_engines": most, "cpus_per_engine": cpus_per_engine, "batch_size": batch_size, "window": window,

@@ -21,6 +21,12 @@ def with_options(interface: Interface) -> Callable[[Callable[..., None]], Callab
     return decorate
 
 
+def sizes(max_image_bytes: int | None, max_image_pixels: int | None) -> dict[str, int]:
+    """The limits of an image that were given."""
+    given = {"max_image_bytes": max_image_bytes, "max_image_pixels": max_image_pixels}
+    return {name: value for name, value in given.items() if value is not None}
+
+
 def _flag(name: str, field: FieldInfo) -> Any:
     bounds = constraints(field)
     least: Any = next((each.ge for each in bounds if isinstance(each, annotated_types.Ge)), None)

@@ -14,8 +14,9 @@ from pydantic import ValidationError
 
 import serve_app
 from serve_app.args import AppArgs, matcher_for
+from serve_app.batch.names import shown
 from serve_app.cli.batch import batch
-from serve_app.cli.flags import with_options
+from serve_app.cli.flags import sizes, with_options
 from serve_app.errors import CaptionServeError, InvalidOption, ModelError
 from serve_app.options import given, parse_options
 from serve_app.service import CaptionService
@@ -51,6 +52,8 @@ def caption(
     dtype: Annotated[str, typer.Option(help=f"{', '.join(get_args(Dtype))}. {DTYPES}")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
     engine: Annotated[str, typer.Option(help="decode, or reference: transformers' generate")] = "decode",
+    max_image_bytes: Annotated[int | None, typer.Option(min=1, help="largest file of an image")] = None,
+    max_image_pixels: Annotated[int | None, typer.Option(min=1, help="largest image in pixels, width × height")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="the full result, one JSON object a line")] = False,
     **options: Any,
 ) -> None:
@@ -70,6 +73,7 @@ def caption(
                 "dtype": dtype,
                 "device": device,
                 "engine": engine,
+                **sizes(max_image_bytes, max_image_pixels),
             }
         )
     except ValidationError as error:
@@ -159,7 +163,8 @@ async def _caption_all(service: CaptionService, files: list[Path], options: dict
     """Captions one file after the other and returns how many failed. Raises `InvalidOption`."""
     failed = 0
     for number, file in enumerate(files, start=1):
-        typer.echo(f"[{number}/{len(files)}] {file}", err=True)
+        name = shown(str(file))
+        typer.echo(f"[{number}/{len(files)}] {name}", err=True)
         try:
             body = await service.caption(file.read_bytes(), options)
         except InvalidOption:
@@ -167,14 +172,14 @@ async def _caption_all(service: CaptionService, files: list[Path], options: dict
         except (CaptionServeError, OSError) as error:
             failed += 1
             reason = error.message if isinstance(error, CaptionServeError) else f"{os.strerror(error.errno or 0)}."
-            typer.echo(f"{file}: {reason}", err=True)
+            typer.echo(f"{name}: {reason}", err=True)
             if as_json:
-                typer.echo(json.dumps({"file": str(file), "error": reason}, ensure_ascii=False))
+                typer.echo(json.dumps({"file": name, "error": reason}, ensure_ascii=False))
             continue
         if as_json:
-            typer.echo(json.dumps({"file": str(file), **body.model_dump()}, ensure_ascii=False))
+            typer.echo(json.dumps({"file": name, **body.model_dump()}, ensure_ascii=False))
         else:
-            typer.echo(body.caption if len(files) == 1 else f"{file}\t{body.caption}")
+            typer.echo(body.caption if len(files) == 1 else f"{name}\t{body.caption}")
     return failed
 
 
