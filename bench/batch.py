@@ -176,7 +176,7 @@ def progress_of(out: Path) -> int:
     """Rows that are safe: of finished shards and in the journal."""
     folder = Folder(str(out))
     done = set(state.done_shards(folder))
-    finished = sum(mark["captioned"] + sum(mark["reasons"].values()) for mark in state.done_marks(folder))
+    finished = sum(mark.captioned + len(mark.failed) for _, mark in state.done_marks(folder))
     lines = [line for file in (out / "_job" / "open").glob("*.jsonl") for line in file.read_bytes().splitlines()]
     places = {(shard, place) for shard, place, _ in map(json.loads, lines) if shard not in done}
     return finished + len(places)

@@ -6,8 +6,8 @@ import torch
 from transformers import AutoTokenizer, BlipConfig, BlipForConditionalGeneration
 from transformers.initialization import no_init_weights
 
-from serve_app.engine.checkpoint import DEMO_DIRECTORY
 from serve_app.engine.blip import IMAGE_MEAN, IMAGE_STD
+from serve_app.engine.checkpoint import DEMO_DIRECTORY
 from serve_app.engine.loading import Loaded
 from serve_app.engine.precision import Precision
 from serve_app.types import ModelInfo

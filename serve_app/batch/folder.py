@@ -132,4 +132,4 @@ def read_range(url: str | bytes, start: int = 0, size: int = -1) -> bytes:
 
 def reason_of(error: Any) -> str:
     """What an `OSError` says, without its number."""
-    return str(getattr(error, "strerror", None) or error or type(error).__name__).rstrip(".")
+    return str(getattr(error, "strerror", None) or str(error).strip() or type(error).__name__).rstrip(".")

@@ -259,15 +259,28 @@ def _schema(file: str) -> pa.Schema:
         return pq.read_schema(stream) if _is_parquet(file) else _arrow(stream).schema
 
 
-def _batches(file: str, columns: list[str], first: int = 0) -> Iterator[Any]:
-    """Record batches with these columns; those before row `first` may come with nulls in place of their values."""
+def _batches(file: str, columns: list[str], first: int = 0) -> Iterator[pa.RecordBatch]:
+    """Record batches with these columns; those before row `first` may come with nulls in place of their values.
+
+    Raises `pa.ArrowInvalid` for broken ones, whose cells would end the process.
+    """
     with _open(file) as stream:
         if _is_parquet(file):
-            yield from _parquet(pq.ParquetFile(stream), columns, first)
-            return
-        reader = _arrow(stream)
-        for batch in reader if isinstance(reader, pa.RecordBatchStreamReader) else _pieces(reader):
-            yield batch.select(columns)
+            batches = _parquet(pq.ParquetFile(stream), columns, first)
+        else:
+            reader = _arrow(stream)
+            batches = reader if isinstance(reader, pa.RecordBatchStreamReader) else _pieces(reader)
+        for batch in batches:
+            chosen = batch.select(columns)
+            for array in chosen.columns:
+                _as_binary(array).validate(full=True)
+            yield chosen
+
+
+def _as_binary(array: pa.Array) -> pa.Array:
+    """A column of text without the demand that it is UTF-8."""
+    wide = {pa.string(): pa.binary(), pa.large_string(): pa.large_binary()}
+    return array.view(wide[array.type]) if array.type in wide else array
 
 
 def _is_parquet(file: str) -> bool:
