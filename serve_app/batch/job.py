@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import threading
@@ -24,6 +25,7 @@ from serve_app.errors import InvalidOption
 FLUSH_S = 5.0
 """A kill loses the rows of at most this long, and what the engines were at."""
 
+FOLDERS_REMEMBERED = 64
 QUIET_S = 60.0
 NO_ROWS_YET = "There are no rows yet: the engines load their model, or wait for room on the cluster (`ray status`)."
 
@@ -81,16 +83,16 @@ def extended(folder: Folder, plan: Plan, retry_failed: bool, tell: Callable[[str
     if {*state.done_shards(folder)} < {*plan.shards}:
         return plan
     settings, found, known = plan.settings, sources.Found(), Names()
-    names, failed = Names(), dict[bytes, tuple[Input, str]]()
+    names, lost = Names(), dict[bytes, tuple[Input, str]]()
     for shard, mark in state.done_marks(folder):
         for place, item in enumerate(index.load(folder, shard)):
             known.add(item.key)
             if item.sidecar:
                 names.add(os.fsencode(item.sidecar))
-            failed.pop(item.key, None)
+            lost.pop(item.key, None)
             if not item.error and (reason := mark.failed.get(str(place))):
-                failed[item.key] = item, reason
-    again = failed.values() if retry_failed or settings.skip_existing else ()
+                lost[item.key] = item, reason
+    again = lost.values() if retry_failed or settings.skip_existing else ()
 
     def more() -> Iterator[Input]:
         yield from (item for item, _ in again)
@@ -115,6 +117,7 @@ def _named(
     listed: Iterable[Input], folder: Folder, settings: JobSettings, found: sources.Found, names: Names, *, skip: bool
 ) -> Iterator[Input]:
     """The inputs, each with a sidecar that no other one has; with `skip` without those whose sidecar exists."""
+    has = _existing(folder)
     for item in listed:
         name = below(item.name)
         if settings.sink != "sidecar" or item.error:
@@ -123,11 +126,24 @@ def _named(
             yield replace(item, error=f"unsafe_name: {item.path[:300]} names no file below the output.")
         else:
             sidecar = names.take(sidecars(name, settings.sidecar_suffix))
-            exists = folder.exists(sidecar)
+            exists = has(sidecar)
             found.existing += exists and skip
             found.not_ours += exists and not skip
             if not (exists and skip):
                 yield replace(item, sidecar=sidecar)
+
+
+def _existing(folder: Folder) -> Callable[[str], bool]:
+    """Whether the output has a file. A bucket is asked once for a folder: an answer takes it milliseconds."""
+    if folder.is_local:
+        return folder.exists
+    names = functools.lru_cache(FOLDERS_REMEMBERED)(lambda parent: frozenset(folder.names(parent)))
+
+    def exists(name: str) -> bool:
+        parent, _, base = name.rpartition("/")
+        return base in names(parent)
+
+    return exists
 
 
 class Job:

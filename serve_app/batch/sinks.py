@@ -59,22 +59,25 @@ def _sidecars(folder: Folder, inputs: Sequence[Input], rows: Sequence[Row], sett
     for place, (item, row) in enumerate(zip(inputs, rows, strict=True)):
         if row["caption"] is None:
             continue
-        data = str(row["caption"]).encode()
-        if settings.source_kind != "images" and not folder.holds(item.sidecar):
-            refused[place] = "unsafe_name", f"{shown(item.sidecar)} leads out of the output by a link."
-        elif not settings.overwrite and folder.exists(item.sidecar) and folder.read(item.sidecar) != data:
-            refused[place] = "sidecar_exists", f"{shown(item.sidecar)} was written by somebody else meanwhile."
-        else:
-            try:
-                folder.write(item.sidecar, data)
-            except (OSError, ValueError) as error:
-                if isinstance(error, OSError) and error.errno not in _OF_THE_NAME:
-                    raise
-                refused[place] = (
-                    "unwritable_name",
-                    f"{shown(item.sidecar)[:300]} cannot be written: {reason_of(error)}.",
-                )
+        name = shown(item.sidecar)[:300]
+        try:
+            if problem := _sidecar(folder, item.sidecar, str(row["caption"]).encode(), settings):
+                refused[place] = problem[0], f"{name} {problem[1]}."
+        except (OSError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno not in _OF_THE_NAME:
+                raise
+            refused[place] = "unwritable_name", f"{name} cannot be written: {reason_of(error)}."
     return refused
+
+
+def _sidecar(folder: Folder, name: str, data: bytes, settings: JobSettings) -> tuple[str, str] | None:
+    """Writes the file, or says why not. Raises `OSError` and `ValueError`."""
+    if settings.source_kind != "images" and not folder.holds(name):  # a folder's own links may lead where they like
+        return "unsafe_name", "leads out of the output by a link"
+    if not settings.overwrite and folder.exists(name) and folder.read(name) != data:
+        return "sidecar_exists", "was written by somebody else meanwhile"
+    folder.write(name, data)
+    return None
 
 
 def _parquet(output: IO[bytes], _: Sequence[Input], rows: Sequence[Row], settings: JobSettings) -> None:

@@ -150,6 +150,17 @@ def test_a_name_too_long_is_one_row(tmp_path: Path) -> None:
     assert [*files_below(tmp_path / "out")] == ["b.caption"]
 
 
+def test_a_folder_in_place_of_a_sidecar_is_one_row(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / "in" / name).write_bytes(image(0))
+    job = settings_of(str(tmp_path / "in"), str(tmp_path / "out"), {"sink": "sidecar"})[0]
+    planned(Folder(str(tmp_path / "out")), job, False, lambda _: None)
+    (tmp_path / "out" / "a.txt").mkdir()
+    _, found = captioned(Folder(str(tmp_path / "out")), job)
+    assert [row["reason"] for row in found] == ["unwritable_name", None]
+
+
 def test_captions_made_by_hand_stay(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(image(0))
     (tmp_path / "b.jpg").write_bytes(image(1))
