@@ -107,9 +107,9 @@ def scenes(found: Mapping[str, Result]) -> str:
     (rows,) = found["scenes"]["figures"]["runners"].values()
 
     def cell(row: Result, measure: str) -> str:
-        if row[measure] is None:
-            return "–"
         low, high = row["intervals"][measure]
+        if low == high == 0:  # nothing of the kind was claimed
+            return "–"
         return f"{percent(row[measure])} ({100 * low:.1f}–{100 * high:.1f})"
 
     head = ["", "objects named", "wrong", "counts right", "relations right", "well-formed", "words", "seconds"]
@@ -134,7 +134,7 @@ def questions(found: Mapping[str, Result]) -> str:
     swaps = [[f"matching, {swap} swapped", f"{area:.3f}"] for swap, area in matching["by_swap"].items()]
     kinds = [[f"answers, {kind}", percent(share)] for kind, share in answering["by_kind"].items()]
     return table(
-        ["", ""],
+        ["", "area · share"],
         [["matching", f"{matching['auc']:.3f}"], *swaps, ["answers", percent(answering["exact"])], *kinds],
     )
 
