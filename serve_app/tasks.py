@@ -10,7 +10,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic_core import PydanticCustomError
 
 from serve_app.contract import AnswerBody, EmbeddingsBody, FilterBody, MatchBody
 from serve_app.options import MAX_SEED
@@ -46,11 +47,20 @@ class FilterOptions(MatchOptions):
     seed: int | None = Field(None, ge=0, le=MAX_SEED, description="of the new caption")
 
 
+def _no_token_ids(value: Any) -> Any:
+    """What packages for OpenAI's models send unless they are told to send texts."""
+    if isinstance(value, list) and any(isinstance(each, int | list) for each in value):
+        raise PydanticCustomError("token_ids", "Token ids are of another model; send texts")
+    return value
+
+
 class EmbeddingOptions(Timed):
-    input: NonEmpty | list[NonEmpty] = Field(default_factory=list, description="a text or several")
+    input: Annotated[NonEmpty | list[NonEmpty], BeforeValidator(_no_token_ids)] = Field(
+        default_factory=list, description="a text or several"
+    )
     model: str | None = Field(None, description="taken and ignored; there is one model")
     user: str | None = Field(None, description="taken and ignored")
-    encoding_format: Literal["float", "base64"] = "float"
+    encoding_format: Literal["float", "base64"] | None = "float"
 
 
 @dataclass(frozen=True, slots=True)

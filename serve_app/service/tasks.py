@@ -229,7 +229,7 @@ def _check_texts(texts: Sequence[str], limits: Limits, name: str) -> None:
         raise InvalidOption(f"{name}: at most {limits.max_text_characters} characters each are accepted.")
 
 
-def _as(encoding: Literal["float", "base64"], vector: list[float]) -> list[float] | str:
+def _as(encoding: Literal["float", "base64"] | None, vector: list[float]) -> list[float] | str:
     if encoding == "base64":
         return base64.b64encode(struct.pack(f"<{len(vector)}f", *vector)).decode()
     return vector

@@ -1,4 +1,4 @@
-"""The OpenAI-compatible door, through the official client."""
+"""The OpenAI-compatible endpoint, through the official client and as others call it."""
 
 from __future__ import annotations
 
@@ -180,7 +180,6 @@ async def test_models_are_listed_and_found() -> None:
         ([], {}),
         (message("http://example.org/a.png"), {}),
         (message("nonsense!"), {}),
-        (message(URI, text="x" * 500), {}),
         (message(URI), {"n": 9}),
         (message(URI), {"n": 0}),
         (message(URI), {"max_tokens": 0}),
@@ -246,3 +245,55 @@ async def test_images_of_a_message_are_bounded() -> None:
             await ai.chat.completions.create(model="fake", messages=message(URI, URI))
     assert caught.value.status_code == 413
     assert json.loads(caught.value.response.content)["error"]["type"] == "invalid_request_error"
+
+
+async def ask(content: Any, *before: dict[str, Any]) -> httpx.Response:
+    service = CaptionService(CaptionPipeline(RuleGenerator(echo)))
+    transport = httpx.ASGITransport(create_app(service))
+    messages = [*before, {"role": "user", "content": content}]
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+        return await http.post("/v1/chat/completions", json={"model": "caption-serve", "messages": messages})
+
+
+IMAGE_PART = {"type": "image_url", "image_url": {"url": URI, "detail": "low"}}
+
+
+async def test_a_detail_of_null_is_none() -> None:
+    """Clients that send every field sent null and got 400."""
+    assert (await ask([{"type": "image_url", "image_url": {"url": URI, "detail": None}}])).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("part", "field"),
+    [
+        ({"type": "image_url", "image_url": {"url": URI, "detail": "medium"}}, "messages.0.content.0.image_url.detail"),
+        ({"type": "image_url", "image_url": URI}, "messages.0.content.0.image_url"),
+        ({"type": "input_image", "image_url": URI}, "messages.0.content.0"),
+        ({"type": "image", "source": {}}, "messages.0.content.0"),
+        ({"image_url": {"url": URI}}, "messages.0.content.0"),
+        ("text", "messages.0.content"),
+    ],
+)
+async def test_an_error_names_the_field_at_fault(part: Any, field: str) -> None:
+    """Four faults had one sentence that was about none of them."""
+    answer = await ask([part])
+    assert answer.status_code == 400
+    assert answer.json()["error"]["message"].startswith(f"{field}")
+    assert "content.str" not in answer.text
+
+
+@pytest.mark.parametrize("kind", ["refusal", "thinking", "input_audio", "file"])
+async def test_parts_of_other_messages_are_not_looked_at(kind: str) -> None:
+    history: list[dict[str, Any]] = [
+        {"role": "user", "content": [{"type": kind, kind: {}}]},
+        {"role": "assistant", "content": [{"type": kind}]},
+    ]
+    assert (await ask([IMAGE_PART], *history)).status_code == 200
+    assert (await ask("and now?", {"role": "user", "content": [IMAGE_PART]}, *history)).status_code == 200
+
+
+async def test_a_long_instruction_is_cut_to_a_prompt() -> None:
+    """Beyond 400 characters it was refused with the name of an option that the client had never sent."""
+    long = await ask([{"type": "text", "text": "describe it " * 60}, IMAGE_PART])
+    assert long.status_code == 200
+    assert (await ask([{"type": "text", "text": "x" * 3000}, IMAGE_PART])).status_code == 200

@@ -215,12 +215,23 @@ async def test_bad_requests_are_told_apart(path: str, values: dict[str, Any], st
         ({"images": [TEXT] * 65}, 422),
         ({"input": ["a"] * 65}, 422),
         ({"input": "a", "x": 1}, 422),
+        ({"input": [[57668, 53901]]}, 422),
+        ({"input": [15339, 1917]}, 422),
         ({"images": ["http://127.0.0.1/a.png"]}, 422),
     ],
 )
 async def test_bad_embeddings(values: dict[str, Any], status: int) -> None:
     async with api() as client:
         assert_problem(await client.post("/v1/embeddings", json=values), status)
+
+
+async def test_token_ids_are_refused_by_their_name_and_null_is_the_default() -> None:
+    """LangChain sends token ids unless it is told not to; the error was "input.str: Input should be a valid string"."""
+    async with api() as client:
+        ids = await client.post("/v1/embeddings", json={"input": [[57668, 53901]]})
+        null = await client.post("/v1/embeddings", json={"input": "a", "encoding_format": None})
+    assert "Token ids are of another model; send texts" in assert_problem(ids, 422)["detail"]
+    assert isinstance(null.json()["data"][0]["embedding"], list)
 
 
 async def test_a_broken_image_is_400_at_every_task() -> None:

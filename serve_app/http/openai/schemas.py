@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, create_model
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, create_model
 
 from serve_app.options import offered
 
@@ -17,7 +17,7 @@ MAX_SEED = 2**62
 
 class ImageUrl(BaseModel):
     url: str = Field(description="data URI, or an http(s) URL if the service fetches those")
-    detail: Literal["auto", "low", "high"] = Field("auto", description="low is faster, high says more")
+    detail: Literal["auto", "low", "high"] | None = Field("auto", description="low is faster, high says more")
 
 
 class TextPart(BaseModel):
@@ -31,11 +31,15 @@ class ImagePart(BaseModel):
 
 
 Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
+PARTS: TypeAdapter[list[TextPart | ImagePart]] = TypeAdapter(list[Part])
+"""Of the message whose images are captioned. Other messages may have parts of any kind, which are not looked at."""
 
 
 class ChatMessage(BaseModel):
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: str | Annotated[list[Part], Field(max_length=MAX_PARTS)] | None = None
+    content: str | Annotated[list[dict[str, Any]], Field(max_length=MAX_PARTS)] | None = Field(
+        None, description="text, or parts of type text and image_url"
+    )
 
 
 class StreamOptions(BaseModel):
@@ -128,6 +132,3 @@ class Model(BaseModel):
 class ModelList(BaseModel):
     object: Literal["list"] = "list"
     data: list[Model]
-
-
-Extras = dict[str, Any]
