@@ -6,6 +6,8 @@ import base64
 import codecs
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -211,3 +213,19 @@ def test_broken_tables_are_rows_with_errors_or_one_sentence(
     except InvalidOption as error:
         error.message.encode()
         assert "\n" not in error.message
+
+
+def test_broken_offsets_of_a_cell_end_no_process(tmp_path: Path) -> None:
+    """pyarrow aborts the process when it is asked for such a cell."""
+    offsets, data = pa.array([8, 0, 8], pa.int32()).buffers()[1], pa.py_buffer(b"12345678")
+    broken = pa.Array.from_buffers(pa.binary(), 2, [None, offsets, data])
+    table = pa.table({"n": [1, 2], "image": broken})
+    with pa.OSFile(str(tmp_path / "t.arrow"), "wb") as sink, pa.ipc.new_stream(sink, table.schema) as out:
+        out.write_table(table)
+    code = (
+        "import sys; from serve_app.batch import sources; from serve_app.batch.command import settings_of; "
+        "from serve_app.batch.intake import read_all; job = settings_of(sys.argv[1], '/nowhere', {})[0]; "
+        "print(*(data[0] for data in read_all(list(sources.inputs(job, sources.Found())), job)))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "t.arrow")], capture_output=True, text=True)
+    assert (done.returncode, done.stdout.split()) == (0, ["unreadable", "unreadable"])
