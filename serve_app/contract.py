@@ -70,6 +70,10 @@ class CaptionBody(BaseModel):
     degraded: list[str] = Field(description="what is missing from this answer and why; empty when nothing is")
     notices: list[str] = Field(description="what a reader should know although nothing is missing")
     seed: int
+    fingerprint: str = Field(
+        description="what made it: pipeline version, captioner, matcher (none if none weighed) and settings; captions "
+        "with equal ones were made alike"
+    )
     timings_ms: dict[str, float]
 
 

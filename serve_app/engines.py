@@ -9,9 +9,9 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
 from serve_app.args import AppArgs
-from serve_app.instant import InstantGenerator
+from serve_app.instant import INFO, InstantGenerator
 from serve_app.tasks import ModelRole
-from serve_app.types import Generator
+from serve_app.types import Generator, ModelInfo
 
 if TYPE_CHECKING:
     from serve_app.engine import AnswerEngine, MatchEngine
@@ -62,6 +62,16 @@ START: Mapping[ModelRole, Callable[[AppArgs], MatchEngine | AnswerEngine | None]
     "matcher": start_matcher,
     "answerer": start_answerer,
 }
+
+
+def model_files(args: AppArgs) -> tuple[ModelInfo, ModelInfo | None]:
+    """What the files of the captioner and of the matcher beside it say. Raises `ModelError`s."""
+    if args.engine == "instant":
+        return INFO, None
+    from serve_app.engine import CAPTIONING, MATCHING, file_info
+
+    captioner = file_info(args.model, args.revision, CAPTIONING)
+    return captioner, None if args.matcher is None else file_info(args.matcher, args.matcher_revision, MATCHING)
 
 
 def _as_set(args: AppArgs, revision: str | None) -> dict[str, Any]:

@@ -13,6 +13,9 @@ IMAGE_SIZE = 384
 """Pixels, as BLIP-large takes them: images weigh on the way to the replica what real ones do."""
 
 
+INFO = ModelInfo("instant", IMAGE_SIZE, IMAGE_SIZE, 512, "none", "none")
+
+
 class InstantGenerator:
     """Answers every job with a sentence that names the image and the process, after `delay_s` seconds."""
 
@@ -20,7 +23,7 @@ class InstantGenerator:
         self._delay_s = delay_s
 
     async def info(self) -> ModelInfo:
-        return ModelInfo("instant", IMAGE_SIZE, IMAGE_SIZE, 512, "none", "none")
+        return INFO
 
     async def generate(
         self,

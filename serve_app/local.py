@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from serve_app.args import AppArgs
-from serve_app.engines import start_answerer, start_captioner, start_matcher
+from serve_app.engines import model_files, start_answerer, start_captioner, start_matcher
 from serve_app.pipeline import CaptionPipeline
 from serve_app.service import CaptionService, TaskService
-from serve_app.types import Matcher
-from serve_app.wiring import pipeline_of
+from serve_app.types import Matcher, Strategy
+from serve_app.wiring import fingerprint_of, pipeline_of
 
 
 def local_service(args: AppArgs) -> CaptionService:
@@ -20,6 +20,11 @@ def local_services(args: AppArgs) -> tuple[CaptionService, TaskService]:
     matcher = start_matcher(args)
     captions = CaptionService(pipeline_of(args, start_captioner(args), matcher), args.limits())
     return captions, TaskService(captions, matcher, start_answerer(args))
+
+
+def fingerprint(args: AppArgs, strategy: Strategy) -> str:
+    """What makes the captions of `local_pipeline`, by the models' files; none is loaded. Raises `ModelError`s."""
+    return fingerprint_of(args, strategy, *model_files(args))
 
 
 def local_pipeline(args: AppArgs) -> tuple[CaptionPipeline, Matcher | None]:

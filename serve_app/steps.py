@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from serve_app.types import CaptionOptions, CaptionResult, ModelInfo, Pixels, Round, Variant
+from serve_app.types import CaptionOptions, CaptionResult, ModelInfo, Pixels, Round, Strategy, Variant
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +54,10 @@ class Captioner(Protocol):
         """`on_step` is called with each step as it is done.
 
         Raises `RequestError` if the options don't fit the model, `ServiceError` if nothing was produced."""
+        ...
+
+    async def fingerprint(self, strategy: Strategy) -> str:
+        """What makes the captions of a strategy as long as nothing is lost, see `CaptionResult.fingerprint`."""
         ...
 
     def work(self, options: CaptionOptions) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 from serve_app.errors import CaptionServeError
 
@@ -127,6 +127,8 @@ class ModelInfo:
     max_positions: int
     dtype: str
     device: str
+    revision: str = ""
+    """SHA-256 over the checkpoint's files, hexadecimal; empty for what has no files."""
 
 
 class Generator(Protocol):
@@ -158,6 +160,13 @@ class Match:
     """Image–text matching (ITM): the probability that it does, 0…1."""
     similarity: float | None = None
     """Image–text contrast (ITC): cosine of both vectors, -1…1; None if it was not asked for."""
+
+
+@runtime_checkable
+class HasInfo(Protocol):
+    """A model that says which one it is."""
+
+    async def info(self) -> ModelInfo: ...
 
 
 class Matcher(Protocol):
@@ -256,6 +265,8 @@ class Contested:
 class Polisher(Protocol):
     """Rewrites a caption fluently and adds nothing."""
 
+    model: str
+
     async def polish(self, caption: str, clauses: Sequence[Clause], timeout_s: float) -> str:
         """Raises `PolishFailed`."""
         ...
@@ -276,3 +287,5 @@ class CaptionResult:
     notices: tuple[str, ...] = ()
     """What a reader of the caption should know although nothing is missing."""
     timings_ms: Mapping[str, float] = field(default_factory=dict)
+    fingerprint: str = ""
+    """What made it, see `serve_app.pipeline.fingerprint`."""

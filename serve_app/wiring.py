@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 
 from serve_app.args import AppArgs
-from serve_app.pipeline import CaptionPipeline, Presets, Support
-from serve_app.types import Generator, Matcher, Polisher
+from serve_app.pipeline import CaptionPipeline, Presets, Support, fingerprint
+from serve_app.types import Generator, Matcher, ModelInfo, Polisher, Strategy
 
 
 def presets_of(args: AppArgs) -> Presets:
@@ -18,10 +18,17 @@ def presets_of(args: AppArgs) -> Presets:
 
 def pipeline_of(args: AppArgs, generator: Generator, matcher: Matcher | None = None) -> CaptionPipeline:
     """Raises `InvalidOption` as `presets_of` does."""
+    return CaptionPipeline(generator, presets_of(args), matcher, _support(args), _polisher(args))
+
+
+def fingerprint_of(args: AppArgs, strategy: Strategy, captioner: ModelInfo, matcher: ModelInfo | None) -> str:
+    """What makes the captions of that pipeline, by what is known of its models."""
+    return fingerprint(strategy, captioner, matcher, _support(args), presets_of(args), args.polish_model)
+
+
+def _support(args: AppArgs) -> Support:
     support = Support.of(args.matcher, args.model)
-    if args.clause_floor is not None:
-        support = support.with_floor(args.clause_floor)
-    return CaptionPipeline(generator, presets_of(args), matcher, support, _polisher(args))
+    return support if args.clause_floor is None else support.with_floor(args.clause_floor)
 
 
 def _polisher(args: AppArgs) -> Polisher | None:

@@ -17,12 +17,14 @@ import ray
 import ray.data
 from ray.exceptions import RayActorError, RayError, RayTaskError
 
+from serve_app.args import AppArgs
 from serve_app.batch import claims
 from serve_app.batch.folder import Folder, reason_of
 from serve_app.batch.intake import Reader
 from serve_app.batch.settings import JobSettings, RunSettings
 from serve_app.batch.worker import Worker
 from serve_app.errors import CaptionServeError, GenerationFailed, InvalidOption, ModelError
+from serve_app.types import Strategy
 
 READING_CPUS = 0.5
 """Of a reading task, which waits for storage about as long as it decodes."""
@@ -101,6 +103,28 @@ def _size(model: str, revision: str | None) -> tuple[int, int]:
     from serve_app.engine import image_size as size_of  # brings torch, which this process can do without
 
     return size_of(model, revision)
+
+
+def made_by(settings: JobSettings) -> str:
+    """The fingerprint of the captions that the job makes now. Raises as `image_size` does."""
+    args, strategy = settings.app_args(), settings.caption_options().strategy
+    if settings.via_handle is not None:
+        asked = ray.remote(_service_fingerprint).options(num_cpus=FILES_CPUS).remote(settings.via_handle, strategy)
+    else:
+        asked = ray.remote(_fingerprint).options(num_cpus=READING_CPUS).remote(args, strategy)
+    return str(answer(asked))
+
+
+def _fingerprint(args: AppArgs, strategy: Strategy) -> str:
+    from serve_app.local import fingerprint
+
+    return fingerprint(args, strategy)
+
+
+def _service_fingerprint(application: str, strategy: Strategy) -> str:
+    from serve_app.deployments.client import CaptionClient
+
+    return asyncio.run(CaptionClient.connect(application).fingerprint(strategy))
 
 
 def _check_service(application: str, needs_matcher: bool) -> None:

@@ -11,14 +11,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
-from serve_app.batch import index, marks, sinks, sources, state
-from serve_app.batch.flow import Flow, connected, image_size
+from serve_app.batch import index, marks, refresh, sinks, sources, state
+from serve_app.batch.flow import Flow, connected, image_size, made_by
 from serve_app.batch.folder import Folder, reason_of
 from serve_app.batch.inputs import Input
 from serve_app.batch.names import Names, below, sidecars
 from serve_app.batch.progress import Display, Tally
 from serve_app.batch.rows import Row, failed
-from serve_app.batch.settings import JobSettings, RunSettings
+from serve_app.batch.settings import MADE_BY, JobSettings, RunSettings
 from serve_app.batch.state import Pass, Plan
 from serve_app.errors import InvalidOption
 
@@ -40,17 +40,30 @@ class Summary:
 
 
 def planned(
-    folder: Folder, settings: JobSettings, restart: bool, tell: Callable[[str], None], retry_failed: bool = False
+    folder: Folder,
+    settings: JobSettings,
+    restart: bool,
+    tell: Callable[[str], None],
+    retry_failed: bool = False,
+    refresh_outdated: Callable[[], str] | None = None,
 ) -> Plan:
-    """The stored plan of this job, or a new one. Raises `InvalidOption` if the output is another job's."""
+    """The stored plan of this job, or a new one. Raises `InvalidOption` if the output is another job's.
+
+    `refresh_outdated` returns the fingerprint of captions that are made now: others are made again.
+    """
     if restart:
         state.clear(folder)
     stored = state.load_plan(folder)
     if stored is not None:
-        if difference := stored.settings.difference(settings):
+        if difference := stored.settings.difference(settings, MADE_BY if refresh_outdated else ()):
             raise InvalidOption(
                 f"{folder.url} holds a job with other settings: {difference}. Use --restart to drop it."
             )
+        if refresh_outdated:
+            stored = stored.model_copy(update={"settings": settings})
+            current = refresh_outdated()
+            state.store_plan(folder, stored)
+            refresh.reopen(folder, settings, current, tell)
         return extended(folder, stored, retry_failed, tell)
     if state.parts(folder):
         raise InvalidOption(
@@ -227,7 +240,8 @@ class Job:
         inputs = index.load(self._folder, shard)
         rows = [row for _, row in sorted(self._open[shard].items())]
         plain = [{name: value for name, value in row.items() if name != "reused"} for row in rows]
-        for place, (reason, sentence) in sinks.write(self._folder, shard, inputs, plain, settings).items():
+        again = state.is_aside(self._folder, shard)
+        for place, (reason, sentence) in sinks.write(self._folder, shard, inputs, plain, settings, again=again).items():
             self._count(rows[place], -1)
             rows[place] = failed(inputs[place], reason, sentence, settings)
             self._count(rows[place])
@@ -265,7 +279,8 @@ def run_job(settings: JobSettings, run: RunSettings) -> Summary:
     try:
         with connected(run.address):
             image_size(settings)
-            plan = planned(folder, settings, run.restart, _say, run.retry_failed)
+            current = functools.partial(made_by, settings) if run.refresh_outdated else None
+            plan = planned(folder, settings, run.restart, _say, run.retry_failed, current)
             job = Job(folder, plan, run, lock)
             with Display(job.tally) as display:
                 return job.run(display)

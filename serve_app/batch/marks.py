@@ -26,16 +26,27 @@ class Mark:
     """How many clauses have such a score, by its first decimal; empty without scores."""
     sample: list[dict[str, Any]]
     """Place in the shard, path, caption and error of some rows."""
+    rows: int
+    fingerprint: str | None
+    """What made most of the rows."""
+    others: dict[str, str | None]
+    """What made the others, by place; None for rows that have no caption of this job's making."""
 
     @property
     def reasons(self) -> Counter[str]:
         return Counter(self.failed.values())
+
+    def made_by(self) -> list[str | None]:
+        """The fingerprint of each row."""
+        return [self.others.get(str(place), self.fingerprint) for place in range(self.rows)]
 
 
 def mark_of(rows: Sequence[Mapping[str, Any]]) -> Mark:
     captions = [str(row["caption"]) for row in rows if row["caption"] is not None]
     scores = [clause["score"] for row in rows for clause in row.get("clauses") or () if clause["score"] is not None]
     step = max(1, len(rows) // SAMPLE)
+    made_by = [row.get("fingerprint") for row in rows]
+    most = Counter(made_by).most_common(1)[0][0] if rows else None
     return Mark(
         captioned=len(captions),
         reused=sum(row.get("reused", 0) for row in rows),
@@ -51,4 +62,7 @@ def mark_of(rows: Sequence[Mapping[str, Any]]) -> Mark:
             }
             for place in range(0, len(rows), step)[:SAMPLE]
         ],
+        rows=len(rows),
+        fingerprint=most,
+        others={str(place): fingerprint for place, fingerprint in enumerate(made_by) if fingerprint != most},
     )

@@ -60,7 +60,8 @@ def kept_names(settings: JobSettings) -> dict[str, str]:
 
 
 def _own(settings: JobSettings) -> list[tuple[str, pa.DataType]]:
-    fields: list[Any] = [("path", _TEXT), ("caption", _TEXT), ("error", _TEXT), ("reason", _TEXT), ("digest", _TEXT)]
+    fields: list[Any] = [("path", _TEXT), ("caption", _TEXT), ("error", _TEXT), ("reason", _TEXT)]
+    fields += [("digest", _TEXT), ("fingerprint", _TEXT)]
     if settings.full:
         fields += list(_FULL.items())
     if settings.texts_column is not None:
@@ -70,7 +71,8 @@ def _own(settings: JobSettings) -> list[tuple[str, pa.DataType]]:
 
 def captioned(item: Input, body: Mapping[str, Any], digest: str, settings: JobSettings) -> dict[str, Any]:
     """The row of an image that was captioned; `body` is that of the HTTP contract."""
-    row = {**_base(item, settings), "caption": render(item, body, settings), "digest": digest}
+    row = _base(item, settings)
+    row.update(caption=render(item, body, settings), digest=digest, fingerprint=body["fingerprint"])
     if settings.texts_column is not None:
         row["source"] = "new"
     if settings.full:
@@ -120,6 +122,24 @@ def render(item: Input, body: Mapping[str, Any], settings: JobSettings) -> str:
 
 def table(rows: Sequence[Mapping[str, Any]], settings: JobSettings) -> pa.Table:
     return pa.Table.from_pylist([dict(row) for row in rows], schema(settings))
+
+
+def of_table(table: pa.Table) -> list[Row]:
+    """The rows of a table of `schema`."""
+    found: list[Row] = table.to_pylist()
+    return found
+
+
+def of_cells(cells: Mapping[str, str], settings: JobSettings) -> Row:
+    """A row as CSV has it, where null and the empty text are one."""
+    kinds = schema(settings)
+    return {name: _value(text, kinds.field(name).type) for name, text in cells.items()}
+
+
+def _value(text: str, kind: pa.DataType) -> Any:
+    if not text:
+        return None
+    return text if kind == _TEXT else json.loads(text)
 
 
 def _base(item: Input, settings: JobSettings) -> dict[str, Any]:

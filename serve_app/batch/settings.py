@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import string
+from collections.abc import Collection
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -19,6 +20,10 @@ SinkKind = Literal["parquet", "jsonl", "csv", "sidecar", "webdataset"]
 
 SLOTS = ("caption", "stem", "clauses", "path")
 """Names that a template may use."""
+
+
+MADE_BY = ("args", "via_handle")
+"""Settings that say what makes the captions."""
 
 
 class JobSettings(BaseModel):
@@ -93,11 +98,11 @@ class JobSettings(BaseModel):
         """Raises `InvalidOption`."""
         return parse_options(dict(self.options), self.limits())
 
-    def difference(self, now: JobSettings) -> str | None:
-        """A sentence on the first setting that is another one now, or None."""
+    def difference(self, now: JobSettings, but: Collection[str] = ()) -> str | None:
+        """A sentence on the first setting, `but` these, that is another one now, or None."""
         mine, its = json.loads(self.model_dump_json()), json.loads(now.model_dump_json())
         for name, value in mine.items():
-            if value != its[name]:
+            if value != its[name] and name not in but:
                 return f"{name} was {value!r} when the job began and is {its[name]!r} now"
         return None
 
@@ -124,6 +129,7 @@ class RunSettings(BaseModel):
     duplicates_window: int = Field(50_000, ge=0, description="distinct images that are remembered; 0: none")
     restart: bool = False
     retry_failed: bool = False
+    refresh_outdated: bool = False
     report: bool = True
 
 

@@ -11,15 +11,17 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import PurePosixPath
 from typing import IO
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from serve_app.batch import rows as rows_
 from serve_app.batch.folder import Folder, reason_of
 from serve_app.batch.inputs import Input
 from serve_app.batch.intake import read_all
-from serve_app.batch.names import shown
+from serve_app.batch.names import OWN_FOLDER, shown
 from serve_app.batch.rows import Row
 from serve_app.batch.settings import JobSettings, SinkKind
+from serve_app.errors import InvalidOption
 
 SUFFIXES: Mapping[SinkKind, str] = {
     "parquet": ".parquet",
@@ -34,6 +36,8 @@ def part_name(kind: SinkKind, shard: int) -> str:
     return f"part-{shard:05d}{SUFFIXES[kind]}"
 
 
+MOST_CELL_CHARACTERS = 100_000_000
+
 Refused = dict[int, tuple[str, str]]
 """Rows that could not be written, by place: a word to count by and a sentence."""
 
@@ -43,25 +47,74 @@ _OF_THE_NAME = frozenset(
 """Errors of a storage that are one name's and not the storage's."""
 
 
-def write(folder: Folder, shard: int, inputs: Sequence[Input], rows: Sequence[Row], settings: JobSettings) -> Refused:
-    """Writes a shard's rows, which are in the order of its inputs. Files that exist are kept. Raises `OSError`."""
+def write(
+    folder: Folder,
+    shard: int,
+    inputs: Sequence[Input],
+    rows: Sequence[Row],
+    settings: JobSettings,
+    *,
+    again: bool = False,
+) -> Refused:
+    """Writes a shard's rows, which are in the order of its inputs. Raises `OSError`.
+
+    Files that exist are kept, unless the shard is written `again`: then those that the job wrote are replaced.
+    """
     if settings.sink == "sidecar":
-        return _sidecars(folder, inputs, rows, settings)
+        before = read(folder, shard, settings, {}) if again else None
+        refused = _sidecars(folder, inputs, rows, settings, before)
+        with folder.writer(_rows_name(shard)) as output:
+            _parquet(output, inputs, rows, settings)
+        return refused
     name = part_name(settings.sink, shard)
-    if not folder.exists(name):
+    if again or not folder.exists(name):
         with folder.writer(name) as output:
             _WRITERS[settings.sink](output, inputs, rows, settings)
     return {}
 
 
-def _sidecars(folder: Folder, inputs: Sequence[Input], rows: Sequence[Row], settings: JobSettings) -> Refused:
+def read(folder: Folder, shard: int, settings: JobSettings, failed: Mapping[int, Row]) -> Sequence[Row]:
+    """The rows of a shard that was written; `failed` are those that a tar leaves out.
+
+    Raises `FileNotFoundError`, and `InvalidOption` if a file is not as it was written.
+    """
+    name = _rows_name(shard) if settings.sink == "sidecar" else part_name(settings.sink, shard)
+    try:
+        with folder.open(name) as stream:
+            return _READERS[settings.sink](stream, settings, failed)
+    except (ValueError, KeyError, pa.ArrowException, tarfile.TarError) as error:
+        raise InvalidOption(f"{folder.url}/{name} is not as this job wrote it.") from error
+
+
+def edited(folder: Folder, inputs: Sequence[Input], rows: Sequence[Row], settings: JobSettings) -> set[int]:
+    """Places whose sidecar is there and is not as the job wrote it."""
+    if settings.sink != "sidecar" or settings.overwrite:
+        return set()
+    return {
+        place
+        for place, (item, row) in enumerate(zip(inputs, rows, strict=True))
+        if row["caption"] is not None
+        and folder.exists(item.sidecar)
+        and folder.read(item.sidecar) != str(row["caption"]).encode()
+    }
+
+
+def _rows_name(shard: int) -> str:
+    """Sidecars hold captions alone; their rows lie here."""
+    return f"{OWN_FOLDER}/rows/{shard:05d}.parquet"
+
+
+def _sidecars(
+    folder: Folder, inputs: Sequence[Input], rows: Sequence[Row], settings: JobSettings, before: Sequence[Row] | None
+) -> Refused:
     refused: Refused = {}
     for place, (item, row) in enumerate(zip(inputs, rows, strict=True)):
-        if row["caption"] is None:
+        if row["caption"] is None or (before is not None and row == before[place]):
             continue
         name = shown(item.sidecar)[:300]
+        replaced = str(before[place]["caption"]).encode() if before is not None else None
         try:
-            if problem := _sidecar(folder, item.sidecar, str(row["caption"]).encode(), settings):
+            if problem := _sidecar(folder, item.sidecar, str(row["caption"]).encode(), replaced, settings):
                 refused[place] = problem[0], f"{name} {problem[1]}."
         except (OSError, ValueError) as error:
             if isinstance(error, OSError) and error.errno not in _OF_THE_NAME:
@@ -70,11 +123,13 @@ def _sidecars(folder: Folder, inputs: Sequence[Input], rows: Sequence[Row], sett
     return refused
 
 
-def _sidecar(folder: Folder, name: str, data: bytes, settings: JobSettings) -> tuple[str, str] | None:
+def _sidecar(
+    folder: Folder, name: str, data: bytes, replaced: bytes | None, settings: JobSettings
+) -> tuple[str, str] | None:
     """Writes the file, or says why not. Raises `OSError` and `ValueError`."""
     if settings.source_kind != "images" and not folder.holds(name):  # a folder's own links may lead where they like
         return "unsafe_name", "leads out of the output by a link"
-    if not settings.overwrite and folder.exists(name) and folder.read(name) != data:
+    if not settings.overwrite and folder.exists(name) and folder.read(name) not in (data, replaced):
         return "sidecar_exists", "was written by somebody else meanwhile"
     folder.write(name, data)
     return None
@@ -130,4 +185,37 @@ _WRITERS: Mapping[SinkKind, Callable[[IO[bytes], Sequence[Input], Sequence[Row],
     "jsonl": _jsonl,
     "csv": _csv,
     "webdataset": _webdataset,
+}
+
+
+def _from_parquet(stream: IO[bytes], _: JobSettings, __: Mapping[int, Row]) -> list[Row]:
+    return rows_.of_table(pq.read_table(stream))
+
+
+def _from_jsonl(stream: IO[bytes], _: JobSettings, __: Mapping[int, Row]) -> list[Row]:
+    return [json.loads(line) for line in stream]
+
+
+def _from_csv(stream: IO[bytes], settings: JobSettings, _: Mapping[int, Row]) -> list[Row]:
+    csv.field_size_limit(MOST_CELL_CHARACTERS)
+    text = io.StringIO(stream.read().decode(), newline="")
+    return [rows_.of_cells(cells, settings) for cells in csv.DictReader(text)]
+
+
+def _from_webdataset(stream: IO[bytes], _: JobSettings, failed: Mapping[int, Row]) -> list[Row]:
+    found = dict(failed)
+    with tarfile.open(fileobj=stream) as tar:
+        for member in tar:
+            key, suffix = member.name.rsplit(".", 1)
+            if suffix == "json" and (data := tar.extractfile(member)) is not None:
+                found[int(key.rpartition("-")[2])] = json.load(data)
+    return [found[place] for place in range(len(found))]
+
+
+_READERS: Mapping[SinkKind, Callable[[IO[bytes], JobSettings, Mapping[int, Row]], list[Row]]] = {
+    "parquet": _from_parquet,
+    "jsonl": _from_jsonl,
+    "csv": _from_csv,
+    "webdataset": _from_webdataset,
+    "sidecar": _from_parquet,
 }

@@ -4,6 +4,8 @@
     _job/inputs/…           the index
     _job/open/….jsonl       rows of shards that are not finished yet
     _job/done/NNNNN.json    one for each finished shard: its counts and a sample of its rows
+    _job/aside/NNNNN.json   the same of a shard that was finished and is made again in part
+    _job/rows/….parquet     rows of finished shards whose output is sidecars
     _job/lock.json          who is at it now
 
 A shard is finished in this order: its rows are in the journal, its output appears, its marker appears, its rows leave
@@ -100,7 +102,7 @@ def clear(folder: Folder) -> None:
     """Removes a job and the output files that jobs write; the lock stays, and whatever else is there."""
     for name in ("job.json", "summary.json", "report.html"):
         folder.remove(f"{JOB}/{name}")
-    for name in ("inputs", "open", "done"):
+    for name in ("inputs", "open", "done", "aside", "rows"):
         folder.remove_folder(f"{JOB}/{name}")
     for name in parts(folder):
         folder.remove(name)
@@ -124,10 +126,22 @@ def done_marks(folder: Folder) -> list[tuple[int, Mark]]:
 def mark_done(folder: Folder, shard: int, mark: Mark) -> None:
     """The shard's output is there. Doing it twice is doing it once."""
     folder.write(_mark(shard), json.dumps(asdict(mark), ensure_ascii=False).encode())
+    if is_aside(folder, shard):
+        folder.remove(_mark(shard, "aside"))
 
 
-def _mark(shard: int) -> str:
-    return f"{JOB}/done/{shard:05d}.json"
+def set_aside(folder: Folder, shard: int) -> None:
+    """The shard is finished no more; its output stays until it is written again."""
+    folder.write(_mark(shard, "aside"), folder.read(_mark(shard)))
+    folder.remove(_mark(shard))
+
+
+def is_aside(folder: Folder, shard: int) -> bool:
+    return folder.exists(_mark(shard, "aside"))
+
+
+def _mark(shard: int, folder: str = "done") -> str:
+    return f"{JOB}/{folder}/{shard:05d}.json"
 
 
 class Journal:

@@ -78,6 +78,9 @@ def batch(
     ] = 250_000,
     max_errors: Annotated[int | None, typer.Option(min=0, help="stop when more inputs have failed")] = None,
     retry_failed: Annotated[bool, typer.Option(help="try the failed inputs of a finished job again")] = False,
+    refresh_outdated: Annotated[
+        bool, typer.Option(help="caption again what an older version or model made, in a job that is finished")
+    ] = False,
     restart: Annotated[bool, typer.Option(help="drop the job in --out and its files, and begin anew")] = False,
     report: Annotated[bool, typer.Option(help="write a page with a sample of the captions")] = True,
     dry_run: Annotated[
@@ -109,6 +112,7 @@ def batch(
         "template": template, "prefix": prefix, "suffix": suffix,
         "sidecar_suffix": sidecar_suffix, "skip_existing": skip_existing, "overwrite": overwrite,
         "exclude": tuple(exclude or ()), "shard_size": shard_size, "retry_failed": retry_failed,
+        "refresh_outdated": refresh_outdated,
         "options": given(options), "args": args,
         "via_handle": via_handle, "concurrency": concurrency, "address": address, "min_engines": least,
         "max_engines": most, "cpus_per_engine": cpus_per_engine, "batch_size": batch_size, "window": window,

@@ -62,19 +62,27 @@ class CaptionClient:
     async def caption(self, image: Any, options: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """The body of one image's answer. Raises `RequestError`s, and `ServiceError`s when all tries are used up."""
         background = {"background": True} if self._background else {}
-        return await self._patiently("caption", image, dict(options or {}), **background)
+        body: dict[str, Any] = await self._patiently("caption", image, dict(options or {}), **background)
+        return body
 
     async def describe(self) -> dict[str, Any]:
         """What the service offers, see `serve_app.contract.Description`."""
-        return await self._patiently("describe")
+        body: dict[str, Any] = await self._patiently("describe")
+        return body
+
+    async def fingerprint(self, strategy: str | None = None) -> str:
+        """What makes the service's captions now, by a strategy or its default one; as their `fingerprint` says."""
+        return str(await self._patiently("fingerprint", strategy))
 
     async def match(self, image: Any, texts: Sequence[str]) -> dict[str, Any]:
         """How well each text describes the image; raises `NotDeployed` and what `caption` raises."""
-        return await self._patiently("match", image, list(texts))
+        body: dict[str, Any] = await self._patiently("match", image, list(texts))
+        return body
 
     async def answer(self, image: Any, question: str) -> dict[str, Any]:
         """The answer to a question; raises `NotDeployed` and what `caption` raises."""
-        return await self._patiently("answer", image, question)
+        body: dict[str, Any] = await self._patiently("answer", image, question)
+        return body
 
     async def captions(
         self, images: Iterable[Any], options: Mapping[str, Any] | None = None
@@ -102,13 +110,12 @@ class CaptionClient:
         except CaptionServeError as error:
             return Captioned(index, error=error)
 
-    async def _patiently(self, method: str, *arguments: Any, **named: Any) -> dict[str, Any]:
+    async def _patiently(self, method: str, *arguments: Any, **named: Any) -> Any:
         return await retried(
             lambda: self._ask(method, *arguments, **named), Retries(self._max_retries, kinds=ServiceError)
         )
 
-    async def _ask(self, method: str, *arguments: Any, **named: Any) -> dict[str, Any]:
+    async def _ask(self, method: str, *arguments: Any, **named: Any) -> Any:
         """One try, with Ray's errors turned into ours."""
         with our_errors("ingress"):
-            body: dict[str, Any] = await getattr(self._handle, method).remote(*arguments, **named)
-        return body
+            return await getattr(self._handle, method).remote(*arguments, **named)

@@ -20,6 +20,7 @@ from serve_app.http import create_app
 from serve_app.pipeline import CaptionPipeline
 from serve_app.service import KEYS_VARIABLE, CaptionService, KeyStore, TaskService
 from serve_app.tasks import EMBEDDINGS, TASKS, Task
+from serve_app.types import Strategy
 from serve_app.wiring import pipeline_of
 
 
@@ -103,6 +104,10 @@ class IngressReplica:
     async def describe(self) -> dict[str, Any]:
         """What the service offers, see `serve_app.contract.Description`."""
         return (await self._service.describe()).model_dump()
+
+    async def fingerprint(self, strategy: Strategy | None = None) -> str:
+        """What makes the captions of a strategy now, as their `fingerprint` says."""
+        return await self._service.fingerprint(strategy)
 
     def _pipeline(self, args: AppArgs) -> CaptionPipeline:
         return pipeline_of(args, self._generator, self._matcher)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, ClassVar, TypeVar
@@ -11,12 +14,14 @@ from ray.serve.handle import DeploymentHandle
 
 from serve_app.deadline import NEVER, Deadline
 from serve_app.deployments.handle_errors import our_errors
-from serve_app.errors import CaptionServeError, GeneratorUnavailable
+from serve_app.errors import CaptionServeError, GeneratorUnavailable, ServiceError, WrongImageSize
 from serve_app.retry import Retries, retried
 from serve_app.types import ModelInfo, Pixels
 
 logger = logging.getLogger("ray.serve")
 
+REFRESH_S = 30.0
+"""What a replica says of its model is asked again after this: a rollout may have brought another one."""
 GRACE_S = 5.0
 """A replica ends its work at the deadline; an answer that is later than this by more is given up."""
 
@@ -35,16 +40,27 @@ class ModelHandle:
         self._handle: Any = handle.options(_by_reference=False)
         self._max_retries = max_retries
         self._info: ModelInfo | None = None
+        self._asked = 0.0
+        self._refresh: asyncio.Task[None] | None = None
 
     def reconfigure(self, *, max_retries: int) -> None:
         """For later calls."""
         self._max_retries = max_retries
 
     async def info(self) -> ModelInfo:
+        """What a replica said of its model, half a minute ago at the most if replicas answer."""
         if self._info is None:
             # No limit here: the caller's holds, and a replica may take minutes to load its model.
             self._info = await self._call(self._handle, "info", deadline=NEVER)
+            self._asked = time.monotonic()
+        elif time.monotonic() - self._asked > REFRESH_S and (self._refresh is None or self._refresh.done()):
+            self._asked = time.monotonic()
+            self._refresh = asyncio.create_task(self._ask_again())
         return self._info
+
+    async def _ask_again(self) -> None:
+        with contextlib.suppress(ServiceError):  # what is known stands
+            self._info = await self._call(self._handle, "info", deadline=Deadline.after(REFRESH_S))
 
     def _for(self, pixels: Pixels, number: int = 0) -> Any:
         """The handle whose calls for this image meet on one replica while that has capacity; each number on another."""
@@ -57,7 +73,11 @@ class ModelHandle:
             async with self._patience(deadline):
                 return await getattr(handle, method).remote(*arguments, deadline)
 
-        return await self._retried(send)
+        try:
+            return await self._retried(send)
+        except WrongImageSize:  # another model was deployed below this ingress
+            self._info = None
+            raise
 
     async def _retried(self, send: Callable[[], Awaitable[Result]]) -> Result:
         """What `send` returns, sent again at once if its replica is lost."""

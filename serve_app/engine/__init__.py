@@ -9,19 +9,23 @@ os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # read once, when the hu
 from serve_app.engine import blip
 from serve_app.engine.answering import AnswerEngine
 from serve_app.engine.async_engine import AsyncEngine
+from serve_app.engine.blip import CAPTIONING, MATCHING
 from serve_app.engine.counters import Counters
-from serve_app.engine.loading import Loaded, LoadedModel, image_size, load, load_answerer, load_matcher
+from serve_app.engine.loading import Loaded, LoadedModel, file_info, image_size, load, load_answerer, load_matcher
 from serve_app.engine.matching import MatchEngine
 from serve_app.engine.reference import ReferenceGenerator
 from serve_app.types import EngineLimits, EngineName
 
 __all__ = [
+    "CAPTIONING",
+    "MATCHING",
     "AnswerEngine",
     "AsyncEngine",
     "Counters",
     "Loaded",
     "MatchEngine",
     "ReferenceGenerator",
+    "file_info",
     "image_size",
     "load",
     "load_answerer",

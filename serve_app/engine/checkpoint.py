@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import struct
@@ -89,6 +90,15 @@ def check(directory: Path, model: str, task: ModelKind = CAPTIONING) -> None:
         raise ModelIncomplete(f"The checkpoint {model!r} has no tokenizer (tokenizer.json or vocab.txt).")
     for file in _weight_files(directory, model):
         _check_weights(file, model)
+
+
+def digest(directory: Path) -> str:
+    """SHA-256 over the checkpoint's files and their names, hexadecimal: equal wherever they lie."""
+    found = hashlib.sha256()
+    for file in sorted(file for pattern in _WANTED_FILES for file in directory.glob(pattern)):
+        with file.open("rb") as stream:
+            found.update(f"{file.name} {hashlib.file_digest(stream, 'sha256').hexdigest()}\n".encode())
+    return found.hexdigest()
 
 
 def read_json(file: Path, model: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from transformers.utils import logging as transformers_logging
 
 from serve_app.engine import blip
 from serve_app.engine.blip import ANSWERING, CAPTIONING, MATCHING, ModelKind
-from serve_app.engine.checkpoint import read_json, resolve
+from serve_app.engine.checkpoint import digest, read_json, resolve
 from serve_app.engine.precision import Precision
 from serve_app.errors import DeviceUnavailable, ModelError, ModelIncomplete, ModelUnsupported
 from serve_app.types import ModelInfo
@@ -101,10 +101,19 @@ def _load(
         max_positions=blip.positions(config),
         dtype=precision.name,
         device=str(target),
+        revision=digest(directory),
     )
     mean, std = tuple(image.get("image_mean", blip.IMAGE_MEAN)), tuple(image.get("image_std", blip.IMAGE_STD))
     logger.info("Loaded %s: %s on %s, images of %d×%d pixels.", model, info.dtype, info.device, height, width)
     return LoadedModel(network, tokenizer, mean, std, info, precision)
+
+
+def file_info(model: str, revision: str | None = None, kind: ModelKind = CAPTIONING) -> ModelInfo:
+    """What a checkpoint's files say of it without loading it: name, image size and revision. Raises `ModelError`s."""
+    directory = resolve(model, revision, kind)
+    config = read_json(directory / "config.json", model)
+    height, width = blip.image_size(config)
+    return ModelInfo(model, height, width, 0, "", "", digest(directory))
 
 
 def image_size(model: str, revision: str | None = None) -> tuple[int, int]:

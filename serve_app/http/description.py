@@ -85,6 +85,7 @@ CAPTION = {
     "degraded": [],
     "notices": [],
     "seed": 0,
+    "fingerprint": "1.5b0c7f21.9d3e6a04.c1f2a7be",
     "timings_ms": {"intake": 1.3, "variants": 306.3, "merge": 0.1, "total": 307.7},
 }
 EVENT_EXAMPLE = (

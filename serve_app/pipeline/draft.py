@@ -21,6 +21,8 @@ class Draft:
     rounds: tuple[Round, ...] = ()
     contested: tuple[Contested, ...] = ()
     notices: tuple[str, ...] = ()
+    matched: bool = False
+    """Whether a matcher weighed every statement."""
 
 
 def variant_prompts(options: CaptionOptions) -> tuple[str, ...]:

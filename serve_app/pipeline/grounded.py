@@ -71,7 +71,9 @@ async def grounded(context: Context) -> Draft:
         )
     best = _best_of_variants(candidates, scores)
     variants = tuple(Variant(prompt, *best.get(number, ("", None))) for number, prompt in enumerate(prompts, start=1))
-    return Draft(state.text, variants, state.clauses(), tuple(rounds), state.contested(), state.notices)
+    return Draft(
+        state.text, variants, state.clauses(), tuple(rounds), state.contested(), state.notices, scores.has_matcher
+    )
 
 
 @dataclass(frozen=True, slots=True)

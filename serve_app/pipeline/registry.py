@@ -21,6 +21,8 @@ class Plan:
     prompts: Callable[[CaptionOptions], tuple[str, ...]]
     """Of the variants that it begins with."""
     rounds: Callable[[CaptionOptions], int]
+    weighs: bool
+    """Whether statements pass the gate."""
     work: Callable[[CaptionOptions, Presets], int]
     """Rows that a request decodes, summed over its generate calls, as far as it is known before anything runs."""
 
@@ -39,7 +41,7 @@ def _work_in_rounds(options: CaptionOptions, presets: Presets) -> int:
 
 
 PLANS: Mapping[Strategy, Plan] = {
-    "grounded": Plan(grounded, variant_prompts, lambda options: options.rounds, _work_in_rounds),
-    "classic": Plan(classic, variant_prompts, lambda options: options.rounds, _work_in_rounds),
-    "basic": Plan(basic, lambda _: ("",), lambda _: 1, lambda _, presets: _rows(presets.basic)),
+    "grounded": Plan(grounded, variant_prompts, lambda options: options.rounds, True, _work_in_rounds),
+    "classic": Plan(classic, variant_prompts, lambda options: options.rounds, False, _work_in_rounds),
+    "basic": Plan(basic, lambda _: ("",), lambda _: 1, False, lambda _, presets: _rows(presets.basic)),
 }

@@ -6,6 +6,7 @@ import time
 
 from serve_app.errors import GenerationFailed
 from serve_app.pipeline.context import Context
+from serve_app.pipeline.fingerprint import fingerprint
 from serve_app.pipeline.presets import Presets
 from serve_app.pipeline.registry import PLANS
 from serve_app.pipeline.scores import Support
@@ -16,10 +17,12 @@ from serve_app.types import (
     GenerateJob,
     GenerationParameters,
     Generator,
+    HasInfo,
     Matcher,
     ModelInfo,
     Pixels,
     Polisher,
+    Strategy,
 )
 
 PROBE_TIMEOUT_S = 60.0
@@ -59,6 +62,7 @@ class CaptionPipeline:
         )
         context.tell(Started(model.name, plan.prompts(options), plan.rounds(options)))
         draft = await plan.run(context)
+        fingerprint = await self.fingerprint(options.strategy, matched=draft.matched)
         return CaptionResult(
             caption=draft.caption,
             model=model.name,
@@ -70,6 +74,19 @@ class CaptionPipeline:
             degraded=tuple(context.degraded),
             notices=draft.notices,
             timings_ms={**context.timings_ms, "total": (time.perf_counter() - start) * 1000},
+            fingerprint=fingerprint,
+        )
+
+    async def fingerprint(self, strategy: Strategy, *, matched: bool = True) -> str:
+        """What makes the captions of a strategy; `matched` says whether the matcher takes part, if there is one."""
+        matcher = self._matcher if PLANS[strategy].weighs and matched else None
+        return fingerprint(
+            strategy,
+            await self._generator.info(),
+            await matcher.info() if isinstance(matcher, HasInfo) else None,
+            self._support,
+            self._presets,
+            self._polisher.model if self._polisher is not None else None,
         )
 
     def work(self, options: CaptionOptions) -> int:

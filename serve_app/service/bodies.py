@@ -44,6 +44,7 @@ def caption_body(result: CaptionResult, request_id: str, intake_ms: float) -> Ca
         degraded=list(result.degraded),
         notices=list(result.notices),
         seed=result.seed,
+        fingerprint=result.fingerprint,
         timings_ms={step: round(ms, 1) for step, ms in timings.items()},
     )
 

@@ -21,7 +21,7 @@ from serve_app.service.admission import Admission
 from serve_app.service.bodies import caption_body, step_event
 from serve_app.service.readiness import Readiness
 from serve_app.steps import Captioner, OnStep, Step
-from serve_app.types import STRATEGIES, CaptionOptions, ModelInfo, Pixels
+from serve_app.types import STRATEGIES, CaptionOptions, ModelInfo, Pixels, Strategy
 
 INTAKE_THREADS = 4
 """Images decoded at once; bounds the memory that decoding takes."""
@@ -62,6 +62,10 @@ class CaptionService:
             max_image_pixels=limits.max_image_pixels,
             max_timeout_s=limits.max_timeout_s,
         )
+
+    async def fingerprint(self, strategy: Strategy | None = None) -> str:
+        """What makes the captions of a strategy, by default the service's, as long as nothing is lost."""
+        return await self._captioner.fingerprint(strategy or self.limits.default_strategy)
 
     async def caption(
         self, image: Any, options: Mapping[str, Any], request_id: str | None = None, *, background: bool = False

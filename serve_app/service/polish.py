@@ -25,7 +25,7 @@ class ChatPolisher:
 
     def __init__(self, url: str, model: str, api_key: str | None, timeout_s: float) -> None:
         """`url` is the API's root, such as `http://llm:8000/v1`."""
-        self._model = model
+        self.model = model
         self._timeout_s = timeout_s
         # Endpoints without keys want one all the same to be syntactically there.
         self._client = AsyncOpenAI(base_url=url, api_key=api_key or "none", max_retries=0, timeout=timeout_s)
@@ -35,7 +35,7 @@ class ChatPolisher:
         try:
             async with asyncio.timeout(min(self._timeout_s, timeout_s)):
                 answer = await self._client.chat.completions.create(
-                    model=self._model,
+                    model=self.model,
                     messages=[
                         {"role": "system", "content": INSTRUCTIONS},
                         {"role": "user", "content": json.dumps(given, ensure_ascii=False)},

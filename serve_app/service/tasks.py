@@ -7,7 +7,7 @@ import base64
 import struct
 import uuid
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, Sequence
-from typing import Any, Literal, Protocol, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 from serve_app.contract import (
     AnswerBody,
@@ -26,12 +26,7 @@ from serve_app.options import validated
 from serve_app.service.captions import CaptionService
 from serve_app.task_types import Answerer, MatchModel
 from serve_app.tasks import TASKS, AnswerOptions, EmbeddingOptions, FilterOptions, MatchOptions, Task
-from serve_app.types import ModelInfo
-
-
-class HasInfo(Protocol):
-    async def info(self) -> ModelInfo: ...
-
+from serve_app.types import HasInfo, ModelInfo
 
 Model = TypeVar("Model", bound=HasInfo)
 Result = TypeVar("Result")

@@ -167,6 +167,26 @@ def test_too_many_errors_stop_a_job_that_goes_on_later(tmp_path: Path) -> None:
     assert caption_serve(*words).returncode == 3
 
 
+def test_what_was_captioned_without_a_matcher_is_made_again_with_it(tmp_path: Path) -> None:
+    scenes = draw(tmp_path / "scenes", 3)
+    out = tmp_path / "out"
+    words = (str(scenes), "--out", str(out), *WORDS)
+
+    def fingerprints() -> list[str]:
+        return [row["fingerprint"] for row in pq.read_table(out / "part-00000.parquet").to_pylist()]
+
+    assert caption_serve(*words, "--matcher", "none").returncode == 0
+    assert {made_by.split(".")[2] for made_by in fingerprints()} == {"none"}
+    assert "args was" in caption_serve(*words).stderr
+    again = caption_serve(*words, "--refresh-outdated")
+    assert (again.returncode, "3 captions are made again." in again.stderr) == (0, True), again.stderr
+    (made_by,) = {*fingerprints()}
+    assert made_by.split(".")[2] != "none"
+    last = caption_serve(*words, "--refresh-outdated")
+    assert (last.returncode, "0 captions are made again." in last.stderr) == (0, True), last.stderr
+    assert json.loads((out / "_job" / "summary.json").read_text())["rows_of_this_run"] == 0
+
+
 @pytest.mark.timeout(600)
 def test_kills_of_job_engine_and_node_lose_and_repeat_nothing(cluster: LocalCluster, tmp_path: Path) -> None:
     scenes = draw(tmp_path / "scenes", 160)

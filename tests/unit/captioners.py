@@ -12,6 +12,7 @@ from serve_app.types import (
     ModelInfo,
     Pixels,
     Source,
+    Strategy,
 )
 from tests.unit.fakes import INFO
 
@@ -21,6 +22,7 @@ SOURCES = (
     Source("extension", 1, captioner="another", prompt="describe it"),
     Source("variant"),
 )
+FINGERPRINT = "1.a.b.c"
 CONTESTED = Contested("The dog stands.", 0.31, "A dog lies on a couch.", 0.92)
 LENGTH = {"max_words": 9, "max_characters": 60, "tidy": False}
 """Options of which every door must tell the captioner."""
@@ -54,11 +56,15 @@ class TellingCaptioner:
                 for text, start, source in zip(said, starts, SOURCES, strict=False)
             ),
             contested=(CONTESTED,),
+            fingerprint=FINGERPRINT,
             notices=(f"{LEFT_OUT} for the length: {missing} statements.",) if missing else ("It is a drawing.",),
         )
 
     def work(self, options: CaptionOptions) -> int:
         return 1
+
+    async def fingerprint(self, strategy: Strategy) -> str:
+        return FINGERPRINT
 
     async def probe(self) -> None:
         pass

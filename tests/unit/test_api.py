@@ -84,7 +84,7 @@ async def test_answer_has_every_field_of_the_contract() -> None:
     body = response.json()
     assert set(body) == {
         "id", "model", "caption", "stats", "variants", "rounds", "clauses", "contested", "degraded", "notices",
-        "seed", "timings_ms",
+        "seed", "fingerprint", "timings_ms",
     }  # fmt: skip
     assert body["id"] == response.headers["x-request-id"] == "me-1"
     assert body["stats"] == {"characters": len(body["caption"]), "words": len(body["caption"].split())}

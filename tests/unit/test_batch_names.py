@@ -24,7 +24,7 @@ from serve_app.batch.settings import JobSettings
 from serve_app.errors import InvalidOption
 from tests.pictures import tiny as image
 
-BODY: dict[str, Any] = {"caption": "a dog", "clauses": []}
+BODY: dict[str, Any] = {"caption": "a dog", "clauses": [], "fingerprint": "1.a.b.c"}
 
 
 def captioned(folder: Folder, job: JobSettings, **more: Any) -> tuple[state.Plan, list[dict[str, Any]]]:

@@ -41,6 +41,7 @@ BODY: dict[str, Any] = {
     "notices": ["Left out for the length: 2 statements."],
     "seed": 0,
     "model": "demo",
+    "fingerprint": "1.a.b.c",
     "timings_ms": {"total": 1.5},
 }  # fmt: skip
 

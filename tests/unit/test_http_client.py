@@ -37,7 +37,8 @@ from tests.unit.test_api import PNG, echo
 
 BODY = {
     "id": "1", "model": "m", "caption": "a cat", "stats": {"characters": 5, "words": 2}, "variants": [], "rounds": [],
-    "clauses": [], "contested": [], "degraded": [], "notices": [], "seed": 0, "timings_ms": {},
+    "clauses": [], "contested": [], "degraded": [], "notices": [], "seed": 0, "fingerprint": "1.a.b.c",
+    "timings_ms": {},
 }  # fmt: skip
 
 
