@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import os
 import sys
@@ -52,7 +53,7 @@ def planned(
     `refresh_outdated` returns the fingerprint of captions that are made now: others are made again.
     """
     if restart:
-        state.clear(folder)
+        _drop(folder)
     stored = state.load_plan(folder)
     if stored is not None:
         if difference := stored.settings.difference(settings, MADE_BY if refresh_outdated else ()):
@@ -88,6 +89,16 @@ def planned(
     state.store_plan(folder, plan)
     tell(f"{total:,} inputs in {shards:,} shards.")
     return plan
+
+
+def _drop(folder: Folder) -> None:
+    """Removes the job and the files that it wrote, as far as they are as it wrote them."""
+    with contextlib.suppress(InvalidOption, FileNotFoundError):  # another version's: its sidecars are not known
+        plan = state.load_plan(folder)
+        if plan is not None and plan.settings.sink == "sidecar":
+            for shard in state.done_shards(folder):
+                sinks.remove_sidecars(folder, shard, index.load(folder, shard), plan.settings)
+    state.clear(folder)
 
 
 def extended(folder: Folder, plan: Plan, retry_failed: bool, tell: Callable[[str], None]) -> Plan:

@@ -63,13 +63,17 @@ def write(
     if settings.sink == "sidecar":
         before = read(folder, shard, settings, {}) if again else None
         refused = _sidecars(folder, inputs, rows, settings, before)
+        written = [
+            rows_.failed(inputs[place], *refused[place], settings) if place in refused else row
+            for place, row in enumerate(rows)
+        ]
         with folder.writer(_rows_name(shard)) as output:
-            _parquet(output, inputs, rows, settings)
+            _parquet(output, inputs, written, settings)
         return refused
     name = part_name(settings.sink, shard)
-    if again or not folder.exists(name):
+    if again or settings.sink == "webdataset" or not folder.exists(name):  # only writing a tar says what it lacks
         with folder.writer(name) as output:
-            _WRITERS[settings.sink](output, inputs, rows, settings)
+            return _WRITERS[settings.sink](output, inputs, rows, settings) or {}
     return {}
 
 
@@ -97,6 +101,14 @@ def edited(folder: Folder, inputs: Sequence[Input], rows: Sequence[Row], setting
         and folder.exists(item.sidecar)
         and folder.read(item.sidecar) != str(row["caption"]).encode()
     }
+
+
+def remove_sidecars(folder: Folder, shard: int, inputs: Sequence[Input], settings: JobSettings) -> None:
+    """Removes the sidecars of a shard that are as the job wrote them."""
+    for item, row in zip(inputs, read(folder, shard, settings, {}), strict=True):
+        data = str(row["caption"]).encode()
+        if row["caption"] is not None and folder.exists(item.sidecar) and folder.read(item.sidecar) == data:
+            folder.remove(item.sidecar)
 
 
 def _rows_name(shard: int) -> str:
@@ -155,8 +167,9 @@ def _csv(output: IO[bytes], _: Sequence[Input], rows: Sequence[Row], settings: J
     text.detach()
 
 
-def _webdataset(output: IO[bytes], inputs: Sequence[Input], rows: Sequence[Row], settings: JobSettings) -> None:
+def _webdataset(output: IO[bytes], inputs: Sequence[Input], rows: Sequence[Row], settings: JobSettings) -> Refused:
     """Captioned images only, with their bytes as they are; every row's JSON lies beside its image."""
+    refused: Refused = {}
     taken = [place for place, row in enumerate(rows) if row["caption"] is not None]
     with tarfile.open(fileobj=output, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for place, data in zip(taken, read_all([inputs[place] for place in taken], settings), strict=True):
@@ -167,6 +180,9 @@ def _webdataset(output: IO[bytes], inputs: Sequence[Input], rows: Sequence[Row],
                 _add(tar, f"{key}.{suffix}", data)
                 _add(tar, f"{key}.txt", str(row["caption"]).encode())
                 _add(tar, f"{key}.json", json.dumps(row, ensure_ascii=False).encode())
+            else:
+                refused[place] = data[0], f"The image cannot be read a second time: {data[1]}"
+    return refused
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
@@ -180,7 +196,7 @@ def _safe(stem: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in stem)[:80]
 
 
-_WRITERS: Mapping[SinkKind, Callable[[IO[bytes], Sequence[Input], Sequence[Row], JobSettings], None]] = {
+_WRITERS: Mapping[SinkKind, Callable[[IO[bytes], Sequence[Input], Sequence[Row], JobSettings], Refused | None]] = {
     "parquet": _parquet,
     "jsonl": _jsonl,
     "csv": _csv,

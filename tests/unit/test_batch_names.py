@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -47,7 +49,7 @@ def row_of(item: Input, job: JobSettings) -> dict[str, Any]:
     if item.error:
         reason, _, sentence = item.error.partition(": ")
         return rows.failed(item, reason, sentence, job)
-    if isinstance(item.location, bytes) and b"\0" not in item.file and os.path.exists(item.location):
+    if isinstance(item.location, bytes) and b"\0" not in item.file and os.path.isfile(item.location):
         data = Path(os.fsdecode(item.file)).read_bytes()
         if item.size < 0 and not data:
             return rows.failed(item, "invalid_image", "The image is empty.", job)
@@ -217,9 +219,10 @@ PARTS = st.lists(
 )
 PATHS = st.one_of(NAMES, PARTS.map(b"/".join), PARTS.map(b"\\".join)).filter(lambda name: b"/._" not in b"/" + name)
 """Those that begin with ._ are macOS's, and no inputs."""
+SINKS = st.sampled_from(["sidecar", "jsonl", "csv", "parquet", "webdataset"])
 
 
-@given(st.lists(PATHS, min_size=1, max_size=12), st.sampled_from(["sidecar", "jsonl", "csv", "parquet", "webdataset"]))
+@given(st.lists(PATHS, min_size=1, max_size=12), SINKS)
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 def test_any_names_in_a_tar(tmp_path_factory: pytest.TempPathFactory, members: list[bytes], sink: str) -> None:
     root = tmp_path_factory.mktemp("names")
@@ -228,7 +231,7 @@ def test_any_names_in_a_tar(tmp_path_factory: pytest.TempPathFactory, members: l
     check_job(root, job, len(members))
 
 
-@given(st.lists(PATHS, min_size=1, max_size=12), st.sampled_from(["sidecar", "jsonl"]))
+@given(st.lists(PATHS, min_size=1, max_size=12), SINKS)
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
 def test_any_names_in_a_list(tmp_path_factory: pytest.TempPathFactory, lines: list[bytes], sink: str) -> None:
     root = tmp_path_factory.mktemp("names")
@@ -238,11 +241,103 @@ def test_any_names_in_a_list(tmp_path_factory: pytest.TempPathFactory, lines: li
     check_job(root, job, len(names) + 1)
 
 
-def check_job(root: Path, job: JobSettings, count: int) -> None:
-    """One row an input, nothing outside of the output, sidecars one to one, and a second run adds nothing."""
+TEXTS = st.one_of(
+    st.text(st.characters(exclude_categories=("Cs",)), max_size=300),
+    PARTS.map(lambda parts: shown("/".join(map(os.fsdecode, parts)))),
+)
+"""Names as cells of tables have them; in JSON also halves of surrogate pairs."""
+TABLES: dict[str, Callable[[Path, list[str]], object]] = {
+    ".csv": lambda file, names: pd.DataFrame({"path": names, "n": range(len(names))}).to_csv(file, index=False),
+    ".jsonl": lambda file, names: file.write_text("".join(json.dumps({"path": name}) + "\n" for name in names)),
+    ".parquet": lambda file, names: pd.DataFrame({"path": names}).to_parquet(file),
+    ".arrow": lambda file, names: pd.DataFrame({"path": names}).to_feather(file),
+}
+
+
+@pytest.mark.parametrize("suffix", TABLES)
+@given(names=st.lists(TEXTS, min_size=1, max_size=12), sink=SINKS, cut=st.integers(0, 12))
+@settings(max_examples=25, deadline=None, suppress_health_check=list(HealthCheck))
+def test_any_names_in_a_table(
+    tmp_path_factory: pytest.TempPathFactory, suffix: str, names: list[str], sink: str, cut: int
+) -> None:
+    root = tmp_path_factory.mktemp("names")
+    if suffix == ".jsonl":
+        names = [*names, "half \ud83d.jpg"]
+    TABLES[suffix](root / f"t{suffix}", names)
+    (root / "a.jpg").write_bytes(image(1))
+    job = settings_of(str(root / f"t{suffix}"), str(root / "out" / "put"), {"sink": sink, "shard_size": 3})[0]
+    check_job(root, job, len(names), cut)
+
+
+@given(st.lists(PATHS, min_size=1, max_size=12), SINKS, st.integers(0, 12), st.booleans())
+@settings(max_examples=80, deadline=None, suppress_health_check=list(HealthCheck))
+def test_any_names_in_a_folder(
+    tmp_path_factory: pytest.TempPathFactory, paths: list[bytes], sink: str, cut: int, by_glob: bool
+) -> None:
+    root = tmp_path_factory.mktemp("names")
+    top = os.fsencode(root / "in")
+    count = 0
+    for number, path in enumerate(paths):
+        parts = [b"n" + part.replace(b"/", b"") for part in path.split(b"/")][:4]
+        file = os.path.join(top, *parts) + b"-%d" % (number // 2) + (b".jpg" if number % 2 else b".PNG")
+        try:
+            os.makedirs(os.path.dirname(file), exist_ok=True)
+            with open(file, "xb") as stream:
+                stream.write(image(number))
+            count += 1
+        except OSError:
+            continue  # too long for this storage, or there already
+    if not count:
+        return
+    source = str(root / "in") + ("/**" if by_glob else "")
+    job = settings_of(source, str(root / "out" / "put"), {"sink": sink, "shard_size": 3})[0]
+    check_job(root, job, count, cut)
+
+
+def cut_off(folder: Folder, job: JobSettings, most: int) -> None:
+    """A run that is killed after `most` rows, of which the last one was not on storage yet."""
+    plan = planned(folder, job, False, lambda _: None)
+    run = Job(folder, plan, settings_of("x", "y", {})[1], state.Lock(folder))
+    left = most
+    for shard in plan.shards:
+        for place, item in enumerate(index.load(folder, shard)):
+            if left == 1:
+                run._journal.flush()
+            if not left:
+                return
+            run._take(shard, place, row_of(item, job), 0)
+            left -= 1
+
+
+def finished(folder: Folder, job: JobSettings) -> tuple[int, list[dict[str, Any]]]:
+    """Runs what is left to do: how many rows it made, and all rows of the job."""
+    plan = planned(folder, job, False, lambda _: None)
+    run = Job(folder, plan, settings_of("x", "y", {})[1], state.Lock(folder))
+    made, found = 0, []
+    for shard in [shard for shard, have in run._open.items() if len(have) == plan.size_of(shard)]:
+        run._finish(shard)
+    for shard in plan.shards:
+        have = run._open.get(shard, {})
+        for place, item in enumerate(index.load(folder, shard)):
+            if shard not in run._done and place not in have:
+                run._take(shard, place, row_of(item, job), 0)
+                made += 1
+    for shard, mark in state.done_marks(folder):
+        inputs = index.load(folder, shard)
+        failed = {int(place): rows.failed(inputs[int(place)], why, why, job) for place, why in mark.failed.items()}
+        found += sinks.read(folder, shard, job, failed)
+    assert (run.tally.total, run.tally.rows) == (len(found), len(found))
+    return made, [dict(row) for row in found]
+
+
+def check_job(root: Path, job: JobSettings, count: int, cut: int = 0) -> None:
+    """One row an input, nothing outside of the output, sidecars one to one, and a second run adds nothing; a run that
+    is killed after `cut` rows goes on."""
     before = set(os.listdir(root))
     folder = Folder(str(root / "out" / "put"))
-    _, found = captioned(folder, job)
+    cut_off(folder, job, cut)
+    made, found = finished(folder, job)
+    assert made >= count - cut
     assert len(found) == count
     assert {*os.listdir(root)} - before <= {"out"}
     assert os.listdir(root / "out") == ["put"]
@@ -253,7 +348,7 @@ def check_job(root: Path, job: JobSettings, count: int) -> None:
     if job.sink == "sidecar":
         captions = sorted(row["caption"] for row in found if row["caption"] is not None)
         assert sorted(data.decode() for data in files.values()) == captions
-    assert captioned(folder, job)[1] == []
+    assert finished(folder, job) == (0, found)
     assert files_below(root / "out" / "put") == files
 
 

@@ -100,6 +100,19 @@ def test_a_sidecar_that_a_person_edited_stays(tmp_path: Path) -> None:
     assert (tmp_path / "out" / "3.txt").read_text() == "again, 3"
 
 
+def test_restart_takes_its_sidecars_along_and_leaves_those_of_people(tmp_path: Path) -> None:
+    """`--restart` left sidecars behind and then refused to begin because of them."""
+    settings = job(tmp_path / "in", sink="sidecar", shard_size=5)
+    folder = finished(tmp_path / "in", tmp_path / "out", settings)
+    assert planned(folder, settings, True, lambda _: None).inputs == 8
+    assert [name for name in folder.names() if name.endswith(".txt")] == []
+    folder = finished(tmp_path / "in", tmp_path / "out", settings)
+    (tmp_path / "out" / "2.txt").write_text("My own words.")
+    with pytest.raises(InvalidOption, match="that this job did not write"):
+        planned(folder, settings, True, lambda _: None)
+    assert [name for name in folder.names() if name.endswith(".txt")] == ["2.txt"]
+
+
 def test_a_text_that_was_kept_is_nothing_that_the_job_made(tmp_path: Path) -> None:
     source = tmp_path / "t.jsonl"
     (tmp_path / "a.png").write_bytes(tiny(1))
