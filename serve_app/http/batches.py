@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import math
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,20 +10,14 @@ from typing import Any
 from starlette.datastructures import UploadFile
 from starlette.requests import Request
 
-from serve_app.contract import BatchLine, CaptionBody
-from serve_app.deadline import Deadline
-from serve_app.errors import CaptionServeError, ImageTooLarge, InvalidRequest, TryLater, UnsupportedImage
+from serve_app.contract import BatchLine
+from serve_app.errors import CaptionServeError, ImageTooLarge, InvalidRequest, UnsupportedImage
 from serve_app.http import problems
 from serve_app.http.body import IMAGE, MAX_FIELDS, OVERHEAD_BYTES, bounded, image_form, options_of
 from serve_app.limits import Limits
 from serve_app.options import parse_options
-from serve_app.retry import Retries, retried
 from serve_app.service.captions import CaptionService
-
-CONCURRENCY = 8
-"""Images of one batch that are in progress at once."""
-LONGEST_PAUSE_S = 2.0
-"""Seconds between two tries of an image for which there was no capacity."""
+from serve_app.service.several import Several
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,16 +64,15 @@ async def batch_lines(
     service: CaptionService, parts: Sequence[BatchImage], options: dict[str, Any], request_id: str
 ) -> AsyncGenerator[BatchLine, None]:
     """Yields a line for each image as it is done; an image's error is its line. Closing ends the work."""
-    room = asyncio.Semaphore(CONCURRENCY)
+    several = Several(service)
 
     async def line(part: BatchImage) -> BatchLine:
         name = f"{request_id}-{part.index}"
-        async with room:
-            try:
-                body = await _captioned(service, part.data, options, name)
-                return BatchLine(index=part.index, name=part.name, result=body)
-            except CaptionServeError as error:
-                return BatchLine(index=part.index, name=part.name, error=problems.body_of(error, name, service.limits))
+        try:
+            body = await several.caption(part.data, options, name)
+            return BatchLine(index=part.index, name=part.name, result=body)
+        except CaptionServeError as error:
+            return BatchLine(index=part.index, name=part.name, error=problems.body_of(error, name, service.limits))
 
     tasks = [asyncio.create_task(line(part)) for part in parts]
     try:
@@ -90,10 +82,3 @@ async def batch_lines(
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-
-
-async def _captioned(service: CaptionService, data: bytes, options: dict[str, Any], name: str) -> CaptionBody:
-    """Retries while there is no capacity, until the image's deadline."""
-    deadline = Deadline.after(parse_options(options, service.limits).timeout_s)
-    retries = Retries(math.inf, deadline, longest_pause_s=LONGEST_PAUSE_S, kinds=TryLater)
-    return await retried(lambda: service.caption(data, options, name), retries)

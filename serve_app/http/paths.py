@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from starlette.types import Scope
 
+BATCH = "/v1/captions/batch"
+"""The route for several images."""
+
 
 def route_path(scope: Scope) -> str:
     """The request's path below the application's prefix."""

@@ -16,6 +16,7 @@ from serve_app.http.body import read_caption_request
 from serve_app.http.description import CAPTION, EVENT_EXAMPLE, EVENTS, PIXEL, REFERENCE, event_stream
 from serve_app.http.disconnect import ClientGone, while_connected
 from serve_app.http.middleware.request_id import request_id
+from serve_app.http.paths import BATCH
 from serve_app.http.streams import EVENT_STREAM, NDJSON, batch_response, event_response, wants_events
 from serve_app.options import Options
 from serve_app.service.captions import CaptionService
@@ -103,7 +104,7 @@ async def captions(request: Request) -> Response:
 
 
 @router.post(
-    "/v1/captions/batch",
+    BATCH,
     response_class=Response,
     responses={
         200: {

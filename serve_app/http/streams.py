@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator
 
@@ -19,6 +20,8 @@ from serve_app.service.captions import CaptionService
 
 logger = logging.getLogger(__name__)
 
+KEEP_ALIVE = " "
+"""Sent between lines of JSON, where every parser takes it for a part of the next one."""
 PING_S = 10
 """A comment is sent after so many seconds, so that no proxy takes a quiet stream for a dead one."""
 EVENT_STREAM = "text/event-stream"
@@ -68,10 +71,20 @@ def batch_response(
 
     async def lines() -> AsyncGenerator[str]:
         found = batch_lines(service, parts, options, request_id(request.scope))
+        following = asyncio.ensure_future(anext(found, None))
         try:
-            async for line in found:
-                yield line.model_dump_json() + "\n"
+            while True:
+                done, _ = await asyncio.wait({following}, timeout=PING_S)
+                if not done:
+                    yield KEEP_ALIVE
+                elif (line := following.result()) is None:
+                    return
+                else:
+                    yield line.model_dump_json() + "\n"
+                    following = asyncio.ensure_future(anext(found, None))
         finally:
+            following.cancel()
+            await asyncio.gather(following, return_exceptions=True)
             await found.aclose()
 
     return StreamingResponse(lines(), media_type=NDJSON, headers=_HEADERS)

@@ -1,12 +1,15 @@
-"""Who is let in, by the work that a request brings, and when the others shall come back."""
+"""Who is admitted, by the work that a request brings, and when rejected ones should retry."""
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
 
+from serve_app.deadline import Deadline
 from serve_app.errors import Overloaded
 
 WINDOW_S = 30.0
@@ -14,19 +17,28 @@ WINDOW_S = 30.0
 MIN_BUSY_S = 1.0
 """A busy period shorter than this says little; the rate of the one before is kept."""
 FOREGROUND_SHARE = 0.5
-"""Of the capacity: what background work never takes."""
+"""Of the capacity: what background and queued work never takes."""
 MIN_RETRY_AFTER_S = 1.0
 MAX_RETRY_AFTER_S = 60.0
 UNKNOWN_RETRY_AFTER_S = 5.0
 """The pause that a caller is given as long as nothing has been finished."""
 
 
-class Admission:
-    """Keeps the admitted work below `capacity` (rows, see `Captioner.work`), without a queue.
+@dataclass(eq=False)
+class _Waiting:
+    """Work in the queue; its future is done when it is admitted."""
 
-    A request that alone is larger than the capacity is let in when nothing else is there. Those who are
-    rejected are given different pauses, one after the other at the rate at which the service finishes
-    work, so that they don't all return at once. Not thread-safe: for one event loop.
+    work: int
+    admitted: asyncio.Future[None]
+
+
+class Admission:
+    """Keeps the admitted work below `capacity` (rows, see `Captioner.work`).
+
+    A request that alone is larger than the capacity is admitted when nothing else is there. Rejected ones are given
+    different pauses, one after the other at the rate at which the service finishes work, so that they don't all return
+    at once. Images of a request with many wait in a queue instead, first come, first served; like background work they
+    leave a share of the capacity to requests of one image. Not thread-safe: for one event loop.
     """
 
     def __init__(self, capacity: Callable[[], float], clock: Callable[[], float] = time.monotonic) -> None:
@@ -38,6 +50,7 @@ class Admission:
         self._rate: float | None = None
         self._next_slot = 0.0
         self._usual_work = 1
+        self._queue: deque[_Waiting] = deque()
         self.admitted = 0
         """Work that is being done now."""
         self.shed = 0
@@ -57,10 +70,45 @@ class Admission:
         room = self._capacity() * (1 - FOREGROUND_SHARE if background else 1)
         if self.admitted and self.admitted + work > room:
             raise self._refusal(work, room)
+        self._take(work)
+        with self._held(work):
+            yield
+
+    @asynccontextmanager
+    async def queue(self, work: int, deadline: Deadline) -> AsyncIterator[None]:
+        """Waits until `work` fits, and holds it for the duration of the block. Raises `DeadlineExceeded`."""
+        if not self._queue and self._fits_behind(work):
+            self._take(work)
+        else:
+            await self._turn(work, deadline)
+        with self._held(work):
+            yield
+
+    async def _turn(self, work: int, deadline: Deadline) -> None:
+        waiting = _Waiting(work, asyncio.get_running_loop().create_future())
+        self._queue.append(waiting)
+        try:
+            async with deadline.enforced("The request's time limit was reached while it waited for capacity."):
+                await waiting.admitted
+        except BaseException:
+            if waiting in self._queue:
+                self._queue.remove(waiting)
+            elif waiting.admitted.done() and not waiting.admitted.cancelled():
+                self._release(work, finished=0)
+            raise
+
+    def _fits_behind(self, work: int) -> bool:
+        """Whether queued work fits into what it may take."""
+        return not self.admitted or self.admitted + work <= self._capacity() * (1 - FOREGROUND_SHARE)
+
+    def _take(self, work: int) -> None:
         if not self.admitted:
             self._begin_busy()
         self.admitted += work
         self._usual_work = work
+
+    @contextmanager
+    def _held(self, work: int) -> Iterator[None]:
         try:
             yield
         except BaseException:
@@ -95,6 +143,11 @@ class Admission:
             self._finished_work += finished
         if not self.admitted:
             self.rate()  # remembered, before idle time counts
+        while self._queue and self._fits_behind(self._queue[0].work):
+            waiting = self._queue.popleft()
+            if not waiting.admitted.done():
+                self._take(waiting.work)
+                waiting.admitted.set_result(None)
 
     def _refusal(self, work: int, room: float | None = None) -> Overloaded:
         self.shed += 1

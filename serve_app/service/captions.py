@@ -7,13 +7,13 @@ import contextlib
 import math
 import time
 import uuid
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import Any
 
 from serve_app.contract import CaptionBody, Description, ResultEvent, StepEvent
-from serve_app.deadline import Deadline
+from serve_app.deadline import NEVER, Deadline
 from serve_app.limits import Limits
 from serve_app.options import parse_options
 from serve_app.service import images
@@ -68,14 +68,32 @@ class CaptionService:
         return await self._captioner.fingerprint(strategy or self.limits.default_strategy)
 
     async def caption(
-        self, image: Any, options: Mapping[str, Any], request_id: str | None = None, *, background: bool = False
+        self,
+        image: Any,
+        options: Mapping[str, Any],
+        request_id: str | None = None,
+        *,
+        background: bool = False,
+        queue_until: Deadline | None = None,
     ) -> CaptionBody:
         """Captions bytes, a PIL image or a uint8 array. Raises `RequestError`s and `ServiceError`s.
 
-        `background` work is admitted into half of the room only.
+        `background` work is admitted into half of the capacity only. With `queue_until` it waits for capacity until
+        then, instead of raising `Overloaded`.
         """
         resolved = parse_options(dict(options), self.limits)
-        return await self._run(image, resolved, request_id or uuid.uuid4().hex, background=background)
+        name = request_id or uuid.uuid4().hex
+        async with self._admitted(self._captioner.work(resolved), background, queue_until):
+            return await self._run(image, resolved, name, until=queue_until or NEVER)
+
+    @contextlib.asynccontextmanager
+    async def _admitted(self, work: int, background: bool, queue_until: Deadline | None) -> AsyncIterator[None]:
+        if queue_until is not None:
+            async with self.admission.queue(work, queue_until):
+                yield
+        else:
+            with self.admission.admit(work, background):
+                yield
 
     async def events(
         self, image: Any, options: Mapping[str, Any], request_id: str | None = None
@@ -87,7 +105,12 @@ class CaptionService:
         resolved = parse_options(dict(options), self.limits)
         name = request_id or uuid.uuid4().hex
         steps: asyncio.Queue[Step | None] = asyncio.Queue()
-        work = asyncio.ensure_future(self._run(image, resolved, name, steps.put_nowait))
+
+        async def run() -> CaptionBody:
+            with self.admission.admit(self._captioner.work(resolved)):
+                return await self._run(image, resolved, name, steps.put_nowait)
+
+        work = asyncio.ensure_future(run())
         work.add_done_callback(lambda _: steps.put_nowait(None))
         try:
             while (step := await steps.get()) is not None:
@@ -105,17 +128,16 @@ class CaptionService:
         options: CaptionOptions,
         request_id: str,
         on_step: OnStep | None = None,
-        background: bool = False,
+        until: Deadline = NEVER,
     ) -> CaptionBody:
-        start, deadline = time.perf_counter(), Deadline.after(options.timeout_s)
+        start, deadline = time.perf_counter(), min(Deadline.after(options.timeout_s), until)
         captioner, limits = self._captioner, self.limits  # of one configuration from the first step to the last
-        with self.admission.admit(captioner.work(options), background):
-            async with deadline.enforced(UNREAD):
-                model = await captioner.info()
-            pixels = await self.read(image, model, deadline, limits)
-            took_s = time.perf_counter() - start
-            remaining = replace(options, timeout_s=deadline.left_s)
-            result = await captioner.caption(pixels, remaining, on_step)
+        async with deadline.enforced(UNREAD):
+            model = await captioner.info()
+        pixels = await self.read(image, model, deadline, limits)
+        took_s = time.perf_counter() - start
+        remaining = replace(options, timeout_s=deadline.left_s)
+        result = await captioner.caption(pixels, remaining, on_step)
         self.readiness.worked()
         return caption_body(result, request_id, took_s * 1000)
 

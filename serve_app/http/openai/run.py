@@ -9,6 +9,7 @@ from serve_app.contract import CaptionBody
 from serve_app.http.openai.request import ChatCaptions
 from serve_app.http.openai.schemas import AnswerMessage, Choice, Usage
 from serve_app.service.captions import CaptionService
+from serve_app.service.several import Several
 from serve_app.types import LEFT_OUT, TOO_LONG
 
 IMAGE_TOKENS = 85
@@ -16,14 +17,15 @@ IMAGE_TOKENS = 85
 
 
 async def run(service: CaptionService, wanted: ChatCaptions, request_id: str) -> tuple[list[Choice], Usage]:
-    """All captions, a few requests' worth at a time. Raises `RequestError`s and `ServiceError`s."""
+    """All captions, several of them a few at a time. Raises `RequestError`s and `ServiceError`s."""
     jobs = []
+    caption = Several(service).caption if wanted.choices * len(wanted.images) > 1 else service.caption
     async with _cancelling() as group:
         for choice in range(wanted.choices):
             for number, (image, options) in enumerate(zip(wanted.images, wanted.options, strict=True)):
                 seed = options.get("seed", service.limits.default_seed) + choice
                 name = f"{request_id}-{choice}-{number}"
-                jobs.append(group.create_task(service.caption(image, {**options, "seed": seed}, name)))
+                jobs.append(group.create_task(caption(image, {**options, "seed": seed}, name)))
     bodies = [job.result() for job in jobs]
     images = len(wanted.images)
     choices = [_choice(index, bodies[index * images : (index + 1) * images]) for index in range(wanted.choices)]
