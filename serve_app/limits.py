@@ -24,6 +24,15 @@ class Limits(BaseModel):
     max_timeout_s: float = Field(600.0, gt=0, description="most seconds that a request may ask for")
     max_image_bytes: int = Field(20_000_000, gt=0, description="largest image file, bytes")
     max_image_pixels: int = Field(50_000_000, gt=0, description="largest image, width × height")
+    decode_memory_bytes: int = Field(
+        1_000_000_000, gt=0, description="memory of images that an ingress replica decodes at once; a larger one alone"
+    )
+    body_memory_bytes: int = Field(
+        1_000_000_000,
+        gt=0,
+        description="memory of the bodies of an ingress replica's requests in progress; JSON counts threefold, "
+        "since it is also parsed; what does not fit is rejected for load",
+    )
     max_prompts: int = Field(8, ge=1, description="most variant prompts of a request")
     max_prompt_characters: int = Field(400, ge=1, description="longest prompt of a request, characters")
     max_texts: int = Field(64, ge=1, description="most texts of a request for matching, filtering or embedding")

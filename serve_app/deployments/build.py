@@ -36,7 +36,7 @@ def build(args: AppArgs) -> Application:
     ingress: Any = serve.deployment(
         serve.ingress()(IngressReplica),
         name=INGRESS,
-        # At 20 MB each they hold 3 GB. Only many requests of the short strategy `basic` meet this before admission.
+        # Only many requests of the short strategy `basic` meet this before admission.
         max_ongoing_requests=150,
         max_queued_requests=100,
         graceful_shutdown_timeout_s=args.max_timeout_s + END_S,

@@ -61,7 +61,7 @@ async def discard(request: Request, limits: Limits) -> None:
 
 async def _raw(request: Request, limits: Limits) -> tuple[bytes, dict[str, Any]]:
     data = await read_bounded(request, limits.max_image_bytes, limits.max_image_bytes)
-    return data, options_of(request.query_params.multi_items())
+    return bytes(data), options_of(request.query_params.multi_items())
 
 
 async def _form(request: Request, limits: Limits) -> tuple[bytes, dict[str, Any]]:
@@ -132,7 +132,7 @@ async def read_json_object(request: Request, most_image_bytes: int) -> dict[str,
     return await asyncio.to_thread(_json_object, data)
 
 
-def _json_object(data: bytes) -> dict[str, Any]:
+def _json_object(data: bytearray) -> dict[str, Any]:
     check_json_size(data)
     try:
         body = json.loads(data)
@@ -143,7 +143,7 @@ def _json_object(data: bytes) -> dict[str, Any]:
     return body
 
 
-def _parse_json(data: bytes) -> tuple[str, dict[str, Any]]:
+def _parse_json(data: bytearray) -> tuple[str, dict[str, Any]]:
     body = _json_object(data)
     image = body.pop(IMAGE, None)
     if not isinstance(image, str):
@@ -166,13 +166,13 @@ def options_of(pairs: Iterable[tuple[str, str]]) -> dict[str, Any]:
     return options
 
 
-async def read_bounded(request: Request, most: int, accepted: int, noun: str = "image") -> bytes:
+async def read_bounded(request: Request, most: int, accepted: int, noun: str = "image") -> bytearray:
     """The body. Raises `ImageTooLarge` as `bounded` does."""
     chunks = bytearray()
     receive = bounded(request.receive, most, accepted, noun)
     async for chunk in Request(request.scope, receive).stream():
         chunks += chunk
-    return bytes(chunks)
+    return chunks
 
 
 def bounded(receive: Receive, most: int, accepted: int, noun: str = "image") -> Receive:

@@ -67,7 +67,7 @@ def mount_mcp(app: FastAPI, allowed_origins: Sequence[str] = ()) -> None:
         except ClientDisconnect:
             return Response(status_code=problems.CLIENT_CLOSED_REQUEST)
         check_json_size(body)
-        return _Exchange(server, request, body)
+        return _Exchange(server, request, bytes(body))
 
     app.add_route(PATH, checked, methods=["POST"], include_in_schema=False)
 

@@ -19,12 +19,13 @@ from serve_app.options import parse_options
 from serve_app.service import images
 from serve_app.service.admission import Admission
 from serve_app.service.bodies import caption_body, step_event
+from serve_app.service.budget import Budget
 from serve_app.service.readiness import Readiness
 from serve_app.steps import Captioner, OnStep, Step
 from serve_app.types import STRATEGIES, CaptionOptions, ModelInfo, Pixels, Strategy
 
 INTAKE_THREADS = 4
-"""Images decoded at once; bounds the memory that decoding takes."""
+"""Images decoded at once, as far as `decode_memory_bytes` lets them."""
 
 UNREAD = "The request's time limit was reached before its image was read."
 
@@ -42,6 +43,9 @@ class CaptionService:
         self.readiness = Readiness(captioner)
         self.admission = Admission(capacity)
         self._captioner = captioner
+        self.bodies = Budget()
+        """Memory of the bodies of requests in progress."""
+        self._decoding = Budget()
         self._threads = ThreadPoolExecutor(INTAKE_THREADS, thread_name_prefix="intake")
 
     async def info(self) -> ModelInfo:
@@ -151,7 +155,9 @@ class CaptionService:
         """The image at the model's size, decoded off the event loop. Raises `RequestError`s and `DeadlineExceeded`."""
         loop = asyncio.get_running_loop()
         async with deadline.enforced(UNREAD):
-            return await loop.run_in_executor(self._threads, images.read, image, limits or self.limits, model)
+            return await loop.run_in_executor(
+                self._threads, images.read, image, limits or self.limits, model, self._decoding
+            )
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import zlib
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -16,6 +18,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from serve_app.errors import ImageTooLarge, InvalidImage, UnsupportedImage
 from serve_app.limits import Limits
+from serve_app.service.budget import Budget
 from serve_app.types import ModelInfo, Pixels
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
@@ -26,6 +29,19 @@ Image.init()  # registers every plugin: `open(formats=…)` needs them and is ca
 _PNG = b"\x89PNG\r\n\x1a\n"
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 _MOST_PROFILE_BYTES = 1_000_000
+
+LARGE_PIXELS = 16_000_000
+"""Larger pictures are shrunk before they are resized, to no less than `GAP` times the size that is wanted: what differs
+then from a resize of the whole is rounding."""
+GAP = 4
+STRIP_PIXELS = 1_000_000
+PATIENCE_S = 10.0
+"""How long an image waits for the memory to decode it."""
+_BYTES_A_PIXEL = {"JPEG": 4, "PNG": 5, "BMP": 5, "GIF": 6, "TIFF": 9, "AVIF": 10, "WEBP": 17}
+"""Peak of decoding, as measured by `python -m bench.memory`; Pillow keeps RGB in 4 bytes, and WebP's decoder several
+copies."""
+_PROGRESSIVE_BYTES = 6
+"""Of a pixel's coefficients, which a progressive JPEG is decoded from whole: two of each component."""
 
 _WIDE_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 _UNSIGNED_16 = 65535
@@ -44,14 +60,23 @@ _TURNS = {
 _SIDEWAYS = {_TURNS[value] for value in (5, 6, 7, 8)}
 
 
-def read(image: Any, limits: Limits, model: ModelInfo) -> Pixels:
+def read(image: Any, limits: Limits, model: ModelInfo, budget: Budget | None = None) -> Pixels:
     """Decodes bytes, a PIL image or a uint8 array ([H, W], [H, W, 3] or [H, W, 4]).
 
-    Raises `InvalidImage`, `UnsupportedImage` or `ImageTooLarge`. Blocks: call it in a thread.
+    Files are decoded within `decode_memory_bytes` of the budget, if there is one.
+
+    Raises `InvalidImage`, `UnsupportedImage`, `ImageTooLarge`, and `Overloaded` if there is no memory for a while.
+    Blocks: call it in a thread.
     """
+    size = (model.image_width, model.image_height)
     if isinstance(image, bytes | bytearray | memoryview):
-        picture = _decode(bytes(image), limits)
-    elif isinstance(image, Image.Image):
+        picture, cost = _opened(bytes(image), limits, max(size))
+        with (budget or Budget()).hold(cost, limits.decode_memory_bytes, PATIENCE_S):
+            try:
+                return _pixels(_loaded(picture), size)
+            finally:
+                picture.close()  # its memory is free before the next one's is taken
+    if isinstance(image, Image.Image):
         picture = image
         _check_pixels(picture, limits)
     elif isinstance(image, np.ndarray):
@@ -59,7 +84,11 @@ def read(image: Any, limits: Limits, model: ModelInfo) -> Pixels:
         _check_pixels(picture, limits)
     else:
         raise InvalidImage(f"An image is bytes, a PIL image or a uint8 array, not {type(image).__name__}.")
-    sized = _prepared(picture, (model.image_width, model.image_height))
+    return _pixels(picture, size)
+
+
+def _pixels(picture: Image.Image, size: tuple[int, int]) -> Pixels:
+    sized = _prepared(picture, size)
     data = sized.tobytes()
     return Pixels(hashlib.blake2b(data, digest_size=16).hexdigest(), sized.height, sized.width, data)
 
@@ -67,13 +96,17 @@ def read(image: Any, limits: Limits, model: ModelInfo) -> Pixels:
 def thumbnail(data: bytes, limits: Limits, side: int) -> Image.Image:
     """The image as a model sees it (upright, RGB, on white) but in its own proportions, the longer side at most `side`
     pixels. Raises as `read` does."""
-    picture = _decode(data, limits)
+    picture = _loaded(_opened(data, limits, side)[0])
     width, height = picture.size[::-1] if _turn(picture) in _SIDEWAYS else picture.size
     scale = min(1.0, side / max(width, height))
     return _prepared(picture, (max(1, round(width * scale)), max(1, round(height * scale))))
 
 
-def _decode(data: bytes, limits: Limits) -> Image.Image:
+def _opened(data: bytes, limits: Limits, side: int) -> tuple[Image.Image, int]:
+    """The picture, not decoded yet, and the bytes of memory that decoding it takes.
+
+    A large JPEG will be decoded at an eighth to a half of its size, still at least `GAP` times `side`.
+    """
     if not data:
         raise InvalidImage("The image is empty.")
     if len(data) > limits.max_image_bytes:
@@ -87,6 +120,15 @@ def _decode(data: bytes, limits: Limits) -> Image.Image:
     except Exception as error:  # broken headers surface as errors of many kinds
         raise InvalidImage(f"The image cannot be opened: {_reason(error)}.") from error
     _check_pixels(picture, limits)
+    full = picture.width * picture.height
+    if full > LARGE_PIXELS:
+        picture.draft(None, (GAP * side, GAP * side))  # of other formats nothing
+    cost = picture.width * picture.height * _BYTES_A_PIXEL[picture.format or ""]
+    return picture, cost + (full * _PROGRESSIVE_BYTES if "progressive" in picture.info else 0)
+
+
+def _loaded(picture: Image.Image) -> Image.Image:
+    """The picture, decoded. Raises `InvalidImage`."""
     try:
         picture.load()
     except Exception as error:  # as above, for broken bodies
@@ -151,22 +193,41 @@ def _prepared(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
 
 
 def _sized(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
-    """RGB at `size` (width, height), upright, 8 bits a channel, on white if it is transparent.
-
-    The picture is shrunk before anything is done to all of its pixels, which bounds the memory: whole
-    copies are made only of modes that cannot be resized as they are.
-    """
+    """RGB at `size` (width, height), upright, 8 bits a channel, on white if it is transparent."""
     turn = _turn(picture)
     before_turn = size[::-1] if turn in _SIDEWAYS else size
-    if picture.mode in _WIDE_MODES:
-        picture = _narrow(picture)
-    if picture.has_transparency_data:
-        small = picture.convert("RGBA").resize(before_turn, Image.Resampling.BICUBIC)
+    small = _plain(picture, before_turn).resize(before_turn, Image.Resampling.BICUBIC)
+    if small.mode == "RGBA":
         small = Image.alpha_composite(Image.new("RGBA", small.size, "white"), small)
-    else:
-        plain = {"L": "L", "1": "L"}.get(picture.mode, "RGB")
-        small = picture.convert(plain).resize(before_turn, Image.Resampling.BICUBIC)
     return (small if turn is None else small.transpose(turn)).convert("RGB")
+
+
+def _plain(picture: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """The picture as L, RGB or RGBA. A large one is shrunk by whole factors on the way, to no less than `GAP` times
+    `size`, strip by strip, so that there is never a second copy of it."""
+    convert = _conversion(picture)
+    across, down = (max(1, have // (GAP * want)) for have, want in zip(picture.size, size, strict=True))
+    if across == down == 1 or picture.width * picture.height <= LARGE_PIXELS:
+        return convert(picture)
+    small: Image.Image | None = None
+    rows = down * max(1, STRIP_PIXELS // (picture.width * down))
+    for top in range(0, picture.height, rows):
+        strip = picture.crop((0, top, picture.width, min(picture.height, top + rows)))
+        strip = convert(strip).reduce((across, down))
+        if small is None:
+            small = Image.new(strip.mode, (strip.width, -(-picture.height // down)))
+        small.paste(strip, (0, top // down))
+    assert small is not None
+    return small
+
+
+def _conversion(picture: Image.Image) -> Callable[[Image.Image], Image.Image]:
+    """What makes the picture, or a strip of it, L, RGB or RGBA; nothing if it is that."""
+    if picture.mode in _WIDE_MODES:
+        low, high = _range(picture)
+        return lambda strip: _narrow(strip, low, high)
+    mode = "RGBA" if picture.has_transparency_data else {"L": "L", "1": "L"}.get(picture.mode, "RGB")
+    return lambda strip: strip if strip.mode == mode else strip.convert(mode)
 
 
 def _turn(picture: Image.Image) -> Image.Transpose | None:
@@ -177,18 +238,28 @@ def _turn(picture: Image.Image) -> Image.Transpose | None:
         return None
 
 
-def _narrow(picture: Image.Image) -> Image.Image:
-    """16-bit grey by its full range; wider integers and floats by the range that they use."""
-    values = np.asarray(picture)
-    if picture.mode == "F" and not np.isfinite(values).all():
-        values = np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0)
-    low, high = float(values.min()), float(values.max())
+def _range(picture: Image.Image) -> tuple[float, float]:
+    """Black and white of a wide mode: the full range of 16-bit grey; of wider integers and floats what they use."""
+    low, high = math.inf, -math.inf
+    for values in _strips(picture):
+        low, high = min(low, float(values.min())), max(high, float(values.max()))
     if picture.mode != "F" and low >= 0 and high <= _UNSIGNED_16:
-        low, high = 0.0, float(_UNSIGNED_16) if high > 255 or picture.mode != "I" else 255.0
-    scaled = np.empty(values.shape, np.uint8)
-    for row in range(0, values.shape[0], _ROWS):  # in strips: floats of the whole picture would take gigabytes
-        strip = values[row : row + _ROWS].astype(np.float64)
-        scaled[row : row + _ROWS] = ((strip - low) / ((high - low) or 1.0) * 255).round()
+        return 0.0, float(_UNSIGNED_16) if high > 255 or picture.mode != "I" else 255.0
+    return low, high
+
+
+def _strips(picture: Image.Image) -> Iterator[np.ndarray]:
+    """Finite values of the picture, a few rows at a time: [rows, width]."""
+    for top in range(0, picture.height, _ROWS):
+        values = np.asarray(picture.crop((0, top, picture.width, min(picture.height, top + _ROWS))))
+        yield np.nan_to_num(values, nan=0.0, posinf=0.0, neginf=0.0) if picture.mode == "F" else values
+
+
+def _narrow(picture: Image.Image, low: float, high: float) -> Image.Image:
+    scaled = np.empty(picture.size[::-1], np.uint8)
+    for number, values in enumerate(_strips(picture)):
+        share = (values.astype(np.float64) - low) / ((high - low) or 1.0)
+        scaled[number * _ROWS : number * _ROWS + len(values)] = (share * 255).round()
     return Image.fromarray(scaled)
 
 

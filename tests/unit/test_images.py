@@ -6,16 +6,20 @@ import io
 import struct
 import subprocess
 import sys
+import time
 import zlib
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps, features
 
-from serve_app.errors import ImageTooLarge, InvalidImage, RequestError, UnsupportedImage
+from serve_app.errors import ImageTooLarge, InvalidImage, Overloaded, RequestError, UnsupportedImage
 from serve_app.limits import Limits
+from serve_app.service import images
+from serve_app.service.budget import Budget
 from serve_app.service.images import read
-from serve_app.types import Pixels
+from serve_app.types import ModelInfo, Pixels
 from tests.pictures import encoded, hostile, picture
 from tests.unit.fakes import INFO
 
@@ -102,6 +106,55 @@ def test_large_wide_and_transparent_pictures_stay_within_memory() -> None:
     for data in (wide, clear):
         done = subprocess.run([sys.executable, "-c", code], input=data, capture_output=True, check=True)
         assert int(done.stdout) * 1024 < 450_000_000
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode"),
+    [("JPEG", "RGB"), ("PNG", "RGB"), ("PNG", "RGBA"), ("PNG", "P"), ("PNG", "L"), ("PNG", "I;16"), ("TIFF", "F"),
+     ("TIFF", "CMYK"), ("WEBP", "RGB")],
+)  # fmt: skip
+def test_a_large_picture_is_shrunk_in_strips_to_the_same_picture(
+    monkeypatch: pytest.MonkeyPatch, kind: str, mode: str
+) -> None:
+    across = np.linspace(0, 255, 5200, dtype=np.float32).round()
+    values = np.stack([np.broadcast_to(across, (3500, 5200)), np.broadcast_to(across[:3500, None], (3500, 5200))])
+    if mode in ("I;16", "F"):
+        scale = 257 if mode == "I;16" else 1
+        picture = Image.fromarray((values[0] * scale).astype(np.uint16 if mode == "I;16" else np.float32))
+    else:
+        bands = [values[0], values[1], 255 - values[0], values[1]][: {"L": 1, "RGBA": 4}.get(mode, 3)]
+        plain = Image.fromarray(np.stack(bands, axis=-1).astype(np.uint8).squeeze())
+        picture = plain if mode in ("L", "RGB", "RGBA") else plain.convert(mode)
+    model = ModelInfo("m", 96, 128, 512, "", "")
+    data = encoded(picture, kind, **({"compression": "tiff_deflate"} if kind == "TIFF" else {}))
+    strips = np.frombuffer(read(data, LIMITS, model).data, np.uint8).astype(int)
+    monkeypatch.setattr(images, "LARGE_PIXELS", 10**9)
+    whole = np.frombuffer(read(data, LIMITS, model).data, np.uint8).astype(int)
+    assert np.abs(strips - whole).mean() < 1
+    assert np.abs(strips - whole).max() <= 6
+
+
+def test_images_wait_for_memory_and_a_full_budget_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Four WebPs of 2 kB at the pixel limit took 3 GB at once."""
+    budget, limits = Budget(), Limits(decode_memory_bytes=1_000_000)
+    data = encoded(Image.new("RGB", (400, 400)), "PNG")
+    with budget.hold(900_000, 1_000_000):
+        monkeypatch.setattr(images, "PATIENCE_S", 0.05)
+        with pytest.raises(Overloaded):
+            read(data, limits, INFO, budget)
+        monkeypatch.setattr(images, "PATIENCE_S", 10)
+        with ThreadPoolExecutor() as threads:
+            waiting = threads.submit(read, data, limits, INFO, budget)
+            time.sleep(0.05)
+            assert not waiting.done()
+            budget.give_back(900_000)
+            assert waiting.result(5).width == INFO.image_width
+            budget.take(900_000, 1_000_000)
+    assert budget.used == 0
+    read(encoded(Image.new("RGB", (1000, 1000)), "PNG"), limits, INFO, budget)  # alone, whatever its size
+    with pytest.raises(InvalidImage):
+        read(data[:200], limits, INFO, budget)
+    assert budget.used == 0
 
 
 def test_first_frame_of_an_animation_is_read() -> None:

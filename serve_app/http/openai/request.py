@@ -58,7 +58,7 @@ async def read_chat(request: Request, limits: Limits, fetcher: Fetcher) -> ChatC
     return ChatCaptions(chat, images, options, text)
 
 
-def _parse(data: bytes) -> ChatRequest:
+def _parse(data: bytearray) -> ChatRequest:
     check_json_size(data)
     try:
         chat = ChatRequest.model_validate_json(data)
