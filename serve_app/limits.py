@@ -35,8 +35,9 @@ class Limits(BaseModel):
     )
     max_prompts: int = Field(8, ge=1, description="most variant prompts of a request")
     max_prompt_characters: int = Field(400, ge=1, description="longest prompt of a request, characters")
-    max_texts: int = Field(64, ge=1, description="most texts of a request for matching, filtering or embedding")
+    max_texts: int = Field(64, ge=1, description="most texts of a request for matching or filtering")
     max_text_characters: int = Field(2000, ge=1, description="longest such text, and longest question, characters")
+    max_embedding_texts: int = Field(2048, ge=1, description="most texts of a request for vectors")
     max_batch_images: int = Field(64, ge=1, description="most images of a batch or chat request")
     max_batch_bytes: int = Field(60_000_000, gt=0, description="all images of a batch or chat request together, bytes")
     fetch_hosts: tuple[str, ...] = Field(
@@ -50,6 +51,16 @@ class Limits(BaseModel):
     fetch_timeout_s: float = Field(10.0, gt=0, description="seconds for an image that is fetched, redirects included")
     key_requests_per_minute: int | None = Field(None, ge=1, description="requests a minute of one API key; None: any")
     key_concurrency: int | None = Field(None, ge=1, description="requests of one API key at once; None: any")
+    served_names: tuple[str, ...] = Field(
+        (),
+        description="names under which OpenAI's and Ollama's clients find the model, the first in answers, * for any; "
+        "none: the model's own",
+    )
+    chat_without_image: Literal["explain", "reject"] = Field(
+        "explain",
+        description="chats without an image, as clients' set-up checks send them: explain: an answer that says "
+        "what the service does; reject: 400",
+    )
     overload_status: Literal[503, 429] = Field(503, description="HTTP status of requests that are rejected for load")
 
 

@@ -65,7 +65,7 @@ class Options(BaseModel):
     prompts: Annotated[list[Prompt] | None, Offered("cli", "batch")] = Field(
         None, min_length=1, description="variant prompts, instead of the presets'"
     )
-    extra_prompts: Annotated[list[Prompt] | None, Offered("cli", "batch", "mcp")] = Field(
+    extra_prompts: Annotated[list[Prompt] | None, Offered("cli", "batch", "mcp", "chat")] = Field(
         None, description='variant prompts besides the others: beginnings of sentences, as "the weather is"'
     )
     seed: Annotated[int | None, Offered("cli", "batch", "mcp", "chat", "page")] = Field(

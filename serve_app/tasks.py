@@ -50,14 +50,16 @@ class FilterOptions(MatchOptions):
 def _no_token_ids(value: Any) -> Any:
     """What packages for OpenAI's models send unless they are told to send texts."""
     if isinstance(value, list) and any(isinstance(each, int | list) for each in value):
-        raise PydanticCustomError("token_ids", "Token ids are of another model; send texts")
+        hint = "Token ids are of another model; send texts (LangChain: check_embedding_ctx_length=False)"
+        raise PydanticCustomError("token_ids", hint)
     return value
 
 
 class EmbeddingOptions(Timed):
-    input: Annotated[NonEmpty | list[NonEmpty], BeforeValidator(_no_token_ids)] = Field(
-        default_factory=list, description="a text or several"
+    input: Annotated[str | list[str], BeforeValidator(_no_token_ids)] = Field(
+        default_factory=list, description="a text or several; of one beyond the model's length the beginning counts"
     )
+    dimensions: int | None = Field(None, description="numbers of a vector; those of the model alone are accepted")
     model: str | None = Field(None, description="taken and ignored; there is one model")
     user: str | None = Field(None, description="taken and ignored")
     encoding_format: Literal["float", "base64"] | None = "float"

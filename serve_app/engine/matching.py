@@ -99,8 +99,10 @@ class MatchEngine:
         return list(result.image.tolist())
 
     async def embed_texts(self, texts: Sequence[str], timeout_s: float | None = None) -> list[list[float]]:
-        """Each text's vector of length 1. Raises `PromptTooLong`."""
-        result = await self._batcher.submit(_Job(None, self._encoded(texts), match=False, embed=True), timeout_s)
+        """Each text's vector of length 1; of a text beyond the model's positions that of its beginning."""
+        result = await self._batcher.submit(
+            _Job(None, self._encoded(texts, truncation=True), match=False, embed=True), timeout_s
+        )
         assert result.texts is not None
         return list(result.texts.tolist())
 
@@ -110,9 +112,11 @@ class MatchEngine:
     def close(self) -> None:
         self._batcher.close()
 
-    def _encoded(self, texts: Sequence[str]) -> tuple[list[int], ...]:
+    def _encoded(self, texts: Sequence[str], *, truncation: bool = False) -> tuple[list[int], ...]:
+        """Raises `PromptTooLong`, without `truncation`."""
+        most = {"truncation": True, "max_length": self._info.max_positions} if truncation else {}
         # "[SEP]" in a text is plain text.
-        encoded = self._tokenizer(list(texts), split_special_tokens=True)["input_ids"] if texts else []
+        encoded = self._tokenizer(list(texts), split_special_tokens=True, **most)["input_ids"] if texts else []
         for text, ids in zip(texts, encoded, strict=True):
             if len(ids) > self._info.max_positions:
                 raise PromptTooLong(

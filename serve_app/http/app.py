@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 import serve_app
 from serve_app.errors import CaptionServeError
-from serve_app.http import description, openai, problems, task_routes
+from serve_app.http import description, ollama, openai, problems, task_routes
 from serve_app.http.mcp import mount_mcp
 from serve_app.http.middleware.gate import GateMiddleware
 from serve_app.http.middleware.guard import GuardMiddleware
@@ -50,8 +50,11 @@ def create_app(
     app.include_router(router)
     app.include_router(task_routes.router)
     app.include_router(openai.router)
+    app.include_router(ollama.router)
     mount_mcp(app, allowed_origins=cors_origins)
-    description.describe(app, requests=[openai.ChatRequest], keys_needed=keys is not None and keys.active)
+    description.describe(
+        app, requests=[openai.ChatRequest, openai.ResponsesRequest], keys_needed=keys is not None and keys.active
+    )
     app.add_exception_handler(CaptionServeError, problems.on_error)
     app.add_exception_handler(HTTPException, problems.on_http_exception)
     app.add_exception_handler(Exception, problems.on_bug)
@@ -78,4 +81,6 @@ async def _refuse(request: Request, error: CaptionServeError) -> Response:
     """Renders a rejection that happens before routing, in the error format of the endpoint that was called."""
     if openai.is_chat(request):
         return await openai.refuse(request, error)
+    if ollama.is_ollama(request):
+        return await ollama.refuse(request, error)
     return await problems.on_error(request, error)

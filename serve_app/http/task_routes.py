@@ -12,19 +12,16 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
 from serve_app.contract import EmbeddingsBody
-from serve_app.errors import ImageTooLarge, InvalidOption
-from serve_app.http import problems
+from serve_app.errors import CaptionServeError, ImageTooLarge, InvalidOption
+from serve_app.http import openai, problems
 from serve_app.http.body import read_caption_request, read_json_object
 from serve_app.http.description import PIXEL
 from serve_app.http.disconnect import ClientGone, while_connected
 from serve_app.http.middleware.request_id import request_id
 from serve_app.http.routes import PROBLEMS, fields_of, properties_of
-from serve_app.service.sources import image_bytes
+from serve_app.service.sources import FETCHES_AT_ONCE, image_bytes
 from serve_app.service.tasks import TaskService
 from serve_app.tasks import EMBEDDINGS, TASKS, Task
-
-FETCHES_AT_ONCE = 8
-"""Images of one request for vectors that are fetched at a time."""
 
 router = APIRouter()
 
@@ -103,6 +100,8 @@ async def embeddings(request: Request) -> Response:
         body = await while_connected(request, _embedded(request, tasks, given, values))
     except (ClientGone, ClientDisconnect):
         return Response(status_code=problems.CLIENT_CLOSED_REQUEST)
+    except CaptionServeError as error:
+        return await openai.refuse(request, error)
     return JSONResponse(body.model_dump())
 
 

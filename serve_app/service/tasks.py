@@ -28,6 +28,11 @@ from serve_app.task_types import Answerer, MatchModel
 from serve_app.tasks import TASKS, AnswerOptions, EmbeddingOptions, FilterOptions, MatchOptions, Task
 from serve_app.types import HasInfo, ModelInfo
 
+TEXTS_AT_ONCE = 64
+"""Texts of one request that the model gets in one call."""
+LONGEST_CHARACTERS = 10_000
+"""Of a text for a vector, far beyond the model's tokens."""
+
 Model = TypeVar("Model", bound=HasInfo)
 Result = TypeVar("Result")
 
@@ -147,8 +152,8 @@ class TaskService:
         texts = [options.input] if isinstance(options.input, str) else options.input
         if not texts and not images:
             raise InvalidOption("input: give texts in `input`, images in `images`, or both.")
-        if texts:
-            _check_texts(texts, self._limits, "input")
+        if len(texts) > (most := self._limits.max_embedding_texts):
+            raise InvalidOption(f"input: {len(texts)} texts were given; at most {most} are accepted.")
         if len(images) > self._limits.max_batch_images:
             raise InvalidOption(
                 f"images: {len(images)} were given; at most {self._limits.max_batch_images} are accepted."
@@ -162,9 +167,14 @@ class TaskService:
                     image = await fetch(image)
             return await matcher.embed_image(await self._captions.read(image, info, deadline), deadline.left_s)
 
-        vectors = await matcher.embed_texts(texts, deadline.left_s) if texts else []
+        vectors: list[list[float]] = []
+        for start in range(0, len(texts), TEXTS_AT_ONCE):  # others come in between
+            some = [text[:LONGEST_CHARACTERS] for text in texts[start : start + TEXTS_AT_ONCE]]
+            vectors += await matcher.embed_texts(some, deadline.left_s)
         async with _Together() as together:
             vectors += await together.results(map(of_image, images))
+        if options.dimensions not in (None, len(vectors[0])):
+            raise InvalidOption(f"dimensions: this model's vectors have {len(vectors[0])} numbers.")
         words = sum(len(text.split()) for text in texts)
         return EmbeddingsBody(
             model=info.name,

@@ -56,7 +56,9 @@ def assert_problem(response: httpx.Response, status: int) -> dict[str, Any]:
     assert response.status_code == status, response.text
     assert response.headers["content-type"] == "application/problem+json"
     body = response.json()
-    assert set(body) == {"type", "title", "status", "detail", "request_id"}
+    assert set(body) - {"error"} == {"type", "title", "status", "detail", "request_id"}
+    if "error" in body:
+        assert body["error"]["message"] == body["detail"]
     assert body["status"] == status
     assert body["request_id"] == response.headers["x-request-id"]
     assert "Traceback" not in response.text

@@ -17,10 +17,11 @@ from serve_app.errors import GeneratorUnavailable
 from serve_app.http import create_app
 from serve_app.limits import Limits
 from serve_app.pipeline import CaptionPipeline
-from serve_app.service import CaptionService
-from tests.unit.captioners import LENGTH, STATEMENTS, TellingCaptioner, length_of
+from serve_app.service import CaptionService, TaskService
+from tests.unit.captioners import FINGERPRINT, LENGTH, STATEMENTS, TellingCaptioner, length_of
 from tests.unit.fakes import RuleGenerator
 from tests.unit.test_api import PNG, echo
+from tests.unit.test_tasks import RuleAnswerer
 
 URI = "data:image/png;base64," + base64.b64encode(PNG).decode()
 
@@ -28,6 +29,11 @@ URI = "data:image/png;base64," + base64.b64encode(PNG).decode()
 def message(*urls: str, text: str | None = "look") -> list[Any]:
     parts: list[Any] = [{"type": "image_url", "image_url": {"url": url}} for url in urls]
     return [{"role": "user", "content": [*([{"type": "text", "text": text}] if text else []), *parts]}]
+
+
+def schema_of(properties: dict[str, Any], **more: Any) -> dict[str, Any]:
+    schema = {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
+    return {"type": "json_schema", "json_schema": {"name": "x", "schema": schema, "strict": True, **more}}
 
 
 @asynccontextmanager
@@ -54,14 +60,17 @@ async def test_image_is_captioned_and_usage_adds_up() -> None:
     assert answer.usage.total_tokens == answer.usage.prompt_tokens + answer.usage.completion_tokens
 
 
-async def test_text_is_a_further_prompt() -> None:
+async def test_prompts_are_asked_for_by_name_and_instructions_are_none() -> None:
+    """The text of "What's in this image?" became the beginning of one of BLIP's captions."""
     generator = RuleGenerator(echo)
     service = CaptionService(CaptionPipeline(generator))
     http = httpx.AsyncClient(transport=httpx.ASGITransport(create_app(service)), base_url="http://test")
     async with openai.AsyncOpenAI(api_key="x", base_url="http://test/v1", http_client=http) as ai:
-        await ai.chat.completions.create(model="caption-serve", messages=message(URI, text="  the weather\n is "))
-    assert [job.prompt for job in generator.calls[0]][-1] == "the weather is"
-    assert len(generator.calls[0]) == 5
+        asked: dict[str, Any] = {"model": "caption-serve", "messages": message(URI, text="What's in this image?")}
+        await ai.chat.completions.create(**asked)
+        await ai.chat.completions.create(**asked, extra_body={"extra_prompts": ["the weather is"]})
+    assert not any("What" in job.prompt for jobs in generator.calls for job in jobs)
+    assert any(job.prompt == "the weather is" for jobs in generator.calls for job in jobs)
     service.close()
 
 
@@ -175,8 +184,6 @@ async def test_models_are_listed_and_found() -> None:
 @pytest.mark.parametrize(
     ("messages", "more"),
     [
-        ([{"role": "user", "content": "hello"}], {}),
-        ([{"role": "assistant", "content": message(URI)[0]["content"]}], {}),
         ([], {}),
         (message("http://example.org/a.png"), {}),
         (message("nonsense!"), {}),
@@ -187,7 +194,8 @@ async def test_models_are_listed_and_found() -> None:
         (message(URI), {"extra_body": {"max_characters": 19}}),
         (message(URI), {"seed": -1}),
         (message(URI), {"tools": [{"type": "function", "function": {"name": "f"}}]}),
-        (message(URI), {"response_format": {"type": "json_object"}}),
+        (message(URI), {"response_format": {"type": "yaml"}}),
+        (message(URI), {"response_format": schema_of({"count": {"type": "integer"}})}),
     ],
 )
 async def test_what_cannot_be_captioned_is_a_bad_request(messages: Any, more: dict[str, Any]) -> None:
@@ -200,10 +208,32 @@ async def test_what_cannot_be_captioned_is_a_bad_request(messages: Any, more: di
     assert problem["detail"] == problem["error"]["message"]
 
 
-async def test_ordinary_chat_is_told_what_is_missing() -> None:
+@pytest.mark.parametrize(
+    "messages",
+    [
+        [{"role": "user", "content": "Hi"}],
+        [{"role": "user", "content": "What's 1 + 1?"}],
+        [
+            {"role": "system", "content": "x"},
+            {"role": "user", "content": [{"type": "text", "text": "Hey how's it going?"}]},
+        ],
+        [{"role": "assistant", "content": message(URI)[0]["content"]}],
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_chat_without_an_image_says_what_the_service_does(messages: Any, stream: bool) -> None:
+    """The set-up checks of Home Assistant, LiteLLM and Open WebUI got 400, and could not be set up."""
     async with client() as ai:
+        answer = await ai.chat.completions.create(model="fake", messages=messages, stream=stream)
+        if stream:
+            said = "".join([chunk.choices[0].delta.content or "" async for chunk in answer])
+        else:
+            assert answer.choices[0].finish_reason == "stop"
+            said = answer.choices[0].message.content
+    assert said.startswith("This service describes images")
+    async with client(limits=Limits(chat_without_image="reject")) as ai:
         with pytest.raises(openai.BadRequestError, match="add an image_url part"):
-            await ai.chat.completions.create(model="fake", messages=[{"role": "user", "content": "hello"}])
+            await ai.chat.completions.create(model="fake", messages=messages, stream=stream)
 
 
 async def test_harmless_parameters_are_ignored() -> None:
@@ -261,13 +291,15 @@ IMAGE_PART = {"type": "image_url", "image_url": {"url": URI, "detail": "low"}}
 async def test_a_detail_of_null_is_none() -> None:
     """Clients that send every field sent null and got 400."""
     assert (await ask([{"type": "image_url", "image_url": {"url": URI, "detail": None}}])).status_code == 200
+    assert (await ask([{"type": "image_url", "image_url": URI}])).status_code == 200
 
 
 @pytest.mark.parametrize(
     ("part", "field"),
     [
         ({"type": "image_url", "image_url": {"url": URI, "detail": "medium"}}, "messages.0.content.0.image_url.detail"),
-        ({"type": "image_url", "image_url": URI}, "messages.0.content.0.image_url"),
+        ({"type": "image_url", "image_url": 3}, "messages.0.content.0.image_url"),
+        ({"type": "image_url", "image_url": {"url": None}}, "messages.0.content.0.image_url.url"),
         ({"type": "input_image", "image_url": URI}, "messages.0.content.0"),
         ({"type": "image", "source": {}}, "messages.0.content.0"),
         ({"image_url": {"url": URI}}, "messages.0.content.0"),
@@ -297,3 +329,171 @@ async def test_a_long_instruction_is_cut_to_a_prompt() -> None:
     long = await ask([{"type": "text", "text": "describe it " * 60}, IMAGE_PART])
     assert long.status_code == 200
     assert (await ask([{"type": "text", "text": "x" * 3000}, IMAGE_PART])).status_code == 200
+
+
+async def test_answers_are_of_the_schema_that_is_asked_for() -> None:
+    async with telling() as (ai, _):
+
+        async def said(form: Any, text: str = "describe it") -> Any:
+            answer = await ai.chat.completions.create(
+                model="fake", messages=message(URI, text=text), response_format=form
+            )
+            return json.loads(str(answer.choices[0].message.content))
+
+        whole = " ".join(STATEMENTS)
+        assert await said({"type": "json_object"}) == {"caption": whole}
+        assert await said(schema_of({"title": {"type": "string"}, "alt_text": {"type": ["string", "null"]}})) == {
+            "title": whole, "alt_text": whole,
+        }  # fmt: skip
+        optional = schema_of({"text": {"type": "string"}, "score": {"type": "number"}})
+        optional["json_schema"]["schema"]["required"] = ["text"]
+        assert await said(optional) == {"text": whole}
+
+
+@asynccontextmanager
+async def deployed(limits: Limits | None = None) -> AsyncIterator[openai.AsyncOpenAI]:
+    """With a model that answers questions."""
+    service = CaptionService(CaptionPipeline(RuleGenerator(echo)), limits)
+    app = create_app(service, TaskService(service, None, RuleAnswerer()))
+    http = httpx.AsyncClient(transport=httpx.ASGITransport(app, raise_app_exceptions=False), base_url="http://test")
+    async with openai.AsyncOpenAI(api_key="x", base_url="http://test/v1", http_client=http, max_retries=0) as found:
+        yield found
+    service.close()
+
+
+async def test_a_question_is_answered_in_later_turns_too() -> None:
+    """The second turn of a chat got the first one's caption again, whatever it asked."""
+    async with deployed() as ai:
+
+        async def said(messages: list[Any], **more: Any) -> str:
+            answer = await ai.chat.completions.create(model="fake", messages=messages, **more)
+            return str(answer.choices[0].message.content)
+
+        assert await said(message(URI, text="How many boats?")) == "boats? yes"
+        later = [*message(URI, text="Describe it."), {"role": "assistant", "content": "A boat."}]
+        assert await said([*later, {"role": "user", "content": "Is it red?"}]) == "red? yes"
+        assert await said(message(URI, URI, text="Is it red?")) == "1. red? yes\n2. red? yes"
+        assert "brown dog" in (await said(message(URI, text="What is in this picture?"))).lower()
+        answered = await said(message(URI, text="Is it red?"), response_format={"type": "json_object"})
+        assert json.loads(answered) == {"answer": "red? yes"}
+    async with client() as ai:  # nobody there who answers
+        answer = await ai.chat.completions.create(model="fake", messages=message(URI, text="Is it red?"))
+        assert "brown dog" in str(answer.choices[0].message.content).lower()
+
+
+async def test_lengths_that_a_text_names_are_kept() -> None:
+    async with telling() as (ai, captioner):
+        for text, system in (
+            ("Write alt text under 140 characters.", ""),
+            ("describe it " * 60 + "in at most 9 words", ""),
+            ("go on", "You write alt texts. Use no more than 125 characters."),
+        ):
+            messages = [*([{"role": "system", "content": system}] if system else []), *message(URI, text=text)]
+            await ai.chat.completions.create(model="fake", messages=messages)
+    assert [(each.max_characters, each.max_words) for each in captioner.asked] == [(140, None), (None, 9), (125, None)]
+
+
+async def test_served_names_stand_for_the_model() -> None:
+    async with client(limits=Limits(served_names=("captions", "blip"))) as ai:
+        assert [model.id async for model in await ai.models.list()] == ["captions", "blip"]
+        for asked, answered in (("captions", "captions"), ("blip", "blip"), ("caption-serve", "captions")):
+            assert (await ai.chat.completions.create(model=asked, messages=message(URI))).model == answered
+        with pytest.raises(openai.NotFoundError):
+            await ai.chat.completions.create(model="fake", messages=message(URI))
+    async with client(limits=Limits(served_names=("*",))) as ai:
+        assert (await ai.chat.completions.create(model="gpt-4o-mini", messages=message(URI))).model == "gpt-4o-mini"
+        assert [model.id async for model in await ai.models.list()] == ["fake"]
+
+
+async def test_an_answer_carries_its_fingerprint() -> None:
+    async with telling() as (ai, _):
+        answer = await ai.chat.completions.create(model="fake", messages=message(URI))
+        stream = await ai.chat.completions.create(model="fake", messages=message(URI), stream=True)
+        chunks = [chunk async for chunk in stream]
+    assert answer.system_fingerprint == chunks[-1].system_fingerprint == FINGERPRINT
+
+
+async def test_the_responses_api_gives_the_same_in_its_own_shape() -> None:
+    """PhotoPrism, n8n and agents ask `/v1/responses` alone, and got 404."""
+    image: Any = {"type": "input_image", "image_url": URI, "detail": "low"}
+    async with deployed() as ai:
+        asked: dict[str, Any] = {
+            "model": "fake",
+            "instructions": "You write alt texts.",
+            "input": [{"role": "user", "content": [{"type": "input_text", "text": "Describe it."}, image]}],
+        }
+        answer = await ai.responses.create(**asked)
+        assert (answer.status, answer.model, answer.object) == ("completed", "fake", "response")
+        assert "brown dog" in answer.output_text.lower()
+        assert answer.usage
+        assert answer.usage.total_tokens == answer.usage.input_tokens + answer.usage.output_tokens
+        events = [event async for event in await ai.responses.create(**asked, stream=True)]
+        assert (
+            "".join(event.delta for event in events if event.type == "response.output_text.delta") == answer.output_text
+        )
+        assert events[-1].type == "response.completed"
+        assert events[-1].response.output_text == answer.output_text
+        assert [event.sequence_number for event in events] == list(range(len(events)))
+        asked["input"][0]["content"][0]["text"] = "Is it red?"
+        assert (await ai.responses.create(**asked)).output_text == "red? yes"
+        assert (await ai.responses.create(model="fake", input="Hi")).output_text.startswith("This service describes")
+        form: Any = {
+            "format": {
+                "type": "json_schema",
+                "name": "x",
+                "schema": schema_of({"alt": {"type": "string"}})["json_schema"]["schema"],
+            }
+        }
+        assert "alt" in json.loads((await ai.responses.create(**asked, text=form)).output_text)
+        for broken in (
+            {"input": 3},
+            {"previous_response_id": "x"},
+            {"input": [{"role": "user", "content": [{"type": "input_image"}]}]},
+        ):
+            with pytest.raises(openai.BadRequestError) as caught:
+                await ai.responses.create(**{**asked, **broken})  # type: ignore[call-overload]
+            assert caught.value.body["type"] == "invalid_request_error"  # type: ignore[index]
+
+
+async def test_a_lost_replica_fails_a_response_in_both_forms() -> None:
+    async with client(lambda _: GeneratorUnavailable("Nobody is there.")) as ai:
+        content: Any = [{"role": "user", "content": [{"type": "input_image", "image_url": URI}]}]
+        with pytest.raises(openai.InternalServerError, match="Nobody is there"):
+            await ai.responses.create(model="fake", input=content)
+
+
+async def test_ollama_s_clients_find_the_model_and_get_captions_and_answers() -> None:
+    service = CaptionService(CaptionPipeline(RuleGenerator(echo)))
+    app = create_app(service, TaskService(service, None, RuleAnswerer()))
+    image = base64.b64encode(PNG).decode()
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as http:
+        tags = (await http.get("/api/tags")).json()
+        assert [model["name"] for model in tags["models"]] == ["fake"]
+        assert "vision" in (await http.post("/api/show", json={"model": "fake"})).json()["capabilities"]
+        asked: dict[str, Any] = {"model": "fake:latest", "prompt": "Describe it.", "images": [image]}
+        plain = (await http.post("/api/generate", json={**asked, "stream": False})).json()
+        assert "brown dog" in plain["response"].lower()
+        assert (plain["done"], plain["done_reason"]) == (True, "stop")
+        streamed = await http.post("/api/generate", json=asked)
+        lines = [json.loads(line) for line in streamed.text.splitlines()]
+        assert "".join(line["response"] for line in lines) == plain["response"]
+        assert [line["done"] for line in lines] == [False, True]
+        chat = {
+            "model": "fake",
+            "messages": [{"role": "user", "content": "Is it red?", "images": [image]}],
+            "stream": False,
+        }
+        assert (await http.post("/api/chat", json=chat)).json()["message"]["content"] == "red? yes"
+        formed = (await http.post("/api/generate", json={**asked, "stream": False, "format": "json"})).json()
+        assert "caption" in json.loads(formed["response"])
+        for path, body in (
+            ("generate", {**asked, "model": "llava"}),
+            ("chat", {**asked, "images": ["%%"], "messages": None}),
+            ("show", {"model": "llava"}),
+            ("generate", {"images": 3}),
+        ):
+            refused = await http.post(f"/api/{path}", json=body)
+            assert refused.status_code in (400, 404)
+            assert refused.json()["error"]
+    service.close()

@@ -206,23 +206,25 @@ async def test_bad_requests_are_told_apart(path: str, values: dict[str, Any], st
 @pytest.mark.parametrize(
     ("values", "status"),
     [
-        ({}, 422),
-        ({"input": []}, 422),
-        ({"images": "x"}, 422),
-        ({"images": [3]}, 422),
+        ({}, 400),
+        ({"input": []}, 400),
+        ({"images": "x"}, 400),
+        ({"images": [3]}, 400),
         ({"images": ["%%"]}, 400),
         ({"images": ["AAAA"]}, 415),
-        ({"images": [TEXT] * 65}, 422),
-        ({"input": ["a"] * 65}, 422),
-        ({"input": "a", "x": 1}, 422),
-        ({"input": [[57668, 53901]]}, 422),
-        ({"input": [15339, 1917]}, 422),
-        ({"images": ["http://127.0.0.1/a.png"]}, 422),
+        ({"images": [TEXT] * 65}, 400),
+        ({"input": ["a"] * 2049}, 400),
+        ({"input": "a", "dimensions": 256}, 400),
+        ({"input": "a", "x": 1}, 400),
+        ({"input": [[57668, 53901]]}, 400),
+        ({"input": [15339, 1917]}, 400),
+        ({"images": ["http://127.0.0.1/a.png"]}, 400),
     ],
 )
 async def test_bad_embeddings(values: dict[str, Any], status: int) -> None:
     async with api() as client:
-        assert_problem(await client.post("/v1/embeddings", json=values), status)
+        problem = assert_problem(await client.post("/v1/embeddings", json=values), status)
+    assert problem["error"]["type"] == "invalid_request_error"
 
 
 async def test_token_ids_are_refused_by_their_name_and_null_is_the_default() -> None:
@@ -230,8 +232,24 @@ async def test_token_ids_are_refused_by_their_name_and_null_is_the_default() -> 
     async with api() as client:
         ids = await client.post("/v1/embeddings", json={"input": [[57668, 53901]]})
         null = await client.post("/v1/embeddings", json={"input": "a", "encoding_format": None})
-    assert "Token ids are of another model; send texts" in assert_problem(ids, 422)["detail"]
+    assert "Token ids are of another model; send texts" in assert_problem(ids, 400)["detail"]
+    assert "check_embedding_ctx_length=False" in ids.json()["detail"]
     assert isinstance(null.json()["data"][0]["embedding"], list)
+
+
+async def test_vectors_are_made_of_what_openai_takes() -> None:
+    """100 texts (LlamaIndex), an empty text, a long one and the model's own dimensions were refused."""
+    async with api() as client:
+        for given in (
+            {"input": ["a"] * 2048},
+            {"input": ["", "a"]},
+            {"input": "a" * 50_000},
+            {"input": "a", "dimensions": 2},
+        ):
+            answer = await client.post("/v1/embeddings", json=given)
+            assert answer.status_code == 200, answer.text
+            texts = given["input"] if isinstance(given["input"], list) else [given["input"]]
+            assert [each["index"] for each in answer.json()["data"]] == list(range(len(texts)))
 
 
 async def test_a_broken_image_is_400_at_every_task() -> None:

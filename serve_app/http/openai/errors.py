@@ -1,4 +1,4 @@
-"""Errors of the chat endpoint: problem documents that OpenAI's clients understand too."""
+"""Errors of OpenAI's endpoints: problem documents that OpenAI's clients understand too."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from serve_app import errors
 from serve_app.http import problems
 from serve_app.http.paths import route_path
 
-PATHS = ("/v1/chat/", "/v1/models")
+PATHS = ("/v1/chat/", "/v1/models", "/v1/responses", "/v1/embeddings")
 _CODES = {401: "invalid_api_key", 404: "model_not_found", 429: "rate_limit_exceeded", 503: "overloaded"}
 
 

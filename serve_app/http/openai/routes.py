@@ -4,38 +4,47 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Mapping
 
 from fastapi import APIRouter
 from sse_starlette import EventSourceResponse, ServerSentEvent
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
 
-from serve_app.errors import CaptionServeError, ModelUnknown
+from serve_app.errors import CaptionServeError
 from serve_app.http import problems
 from serve_app.http.description import PIXEL, REFERENCE, event_stream
 from serve_app.http.disconnect import ClientGone, while_connected
 from serve_app.http.middleware.request_id import request_id
+from serve_app.http.openai import responses
 from serve_app.http.openai.errors import refuse
-from serve_app.http.openai.request import ChatCaptions, read_chat
+from serve_app.http.openai.names import ALIAS, served_name, served_names
+from serve_app.http.openai.request import read_chat, read_json, task_of
 from serve_app.http.openai.run import run
 from serve_app.http.openai.schemas import Completion, Model, ModelList
-from serve_app.http.openai.stream import chunks, start
+from serve_app.http.openai.stream import begun, chunks
 from serve_app.http.streams import EVENT_STREAM, PING_S
 from serve_app.service.captions import CaptionService
-
-ALIAS = "caption-serve"
-"""Names the served model, whichever it is."""
-REFUSED_AT_ONCE_S = 0.05
-"""A streamed answer begins this late, so that a full service can still answer with its status."""
+from serve_app.service.tasks import TaskService
 
 router = APIRouter()
 
+_IMAGE = {"url": PIXEL, "detail": "low"}
 _EXAMPLE = {
     "model": ALIAS,
-    "messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": PIXEL, "detail": "low"}}]}],
+    "messages": [{"role": "user", "content": [{"type": "image_url", "image_url": _IMAGE}]}],
+}
+_RESPONSES_EXAMPLE = {
+    "model": ALIAS,
+    "input": [{"role": "user", "content": [{"type": "input_image", "image_url": PIXEL, "detail": "low"}]}],
 }
 # What is 422 elsewhere is 400 here.
 _PROBLEMS = problems.responses({*problems.STATUSES} - {422})
+
+
+def _body(model: str, example: Mapping[str, object]) -> dict[str, object]:
+    schema = {"$ref": f"{REFERENCE}{model}"}
+    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema, "example": example}}}}
 
 
 @router.post(
@@ -45,44 +54,73 @@ _PROBLEMS = problems.responses({*problems.STATUSES} - {422})
         200: {"content": {EVENT_STREAM: {"schema": event_stream("chunks, and [DONE] as the last")}}},
         **_PROBLEMS,
     },
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {
-                "application/json": {
-                    "schema": {"$ref": f"{REFERENCE}ChatRequest"},
-                    "example": _EXAMPLE,
-                }
-            },
-        }
-    },
-    summary="Caption the images of a chat, in OpenAI's shape",
+    openapi_extra=_body("ChatRequest", _EXAMPLE),
+    summary="Caption the images of a chat, or answer its question, in OpenAI's shape",
 )
 async def completions(request: Request) -> Response:
     """`usage` counts words, and 85 for each image. Sampling parameters are taken and ignored."""
     service: CaptionService = request.app.state.service
+    tasks: TaskService = request.app.state.tasks
     name = request_id(request.scope)
     try:
         wanted = await read_chat(request, service.limits, request.app.state.fetcher)
-        model = await _model(service, wanted.chat.model)
+        model = await served_name(service, wanted.chat.model)
         if wanted.chat.stream:
-            return await _stream(service, wanted, model, name)
-        choices, usage = await while_connected(request, run(service, wanted, name))
+            running = await begun(run(service, tasks, wanted, name))
+            data = chunks(wanted, running, model, name, service.limits)
+            return EventSourceResponse((ServerSentEvent(each, sep="\n") async for each in data), ping=PING_S)
+        choices, usage, fingerprint = await while_connected(request, run(service, tasks, wanted, name))
     except (ClientGone, ClientDisconnect):
         return Response(status_code=problems.CLIENT_CLOSED_REQUEST)
     except CaptionServeError as error:
         return await refuse(request, error)
-    answer = Completion(id=f"chatcmpl-{name}", created=int(time.time()), model=model, choices=choices, usage=usage)
+    answer = Completion(
+        id=f"chatcmpl-{name}",
+        created=int(time.time()),
+        model=model,
+        choices=choices,
+        usage=usage,
+        system_fingerprint=fingerprint,
+    )
     return JSONResponse(answer.model_dump())
 
 
-async def _stream(service: CaptionService, wanted: ChatCaptions, model: str, name: str) -> Response:
-    running = start(service, wanted, name)
-    await asyncio.wait({running}, timeout=REFUSED_AT_ONCE_S)
-    if running.done() and (error := running.exception()) is not None:
-        raise error
-    events = chunks(service, wanted, running, model, name)
-    return EventSourceResponse((ServerSentEvent(data, sep="\n") async for data in events), ping=PING_S)
+@router.post(
+    "/v1/responses",
+    response_class=Response,
+    responses={
+        200: {
+            "description": "A response in OpenAI's shape",
+            "content": {
+                "application/json": {"schema": {"type": "object"}},
+                EVENT_STREAM: {"schema": event_stream("response.created … response.completed or response.failed")},
+            },
+        },
+        **_PROBLEMS,
+    },
+    openapi_extra=_body("ResponsesRequest", _RESPONSES_EXAMPLE),
+    summary="The same in the shape of OpenAI's Responses API, one turn a request",
+)
+async def create_response(request: Request) -> Response:
+    """Nothing is stored: send the whole turn."""
+    service: CaptionService = request.app.state.service
+    tasks: TaskService = request.app.state.tasks
+    limits, name = service.limits, request_id(request.scope)
+    try:
+        asked = await asyncio.to_thread(responses.parse, await read_json(request, limits))
+        wanted = await task_of(responses.as_chat(asked), limits, request.app.state.fetcher)
+        model = await served_name(service, asked.model)
+        if asked.stream:
+            running = await begun(run(service, tasks, wanted, name))
+            events = responses.events(running, model, name, limits)
+            sent = (ServerSentEvent(data, event=kind, sep="\n") async for kind, data in events)
+            return EventSourceResponse(sent, ping=PING_S)
+        answer = await while_connected(request, run(service, tasks, wanted, name))
+    except (ClientGone, ClientDisconnect):
+        return Response(status_code=problems.CLIENT_CLOSED_REQUEST)
+    except CaptionServeError as error:
+        return await refuse(request, error)
+    return JSONResponse(responses.body(answer, model, name))
 
 
 @router.get(
@@ -92,12 +130,11 @@ async def _stream(service: CaptionService, wanted: ChatCaptions, model: str, nam
     summary="The served model",
 )
 async def models(request: Request) -> Response:
-    service: CaptionService = request.app.state.service
     try:
-        name = (await service.info()).name
+        names = await served_names(request.app.state.service)
     except CaptionServeError as error:
         return await refuse(request, error)
-    return JSONResponse(ModelList(data=[Model(id=name)]).model_dump())
+    return JSONResponse(ModelList(data=[Model(id=name) for name in names]).model_dump())
 
 
 @router.get(
@@ -107,17 +144,8 @@ async def models(request: Request) -> Response:
     summary="One model",
 )
 async def model(request: Request, model: str) -> Response:
-    service: CaptionService = request.app.state.service
     try:
-        name = await _model(service, model)
+        name = await served_name(request.app.state.service, model)
     except CaptionServeError as error:
         return await refuse(request, error)
     return JSONResponse(Model(id=name).model_dump())
-
-
-async def _model(service: CaptionService, asked: str) -> str:
-    """The served model's name. Raises `ModelUnknown` if another one is asked for."""
-    name = (await service.info()).name
-    if asked not in (name, ALIAS):
-        raise ModelUnknown(f"The model {asked[:100]!r} is not served here; this is {name!r}.")
-    return name

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, create_model
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, create_model
 
 from serve_app.options import offered
 
@@ -25,9 +25,13 @@ class TextPart(BaseModel):
     text: str
 
 
+def _as_object(value: Any) -> Any:
+    return {"url": value} if isinstance(value, str) else value
+
+
 class ImagePart(BaseModel):
     type: Literal["image_url"]
-    image_url: ImageUrl
+    image_url: Annotated[ImageUrl, BeforeValidator(_as_object)] = Field(description="the URL itself is taken, too")
 
 
 Part = Annotated[TextPart | ImagePart, Field(discriminator="type")]
@@ -46,6 +50,19 @@ class StreamOptions(BaseModel):
     include_usage: bool | None = None
 
 
+class JsonSchema(BaseModel):
+    name: str | None = None
+    schema_: dict[str, Any] = Field(default_factory=dict, alias="schema")
+
+
+class ResponseFormat(BaseModel):
+    """Text, an object with the member `caption` (`answer` to a question), or the string members of a schema that stand
+    for one."""
+
+    type: Literal["text", "json_object", "json_schema"] = "text"
+    json_schema: JsonSchema | None = None
+
+
 _Options: Any = create_model(
     "_Options",
     **{name: (field.annotation, field) for name, field in offered("chat").items()},  # type: ignore[call-overload]
@@ -61,7 +78,8 @@ class ChatRequest(_Options):
     messages: list[ChatMessage] = Field(
         min_length=1,
         max_length=MAX_MESSAGES,
-        description="the images of the last user message that has any are captioned; its text is an extra prompt",
+        description="the images of the last user message that has any are captioned, or asked about if the last user "
+        "message is a question; lengths that texts name are kept",
     )
     n: int | None = Field(None, ge=1, le=MAX_CHOICES, description="choices, with seed, seed + 1, …")
     seed: int | None = Field(None, ge=0, le=MAX_SEED)
@@ -70,6 +88,7 @@ class ChatRequest(_Options):
     max_completion_tokens: int | None = Field(None, ge=1, description="the same")
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    response_format: ResponseFormat | None = None
 
 
 class Usage(BaseModel):
@@ -94,6 +113,7 @@ class Choice(BaseModel):
 
 
 class Completion(BaseModel):
+    system_fingerprint: str | None = None
     id: str
     object: Literal["chat.completion"] = "chat.completion"
     created: int
@@ -114,6 +134,7 @@ class ChunkChoice(BaseModel):
 
 
 class Chunk(BaseModel):
+    system_fingerprint: str | None = None
     id: str
     object: Literal["chat.completion.chunk"] = "chat.completion.chunk"
     created: int
