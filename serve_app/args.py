@@ -80,7 +80,14 @@ class AppArgs(Limits, EngineSettings):
     polish_timeout_s: float = Field(20.0, gt=0, description="seconds that the chat model may take")
 
     api_keys_file: str | None = Field(
-        None, description="file of API keys, hashed, one a line; the environment's CAPTION_SERVE_API_KEYS adds to it"
+        None,
+        description="file of API keys, hashed, one a line; None: the environment's CAPTION_SERVE_API_KEYS_FILE, if it "
+        "is set; CAPTION_SERVE_API_KEYS adds to it; the page asks for the same keys",
+    )
+    redis_url: str | None = Field(
+        None,
+        description="Redis in which all ingress replicas count what API keys use, such as redis://redis:6379/1; "
+        "None: each counts its share",
     )
     cors_origins: tuple[str, ...] = Field((), description="origins whose web pages may call the API; * for all")
 
@@ -147,6 +154,3 @@ class PageArgs(BaseModel):
 
     application: str = Field("captions", description="name of the application that captions")
     root_path: str = Field("/ui", description="the application's route_prefix")
-    api_keys_file: str | None = Field(
-        None, description="as in AppArgs; a visitor gives a key as password, any user name"
-    )

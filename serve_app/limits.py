@@ -49,8 +49,13 @@ class Limits(BaseModel):
         (), description="networks (CIDR) to fetch from although they are not public"
     )
     fetch_timeout_s: float = Field(10.0, gt=0, description="seconds for an image that is fetched, redirects included")
-    key_requests_per_minute: int | None = Field(None, ge=1, description="requests a minute of one API key; None: any")
-    key_concurrency: int | None = Field(None, ge=1, description="requests of one API key at once; None: any")
+    key_rows_per_minute: int | None = Field(
+        None,
+        ge=1,
+        description="work of one API key in a minute, in rows: a caption of detail high is 46, low 32, basic 1; an "
+        "answer, a match or a vector is 1; None: any",
+    )
+    key_rows_at_once: int | None = Field(None, ge=1, description="work of one API key at once, in rows; None: any")
     served_names: tuple[str, ...] = Field(
         (),
         description="names under which OpenAI's and Ollama's clients find the model, the first in answers, * for any; "

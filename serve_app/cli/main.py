@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 import socket
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Any, NoReturn, get_args
 
@@ -134,14 +135,32 @@ def ui(
 
 @app.command()
 def key(
-    name: Annotated[str, typer.Argument(help="who will use it")],
+    name: Annotated[str | None, typer.Argument(help="who will use it")] = None,
     file: Annotated[Path | None, typer.Option(help="key file that its hash is appended to")] = None,
+    rows_per_minute: Annotated[int | None, typer.Option(min=1, help="instead of key_rows_per_minute")] = None,
+    rows_at_once: Annotated[int | None, typer.Option(min=1, help="instead of key_rows_at_once")] = None,
+    expires: Annotated[
+        datetime | None, typer.Option(formats=["%Y-%m-%d"], help="first day on which it is not valid any more (UTC)")
+    ] = None,
+    show: Annotated[bool, typer.Option("--list", help="list the keys of FILE instead")] = False,
+    revoke: Annotated[bool, typer.Option(help="take NAME out of FILE instead")] = False,
 ) -> None:
     """Make an API key: the key to stdout, once; its line for the key file to FILE, or to stderr."""
-    from serve_app.cli.keys import make_key
+    from serve_app.cli import keys
 
+    limits = {"rows_per_minute": rows_per_minute, "rows_at_once": rows_at_once, "expires": expires and expires.date()}
     try:
-        made, line = make_key(name, file)
+        if show or revoke:
+            if file is None or (revoke and name is None):
+                _stop("--list needs --file, and --revoke a name, too.")
+            if revoke:
+                keys.revoke_key(str(name), file)
+            for line in keys.list_keys(file) if show else ():
+                typer.echo(line)
+            return
+        if name is None:
+            _stop("Say who will use the key: caption-serve key NAME.")
+        made, line = keys.make_key(name, file, **{limit: value for limit, value in limits.items() if value is not None})
     except InvalidOption as error:
         _stop(error.message)
     typer.echo(made)

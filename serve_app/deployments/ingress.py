@@ -17,8 +17,10 @@ from serve_app.deployments.metrics import AdmissionMetrics
 from serve_app.deployments.receive import DisconnectMiddleware
 from serve_app.deployments.task_models import HandleAnswerer, HandleMatcher
 from serve_app.http import create_app
+from serve_app.http.middleware.guard import check_of
 from serve_app.pipeline import CaptionPipeline
-from serve_app.service import KEYS_VARIABLE, CaptionService, KeyStore, TaskService
+from serve_app.service import FILE_VARIABLE, KEYS_VARIABLE, CaptionService, KeyStore, TaskService
+from serve_app.service.quota import Quota
 from serve_app.tasks import EMBEDDINGS, TASKS, Task
 from serve_app.types import Strategy
 from serve_app.wiring import pipeline_of
@@ -42,8 +44,10 @@ class IngressReplica:
         self._capacity = Capacity(captioner_name, args.max_rows)
         self._capacity.depth = args.admission_depth
         self._metrics = AdmissionMetrics()
-        self._keys = KeyStore(args.api_keys_file, os.environ.get(KEYS_VARIABLE))
-        self._service = CaptionService(self._pipeline(args), args.limits(), self._capacity)
+        file = args.api_keys_file or os.environ.get(FILE_VARIABLE)
+        self._keys = KeyStore(file, os.environ.get(KEYS_VARIABLE))
+        quota = Quota(self._capacity.ingresses, args.redis_url)
+        self._service = CaptionService(self._pipeline(args), args.limits(), self._capacity, quota)
         self._tasks = TaskService(self._service, self._matcher, self._answerer)
 
     def reconfigure(self, user_config: Mapping[str, Any]) -> None:
@@ -67,7 +71,6 @@ class IngressReplica:
             self._service,
             self._tasks,
             keys=self._keys,
-            share=self._capacity.ingresses,
             cors_origins=self._args.cors_origins,
             send_request_id=False,  # Serve sends the header itself
         )
@@ -108,6 +111,15 @@ class IngressReplica:
     async def fingerprint(self, strategy: Strategy | None = None) -> str:
         """What makes the captions of a strategy now, as their `fingerprint` says."""
         return await self._service.fingerprint(strategy)
+
+    async def keys_needed(self) -> bool:
+        """Whether callers over HTTP need an API key."""
+        return self._keys.active
+
+    async def check_keys(self, given: Sequence[str]) -> str | None:
+        """The name of the first of these keys that is known."""
+        key = await check_of(self._keys)(given)
+        return None if key is None else key.name
 
     def _pipeline(self, args: AppArgs) -> CaptionPipeline:
         return pipeline_of(args, self._generator, self._matcher)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
-from typing import Any
+import time
+from collections.abc import AsyncGenerator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ray import serve
 from ray.serve import Application
@@ -13,8 +15,18 @@ from starlette.types import ASGIApp
 from serve_app.args import PageArgs
 from serve_app.deployments.handle_errors import our_errors
 from serve_app.deployments.receive import DisconnectMiddleware
+from serve_app.http.middleware.guard import GuardMiddleware
+from serve_app.http.middleware.security_headers import PAGE_POLICY, SecurityHeadersMiddleware
+from serve_app.http.middleware.uploads import UploadMiddleware
+from serve_app.limits import Limits
+from serve_app.service.keys import Key, digest_of
 from serve_app.tasks import Task
 
+if TYPE_CHECKING:
+    from serve_app.ui import PageKeys
+
+ASK_AGAIN_S = 5.0
+MOST_KNOWN = 10_000
 PAGE = "Page"
 """Deployment name, as config files use it."""
 
@@ -42,6 +54,15 @@ class HandlePageBackend:
             answer: dict[str, Any] = await getattr(self._handle(), task.method).remote(image, subject)
         return answer
 
+    async def keys_needed(self) -> bool:
+        with our_errors("ingress"):
+            return bool(await self._handle().keys_needed.remote())
+
+    async def check_keys(self, given: Sequence[str]) -> str | None:
+        with our_errors("ingress"):
+            name: str | None = await self._handle().check_keys.remote(list(given))
+        return name
+
     async def describe(self) -> dict[str, Any]:
         with our_errors("ingress"):
             description: dict[str, Any] = await self._handle().describe.remote()
@@ -53,13 +74,53 @@ class HandlePageBackend:
         return self._found
 
 
+class _Access:
+    """What the service says of keys, asked again every few seconds: a key that is taken out does not stay logged in."""
+
+    def __init__(self, keys: PageKeys) -> None:
+        self._keys = keys
+        self._needed: tuple[float, bool] | None = None
+        self._known: dict[str, tuple[float, str | None]] = {}
+
+    async def needed(self) -> bool:
+        now = time.monotonic()
+        if self._needed is None or now - self._needed[0] > ASK_AGAIN_S:
+            self._needed = now, await self._keys.keys_needed()
+        return self._needed[1]
+
+    async def check(self, given: Sequence[str]) -> Key | None:
+        now = time.monotonic()
+        for text in given:
+            digest = digest_of(text)
+            known = self._known.get(digest)
+            if known is None or now - known[0] > ASK_AGAIN_S:
+                if len(self._known) > MOST_KNOWN:
+                    self._known.clear()
+                known = self._known[digest] = now, await self._keys.check_keys([text])
+            if known[1] is not None:
+                return Key(name=known[1], digest=digest)
+        return None
+
+
+def guarded(app: ASGIApp, keys: PageKeys, uploads: Path) -> ASGIApp:
+    """The page with the API's keys, if it has any: one setting guards both.
+
+    `uploads` is the folder of uploaded files, which are bounded.
+    """
+    access = _Access(keys)
+    app = UploadMiddleware(app, "/upload", Limits, lambda: uploads)
+    app = GuardMiddleware(app, access.check, Limits, browser=True, needed=access.needed)
+    return SecurityHeadersMiddleware(app, PAGE_POLICY)
+
+
 def build_page(args: PageArgs) -> Application:
     """One replica: Gradio keeps its queue and its visitors' files in the process."""
 
     def page() -> ASGIApp:
-        from serve_app.ui import page_app  # brings Gradio, which the controller can do without
+        from serve_app.ui import environment, page_app  # brings Gradio, which the controller can do without
 
-        return DisconnectMiddleware(page_app(HandlePageBackend(args.application), args))
+        backend = HandlePageBackend(args.application)
+        return DisconnectMiddleware(guarded(page_app(backend, args), backend, environment.FILES))
 
     deployment: Any = serve.deployment(serve.ingress(page)(), name=PAGE, num_replicas=1, max_ongoing_requests=200)
     application: Application = deployment.bind()

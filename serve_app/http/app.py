@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
@@ -15,17 +15,16 @@ from serve_app.errors import CaptionServeError
 from serve_app.http import description, ollama, openai, problems, task_routes
 from serve_app.http.mcp import mount_mcp
 from serve_app.http.middleware.gate import GateMiddleware
-from serve_app.http.middleware.guard import GuardMiddleware
+from serve_app.http.middleware.guard import GuardMiddleware, check_of
 from serve_app.http.middleware.request_id import RequestIdMiddleware
 from serve_app.http.middleware.security_headers import SecurityHeadersMiddleware
 from serve_app.http.routes import router
 from serve_app.service.captions import CaptionService
 from serve_app.service.fetch import Fetcher
 from serve_app.service.keys import KeyStore
-from serve_app.service.quota import Quota
 from serve_app.service.tasks import TaskService
 
-EXPOSED = ("x-request-id", "retry-after")
+EXPOSED = ("x-request-id", "retry-after", "x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset")
 """Response headers that web pages of other origins may read."""
 
 
@@ -34,14 +33,12 @@ def create_app(
     tasks: TaskService | None = None,
     *,
     keys: KeyStore | None = None,
-    share: Callable[[], float] = lambda: 1,
     cors_origins: Sequence[str] = (),
     send_request_id: bool = True,
 ) -> FastAPI:
     """Builds the application; routes reach the service through `app.state.service`.
 
-    `share` is the number of processes that a key's limits are divided among. `send_request_id=False` leaves the
-    response header `x-request-id` to a server that sets it itself.
+    `send_request_id=False` leaves the response header `x-request-id` to a server that sets it itself.
     """
     app = FastAPI(title="caption-serve", version=serve_app.__version__, description=description.TEXT, redoc_url=None)
     app.state.service = service
@@ -61,9 +58,7 @@ def create_app(
     # The last one added meets a request first.
     app.add_middleware(GateMiddleware, service=service, refuse=_refuse)
     if keys is not None and keys.active:
-        app.add_middleware(
-            GuardMiddleware, keys=keys, quota=Quota(share), limits=lambda: service.limits, refuse=_refuse
-        )
+        app.add_middleware(GuardMiddleware, check=check_of(keys), limits=lambda: service.limits, refuse=_refuse)
     if cors_origins:
         app.add_middleware(
             CORSMiddleware,

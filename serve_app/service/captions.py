@@ -9,6 +9,7 @@ import time
 import uuid
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
 from typing import Any
 
@@ -20,6 +21,7 @@ from serve_app.service import images
 from serve_app.service.admission import Admission
 from serve_app.service.bodies import caption_body, step_event
 from serve_app.service.budget import Budget
+from serve_app.service.quota import Quota
 from serve_app.service.readiness import Readiness
 from serve_app.steps import Captioner, OnStep, Step
 from serve_app.types import STRATEGIES, CaptionOptions, ModelInfo, Pixels, Strategy
@@ -34,7 +36,11 @@ class CaptionService:
     """Validates, admits, decodes off the event loop, and captions."""
 
     def __init__(
-        self, captioner: Captioner, limits: Limits | None = None, capacity: Callable[[], float] = lambda: math.inf
+        self,
+        captioner: Captioner,
+        limits: Limits | None = None,
+        capacity: Callable[[], float] = lambda: math.inf,
+        quota: Quota | None = None,
     ) -> None:
         """`capacity` is how much work (see `Captioner.work`) may be in progress."""
         self.limits = limits or Limits()
@@ -42,6 +48,7 @@ class CaptionService:
         """What is deployed beside captions."""
         self.readiness = Readiness(captioner)
         self.admission = Admission(capacity)
+        self.quota = quota or Quota()
         self._captioner = captioner
         self.bodies = Budget()
         """Memory of the bodies of requests in progress."""
@@ -93,11 +100,23 @@ class CaptionService:
     @contextlib.asynccontextmanager
     async def _admitted(self, work: int, background: bool, queue_until: Deadline | None) -> AsyncIterator[None]:
         if queue_until is not None:
-            async with self.admission.queue(work, queue_until):
+            async with self.admission.queue(work, queue_until), self.charged(work):
                 yield
         else:
             with self.admission.admit(work, background):
-                yield
+                async with self.charged(work):
+                    yield
+
+    def charged(self, work: int) -> AbstractAsyncContextManager[None]:
+        """Counts work (rows) for the key of the running request; what the block contains is not counted again.
+
+        Raises `QuotaExceeded`.
+        """
+        return self.quota.hold(work, self.limits)
+
+    def work(self, options: Mapping[str, Any]) -> int:
+        """Rows of a caption with these options. Raises `InvalidOption`."""
+        return self._captioner.work(parse_options(dict(options), self.limits))
 
     async def events(
         self, image: Any, options: Mapping[str, Any], request_id: str | None = None
@@ -111,7 +130,7 @@ class CaptionService:
         steps: asyncio.Queue[Step | None] = asyncio.Queue()
 
         async def run() -> CaptionBody:
-            with self.admission.admit(self._captioner.work(resolved)):
+            async with self._admitted(self._captioner.work(resolved), background=False, queue_until=None):
                 return await self._run(image, resolved, name, steps.put_nowait)
 
         work = asyncio.ensure_future(run())

@@ -93,6 +93,11 @@ def _pixels(picture: Image.Image, size: tuple[int, int]) -> Pixels:
     return Pixels(hashlib.blake2b(data, digest_size=16).hexdigest(), sized.height, sized.width, data)
 
 
+def check(data: bytes, limits: Limits) -> None:
+    """Raises as `read` does, as far as an image's beginning tells."""
+    _opened(data, limits, 1)
+
+
 def thumbnail(data: bytes, limits: Limits, side: int) -> Image.Image:
     """The image as a model sees it (upright, RGB, on white) but in its own proportions, the longer side at most `side`
     pixels. Raises as `read` does."""

@@ -9,7 +9,11 @@ import re
 import secrets
 import time
 from collections.abc import Callable
+from datetime import UTC, date, datetime
 from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from serve_app.errors import InvalidOption
 
@@ -17,19 +21,47 @@ logger = logging.getLogger(__name__)
 
 KEYS_VARIABLE = "CAPTION_SERVE_API_KEYS"
 """Environment variable with lines of a key file, separated by commas or white space."""
+FILE_VARIABLE = "CAPTION_SERVE_API_KEYS_FILE"
+"""Environment variable that names the file if no setting does."""
 LOOK_AGAIN_S = 1.0
 MAX_KEY_CHARACTERS = 512
 
-_LINE = re.compile(r"^(?P<name>[A-Za-z0-9_.-]{1,64}):sha256:(?P<digest>[0-9a-f]{64})$")
+_LINE = re.compile(r"^(?P<name>[A-Za-z0-9_.-]{1,64}):sha256:(?P<digest>[0-9a-f]{64})(?P<more>(?:;[a-z_]+=[^;\s,]+)*)$")
 
 
-def new_key(name: str) -> tuple[str, str]:
-    """A new key and its line for the file.
+class Key(BaseModel):
+    """A key as its line says: `name:sha256:<digest>`, then any of the limits, each behind a semicolon."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    name: str
+    digest: str = Field(repr=False)
+    rows_per_minute: int | None = Field(None, ge=1, description="instead of key_rows_per_minute")
+    rows_at_once: int | None = Field(None, ge=1, description="instead of key_rows_at_once")
+    expires: date | None = Field(None, description="the first day on which it is not valid any more (UTC)")
+
+    @property
+    def line(self) -> str:
+        """For the file."""
+        return ";".join([f"{self.name}:sha256:{self.digest}", *self.limits()])
+
+    def limits(self) -> list[str]:
+        """As words `name=value`."""
+        given = self.model_dump(exclude={"name", "digest"}, exclude_none=True, mode="json")
+        return [f"{name}={value}" for name, value in given.items()]
+
+    @property
+    def expired(self) -> bool:
+        return self.expires is not None and datetime.now(UTC).date() >= self.expires
+
+
+def new_key(name: str, **limits: Any) -> tuple[str, str]:
+    """A new key and its line for the file; `limits` as in `Key`.
 
     The key has 256 random bits, so a plain SHA-256 of it cannot be guessed back. Raises `InvalidOption`.
     """
     key = "cs-" + secrets.token_urlsafe(32)
-    line = f"{name}:sha256:{_digest(key)}"
+    line = Key(name=name, digest=digest_of(key), **limits).line
     if not _LINE.match(line):
         raise InvalidOption("The name of a key has up to 64 letters, digits, dots, hyphens or underscores.")
     return key, line
@@ -47,22 +79,22 @@ class KeyStore:
         self.active = file is not None or environment is not None
         lines = re.split(r"[\s,]+", environment or "")
         self._fixed = parse_keys(lines, KEYS_VARIABLE)
-        self._keys: dict[str, str] = dict(self._fixed)
+        self._keys: dict[str, Key] = dict(self._fixed)
         self._seen: tuple[int, ...] | None = None
         self._looked_at = -LOOK_AGAIN_S
         if self._file is not None:
             self._read(self._file)
             self._looked_at = clock()
 
-    def check(self, key: str) -> str | None:
-        """The name of the key, or None for one that is not known. Takes the same time for every wrong key."""
+    def check(self, key: str) -> Key | None:
+        """The key, or None for one that is not known or has expired. Takes the same time for every wrong key."""
         self._look_again()
-        digest = _digest(key[: MAX_KEY_CHARACTERS + 1])
+        digest = digest_of(key[: MAX_KEY_CHARACTERS + 1])
         found = None
-        for name, known in self._keys.items():
-            if hmac.compare_digest(digest, known):
-                found = name
-        return found
+        for known in self._keys.values():
+            if hmac.compare_digest(digest, known.digest):
+                found = known
+        return None if found is None or found.expired else found
 
     def _look_again(self) -> None:
         if self._file is None or self._clock() - self._looked_at < LOOK_AGAIN_S:
@@ -88,9 +120,9 @@ class KeyStore:
         self._keys, self._seen = {**self._fixed, **keys}, stamp
 
 
-def parse_keys(lines: list[str], source: str) -> dict[str, str]:
-    """Name → digest. Raises `InvalidOption` that names the line."""
-    keys: dict[str, str] = {}
+def parse_keys(lines: list[str], source: str) -> dict[str, Key]:
+    """The keys by their names. Raises `InvalidOption` that names the line."""
+    keys: dict[str, Key] = {}
     for number, line in enumerate((line.strip() for line in lines), start=1):
         if not line or line.startswith("#"):
             continue
@@ -99,11 +131,16 @@ def parse_keys(lines: list[str], source: str) -> dict[str, str]:
             raise InvalidOption(f"{source}, line {number}: a key is written as name:sha256:<64 hexadecimal digits>.")
         if match["name"] in keys:
             raise InvalidOption(f"{source}, line {number}: the name {match['name']!r} is there twice.")
-        keys[match["name"]] = match["digest"]
+        more = dict(word.split("=", 1) for word in match["more"].split(";")[1:])
+        try:
+            keys[match["name"]] = Key(name=match["name"], digest=match["digest"], **more)
+        except (ValidationError, TypeError) as error:
+            known = ", ".join(name for name in Key.model_fields if name not in ("name", "digest"))
+            raise InvalidOption(f"{source}, line {number}: a key's limits are {known}.") from error
     return keys
 
 
-def _digest(key: str) -> str:
+def digest_of(key: str) -> str:
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
 
 

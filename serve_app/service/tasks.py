@@ -76,8 +76,9 @@ class TaskService:
         _check_texts([options.question], self._limits, "question")
         deadline = _deadline(options.timeout_s, self._limits)
         info = await _info(answerer, deadline)
-        pixels = await self._captions.read(image, info, deadline)
-        found = await answerer.answer(pixels, options.question, deadline.left_s)
+        async with self._captions.charged(1):
+            pixels = await self._captions.read(image, info, deadline)
+            found = await answerer.answer(pixels, options.question, deadline.left_s)
         return AnswerBody(
             id=request_id or uuid.uuid4().hex,
             model=info.name,
@@ -92,8 +93,9 @@ class TaskService:
         _check_texts(options.texts, self._limits, "texts")
         deadline = _deadline(options.timeout_s, self._limits)
         info = await _info(matcher, deadline)
-        pixels = await self._captions.read(image, info, deadline)
-        found = await matcher.match(pixels, options.texts, deadline.left_s, similarity=True)
+        async with self._captions.charged(1):
+            pixels = await self._captions.read(image, info, deadline)
+            found = await matcher.match(pixels, options.texts, deadline.left_s, similarity=True)
         return MatchBody(
             id=request_id or uuid.uuid4().hex,
             model=info.name,
@@ -112,8 +114,9 @@ class TaskService:
         _check_texts(options.texts, self._limits, "texts")
         deadline = _deadline(options.timeout_s, self._limits)
         info = await _info(matcher, deadline)
-        pixels = await self._captions.read(image, info, deadline)
-        found = await matcher.match(pixels, options.texts, deadline.left_s)
+        async with self._captions.charged(1):
+            pixels = await self._captions.read(image, info, deadline)
+            found = await matcher.match(pixels, options.texts, deadline.left_s)
         texts = [
             FilteredText(text=text, score=round(match.probability, 6), keep=match.probability >= options.floor)
             for text, match in zip(options.texts, found, strict=True)
@@ -168,11 +171,12 @@ class TaskService:
             return await matcher.embed_image(await self._captions.read(image, info, deadline), deadline.left_s)
 
         vectors: list[list[float]] = []
-        for start in range(0, len(texts), TEXTS_AT_ONCE):  # others come in between
-            some = [text[:LONGEST_CHARACTERS] for text in texts[start : start + TEXTS_AT_ONCE]]
-            vectors += await matcher.embed_texts(some, deadline.left_s)
-        async with _Together() as together:
-            vectors += await together.results(map(of_image, images))
+        async with self._captions.charged(len(texts) + len(images)):
+            for start in range(0, len(texts), TEXTS_AT_ONCE):  # others come in between
+                some = [text[:LONGEST_CHARACTERS] for text in texts[start : start + TEXTS_AT_ONCE]]
+                vectors += await matcher.embed_texts(some, deadline.left_s)
+            async with _Together() as together:
+                vectors += await together.results(map(of_image, images))
         if options.dimensions not in (None, len(vectors[0])):
             raise InvalidOption(f"dimensions: this model's vectors have {len(vectors[0])} numbers.")
         words = sum(len(text.split()) for text in texts)

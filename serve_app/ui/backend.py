@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any, Protocol
 
 from serve_app.tasks import Task
@@ -21,4 +21,16 @@ class PageBackend(Protocol):
 
     async def describe(self) -> dict[str, Any]:
         """`serve_app.contract.Description` as a mapping."""
+        ...
+
+
+class PageKeys(Protocol):
+    """The keys of the service behind the page. Methods raise `ServiceError`."""
+
+    async def keys_needed(self) -> bool:
+        """Whether the service asks for API keys; the page does, too, then."""
+        ...
+
+    async def check_keys(self, given: Sequence[str]) -> str | None:
+        """The name of the first of these keys that the service knows."""
         ...

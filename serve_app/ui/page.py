@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,6 @@ from fastapi import FastAPI
 from serve_app.args import PageArgs
 from serve_app.contract import Description
 from serve_app.limits import Limits
-from serve_app.service import KEYS_VARIABLE, KeyStore
 from serve_app.ui import batch_tab, caption_tab, environment, render, tasks_tab
 from serve_app.ui.backend import PageBackend
 from serve_app.ui.parts import CONCURRENCY, Tab, TabContext, Words, describe
@@ -129,15 +127,8 @@ def _speak(blocks: gr.Blocks, context: TabContext, head: gr.HTML, tab: Tab) -> N
     blocks.unload(leave)
 
 
-def mount(
-    blocks: gr.Blocks,
-    root_path: str,
-    check_key: Callable[[str], bool] | None = None,
-) -> FastAPI:
-    """The application that serves the page below `root_path`.
-
-    With `check_key` a visitor first gives a key as password, with any user name.
-    """
+def mount(blocks: gr.Blocks, root_path: str) -> FastAPI:
+    """The application that serves the page below `root_path`."""
     theme = gr.themes.Default(
         primary_hue=gr.themes.colors.teal,
         secondary_hue=gr.themes.colors.teal,
@@ -157,7 +148,6 @@ def mount(
         blocks,
         path="",
         root_path=root_path,
-        auth=None if check_key is None else (lambda _, password: check_key(password)),
         footer_links=[],
         run_history=False,
         show_error=False,
@@ -178,7 +168,5 @@ def mount(
 
 
 def page_app(backend: PageBackend, args: PageArgs) -> FastAPI:
-    """The page as its deployment serves it. Raises `InvalidOption` if the keys cannot be read."""
-    keys = KeyStore(args.api_keys_file, os.environ.get(KEYS_VARIABLE))
-    check_key = (lambda key: keys.check(key) is not None) if keys.active else None
-    return mount(build_page(backend), args.root_path, check_key)
+    """The page without what its deployment wraps it in."""
+    return mount(build_page(backend), args.root_path)

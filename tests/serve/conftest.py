@@ -74,7 +74,7 @@ def _config(directory: Path) -> Path:
     variants = {
         "spread": {"model": "demo", "spread": 4},
         "instant": {"engine": "instant", **loopback, "fetch_timeout_s": 3},
-        "guarded": {"engine": "instant", "api_keys_file": str(keys), "key_concurrency": 4},
+        "guarded": {"engine": "instant", "api_keys_file": str(keys), "key_rows_at_once": 4 * 46},
     }
     for name, args in variants.items():
         other = yaml.safe_load(yaml.safe_dump(captions))
@@ -85,7 +85,7 @@ def _config(directory: Path) -> Path:
         config["applications"].append(other)
     config["applications"][2]["deployments"][1]["num_replicas"] = 2
     guarded = yaml.safe_load(yaml.safe_dump(page))
-    args = {"application": "guarded", "root_path": "/guarded-ui", "api_keys_file": str(keys)}
+    args = {"application": "guarded", "root_path": "/guarded-ui"}
     guarded.update(name="guarded-page", route_prefix="/guarded-ui", args=args)
     guarded["deployments"][0]["ray_actor_options"]["num_cpus"] = 0.05
     config["applications"].append(guarded)

@@ -42,7 +42,7 @@ BUILDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "volume": ("overlays/gpu", ("weights-volume",)),
     "gateway-volume": ("overlays/gpu", ("gateway-route", "weights-volume")),
     "incremental-volume": ("overlays/gpu", ("incremental-upgrade", "weights-volume")),
-    "cpu-monitored": ("overlays/cpu", ("monitoring", "ingress")),
+    "cpu-monitored": ("overlays/cpu", ("monitoring", "ingress", "api-keys")),
 }
 SERVICES = [name for name in BUILDS if name != "batch"]
 CONFIGS = {name: "cpu.yaml" if "cpu" in BUILDS[name][0] else "serve.yaml" for name in SERVICES}
@@ -130,7 +130,7 @@ def env(container: Object) -> Object:
 
 def test_every_component_and_overlay_is_built() -> None:
     folders = {str(file.parent.relative_to(K8S)) for file in K8S.rglob("kustomization.yaml")} - {"base"}
-    shipped = {"components/ingress", "components/monitoring"}  # in overlays/gpu
+    shipped = {"components/api-keys", "components/ingress", "components/monitoring"}  # in overlays/gpu
     built = {resource for resource, _ in BUILDS.values()} | shipped
     assert folders == built | {f"components/{name}" for _, names in BUILDS.values() for name in names}
 

@@ -7,7 +7,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Sequence
 from html import unescape
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,9 @@ import httpx
 import pytest
 
 from serve_app.args import PageArgs
+from serve_app.deployments import page as page_deployment
 from serve_app.errors import CaptionServeError, GeneratorUnavailable, InvalidImage, InvalidRequest, Overloaded
+from serve_app.http.middleware import uploads as uploads_middleware
 from serve_app.ui import batch, build_page, mount, page_app, render
 from serve_app.ui.environment import FILES
 from serve_app.ui.files import Upload, uploaded
@@ -25,6 +27,7 @@ from serve_app.ui.page import names_remote_file
 from serve_app.ui.sessions import Sessions
 from serve_app.ui.texts import TEXTS, error_text, language_of, text
 from serve_app.ui.view import View
+from tests.pictures import encoded, picture
 
 HOSTILE = '<img src=x onerror=alert(1)> "quoted" {{this}} ${1+1} `x`'
 
@@ -360,14 +363,55 @@ async def test_page_serves_no_file_of_the_machine() -> None:
     assert "googleapis" not in json.dumps(config["stylesheets"])
 
 
-async def test_page_asks_for_a_key_where_keys_are_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    from serve_app.service.keys import KEYS_VARIABLE, new_key
+class GuardedBackend(Backend):
+    """A service that knows some keys."""
 
-    key, line = new_key("me")
-    monkeypatch.setenv(KEYS_VARIABLE, line)
-    app = page_app(Backend(), PageArgs())
+    keys: tuple[str, ...] = ("good",)
+
+    async def keys_needed(self) -> bool:
+        return bool(self.keys)
+
+    async def check_keys(self, given: Sequence[str]) -> str | None:
+        return next((f"name of {key}" for key in given if key in self.keys), None)
+
+
+async def test_page_asks_for_a_key_where_the_api_does(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The page was open beside a guarded API unless a second setting said the same, and a key that was taken out stayed
+    logged in."""
+    monkeypatch.setattr(page_deployment, "ASK_AGAIN_S", 0)
+    backend = GuardedBackend()
+    app = page_deployment.guarded(page_app(backend, PageArgs()), backend, tmp_path)
     async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test") as client:
-        assert (await client.get("/config")).status_code == 401
-        assert (await client.post("/login", data={"username": "x", "password": "wrong"})).status_code == 400
-        assert (await client.post("/login", data={"username": "x", "password": key})).status_code == 200
-        assert (await client.get("/config")).status_code == 200
+        refused = await client.get("/config")
+        assert (refused.status_code, refused.headers["www-authenticate"]) == (401, 'Basic realm="caption-serve"')
+        assert (await client.get("/config", auth=("me", "wrong"))).status_code == 401
+        assert (await client.get("/config", auth=("me", "good"))).status_code == 200
+        backend.keys = ("another",)
+        assert (await client.get("/config", auth=("me", "good"))).status_code == 401
+        backend.keys = ()
+        answer = await client.get("/config")
+        assert answer.status_code == 200
+        assert answer.headers["x-frame-options"] == "DENY"
+        assert "frame-ancestors 'none'" in answer.headers["content-security-policy"]
+
+
+async def test_uploads_of_the_page_are_bounded_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One POST stored 90 MB of random bytes for anybody."""
+    backend = GuardedBackend()
+    backend.keys = ()
+    app = page_deployment.guarded(page_app(backend, PageArgs()), backend, tmp_path)
+    image = encoded(picture(), "PNG")
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://test", timeout=60) as client:
+
+        async def upload(*files: bytes) -> int:
+            parts = [("files", (f"{number}.png", data)) for number, data in enumerate(files)]
+            return (await client.post("/gradio_api/upload", files=parts)).status_code
+
+        assert await upload(image, image) == 200
+        assert await upload(b"Dear diary") == 415
+        assert await upload(*[image] * 65) == 413
+        assert await upload(image + bytes(61_000_000)) == 413
+        assert (await client.post("/gradio_api/upload", content=b"x")).status_code == 400
+        (tmp_path / "kept").write_bytes(b"x" * 100)
+        monkeypatch.setattr(uploads_middleware, "MOST_KEPT_BYTES", 99)
+        assert await upload(image) == 503

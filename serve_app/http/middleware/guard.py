@@ -6,100 +6,106 @@ import asyncio
 import base64
 import binascii
 import contextlib
-from collections.abc import Awaitable, Callable
-from typing import Literal
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
+from starlette.datastructures import MutableHeaders
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from serve_app.errors import CaptionServeError, ImageTooLarge, QuotaExceeded, Unauthorized
+from serve_app.errors import CaptionServeError, ImageTooLarge, ServiceError, Unauthorized
 from serve_app.http import problems
 from serve_app.http.body import discard
 from serve_app.http.paths import route_path
 from serve_app.limits import Limits
-from serve_app.service.keys import KeyStore
-from serve_app.service.quota import Quota
+from serve_app.service.keys import Key, KeyStore
+from serve_app.service.quota import CALLER, Caller
 
 OPEN_PATHS = ("/healthz", "/readyz")
 """For load balancers, which have no key."""
 DISCARD_S = 5.0
-KEY_NAME = "caption_serve.key"
-"""Where the scope has the name of the request's key."""
+KEY_HEADERS = (b"x-api-key", b"api-key")
+"""Besides `Authorization`; the second one is that of Azure's clients."""
+_BROWSERS = ("/docs", "/openapi.json")
+"""Paths of the API that a browser opens: it is asked for a password, which is the key."""
 
 Refuse = Callable[[Request, CaptionServeError], Awaitable[Response]]
+Check = Callable[[Sequence[str]], Awaitable[Key | None]]
+"""The first of the given keys that is known. Raises `ServiceError` if nobody can say."""
+
+
+def check_of(keys: KeyStore) -> Check:
+    """By the keys of this process."""
+
+    async def check(given: Sequence[str]) -> Key | None:
+        return next((key for key in map(keys.check, given) if key is not None), None)
+
+    return check
 
 
 class GuardMiddleware:
-    """Asks every route but `OPEN_PATHS` for a key, and counts the requests of each key.
+    """Asks every route but `OPEN_PATHS` for a key.
 
-    `challenge` is what a browser is told to send: with "Basic" the password is the key.
+    A key is given as `Authorization: Bearer`, as the password of `Authorization: Basic`, or in one of `KEY_HEADERS`; if
+    there are several, one that is known is enough. With `needed` false nobody has to have one.
     """
 
     def __init__(
         self,
         app: ASGIApp,
-        keys: KeyStore,
-        quota: Quota,
+        check: Check,
         limits: Callable[[], Limits],
         refuse: Refuse = problems.on_error,
-        challenge: Literal["Bearer", "Basic"] = "Bearer",
+        *,
+        browser: bool = False,
+        needed: Callable[[], Awaitable[bool]] | None = None,
     ) -> None:
+        """`browser`: every path is for browsers."""
         self._app = app
-        self._keys = keys
-        self._quota = quota
+        self._check = check
         self._limits = limits
         self._refuse = refuse
-        self._challenge = challenge
+        self._browser = browser
+        self._needed = needed
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan" or self._is_open(scope):
             await self._app(scope, receive, send)
             return
-        name = self._name(scope)
+        try:
+            if self._needed is not None and not await self._needed():
+                await self._app(scope, receive, send)
+                return
+            key = await self._check([given for given in _given(scope["headers"]) if given])
+        except ServiceError as error:
+            await self._turn_away(Request(scope, receive), error, send)
+            return
         if scope["type"] == "websocket":
-            if name is None:
+            if key is None:
                 await send({"type": "websocket.close", "code": 1008})
             else:
                 await self._app(scope, receive, send)
             return
-        request = Request(scope, receive)
-        if name is None:
-            await self._turn_away(request, Unauthorized("This service asks for an API key that it knows."), send)
+        if key is None:
+            unknown = Unauthorized("This service asks for an API key that it knows.")
+            await self._turn_away(Request(scope, receive), unknown, send)
             return
-        scope[KEY_NAME] = name
+        caller = Caller(key)
+
+        async def send_with_quota(message: Message) -> None:
+            if message["type"] == "http.response.start" and caller.told:
+                MutableHeaders(scope=message).update(caller.told)
+            await send(message)
+
+        token = CALLER.set(caller)
+        scope[CALLER.name] = caller
         try:
-            held = contextlib.ExitStack()
-            held.enter_context(self._quota.hold(name, self._limits()))
-        except QuotaExceeded as error:
-            await self._turn_away(request, error, send)
-            return
-        with held:
-            await self._app(scope, receive, send)
+            await self._app(scope, receive, send_with_quota)
+        finally:
+            CALLER.reset(token)
 
     def _is_open(self, scope: Scope) -> bool:
-        return scope.get("method") in ("GET", "HEAD") and route_path(scope) in OPEN_PATHS
-
-    def _name(self, scope: Scope) -> str | None:
-        given = {key for key in (self._given(name, value) for name, value in scope["headers"]) if key is not None}
-        return self._keys.check(given.pop()) if len(given) == 1 else None
-
-    def _given(self, name: bytes, value: bytes) -> str | None:
-        """The key that a header holds, "" for a header that should hold one."""
-        text = value.decode("latin-1").strip()
-        if name == b"x-api-key":
-            return text
-        if name != b"authorization":
-            return None
-        scheme, _, rest = text.partition(" ")
-        if scheme.lower() == "bearer":
-            return rest.strip()
-        if scheme.lower() == "basic" and self._challenge == "Basic":
-            try:
-                return base64.b64decode(rest.strip(), validate=True).decode("utf-8").partition(":")[2]
-            except (binascii.Error, ValueError):
-                return ""
-        return ""
+        return not self._browser and scope.get("method") in ("GET", "HEAD") and route_path(scope) in OPEN_PATHS
 
     async def _turn_away(self, request: Request, error: CaptionServeError, send: Send) -> None:
         # A client that still sends would see a broken connection instead of the answer.
@@ -108,6 +114,22 @@ class GuardMiddleware:
                 await discard(request, self._limits())
         response = await self._refuse(request, error)
         if isinstance(error, Unauthorized):
+            scheme = "Basic" if self._browser or route_path(request.scope) in _BROWSERS else "Bearer"
             # One challenge only: Chromium ignores a header with two.
-            response.headers["WWW-Authenticate"] = f'{self._challenge} realm="caption-serve"'
+            response.headers["WWW-Authenticate"] = f'{scheme} realm="caption-serve"'
         await response(request.scope, request.receive, send)
+
+
+def _given(headers: Iterable[tuple[bytes, bytes]]) -> Iterable[str]:
+    """The keys that the headers hold."""
+    for name, value in headers:
+        text = value.decode("latin-1").strip()
+        if name in KEY_HEADERS:
+            yield text
+        elif name == b"authorization":
+            scheme, _, rest = text.partition(" ")
+            if scheme.lower() == "bearer":
+                yield rest.strip()
+            elif scheme.lower() == "basic":
+                with contextlib.suppress(binascii.Error, ValueError):
+                    yield base64.b64decode(rest.strip(), validate=True).decode("utf-8").partition(":")[2]

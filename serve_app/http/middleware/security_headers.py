@@ -13,6 +13,8 @@ _ALWAYS = {
     "X-Frame-Options": "DENY",
     "Cross-Origin-Resource-Policy": "cross-origin",
 }
+PAGE_POLICY = "object-src 'none'; base-uri 'self'; form-action 'self'; frame-ancestors 'none'"
+"""Gradio's page writes scripts and styles of its own into itself."""
 _NOTHING = "default-src 'none'; frame-ancestors 'none'"
 _DOCS = (
     "default-src 'none'; connect-src 'self'; img-src 'self' data: https://fastapi.tiangolo.com; "
@@ -25,15 +27,18 @@ _DOCS = (
 class SecurityHeadersMiddleware:
     """Adds the headers that an answer does not have itself."""
 
-    def __init__(self, app: ASGIApp) -> None:
+    def __init__(self, app: ASGIApp, policy: str | None = None) -> None:
+        """`policy` is the Content-Security-Policy of every path, instead of the API's."""
         self._app = app
+        self._policy = policy
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         path = route_path(scope)
-        wanted = {**_ALWAYS, "Content-Security-Policy": _DOCS if path.startswith("/docs") else _NOTHING}
+        policy = self._policy or (_DOCS if path.startswith("/docs") else _NOTHING)
+        wanted = {**_ALWAYS, "Content-Security-Policy": policy}
         if path.startswith(("/v1/", "/mcp")):
             wanted["Cache-Control"] = "no-store"
 

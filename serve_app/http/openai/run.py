@@ -62,7 +62,8 @@ async def _captions(service: CaptionService, wanted: ChatTask, request_id: str) 
     """Of each choice and image."""
     caption = Several(service).caption if wanted.choices * len(wanted.images) > 1 else service.caption
     jobs = []
-    async with _cancelling() as group:
+    work = wanted.choices * sum(map(service.work, wanted.options))
+    async with service.charged(work), _cancelling() as group:
         for choice in range(wanted.choices):
             for number, (image, options) in enumerate(zip(wanted.images, wanted.options, strict=True)):
                 seed = options.get("seed", service.limits.default_seed) + choice
