@@ -8,6 +8,7 @@
         Unauthorized            401
         NotDeployed             404
         ModelUnknown            404
+        UploadTooSlow           408
         ImageTooLarge           413
         UnsupportedImage        415
         InvalidOption           422
@@ -69,6 +70,13 @@ class InvalidRequest(RequestError):
 
 class InvalidImage(RequestError):
     """The bytes claim to be an image and cannot be decoded."""
+
+
+class UploadTooSlow(RequestError):
+    """The body of the request did not come in time."""
+
+    status = 408
+    retryable = True
 
 
 class ImageTooLarge(RequestError):

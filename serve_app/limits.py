@@ -66,6 +66,9 @@ class Limits(BaseModel):
         description="chats without an image, as clients' set-up checks send them: explain: an answer that says "
         "what the service does; reject: 400",
     )
+    access_log: Literal["all", "errors", "none"] = Field(
+        "all", description="requests that get a line in the log: all, errors (status 400 and above), or none"
+    )
     overload_status: Literal[503, 429] = Field(503, description="HTTP status of requests that are rejected for load")
 
 

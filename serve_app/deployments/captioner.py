@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from serve_app.args import AppArgs
 from serve_app.deadline import Deadline
+from serve_app.deployments.logs import log_with_serve
 from serve_app.deployments.metrics import EngineMetrics
 from serve_app.engines import start_captioner
 from serve_app.types import GenerateJob, ModelInfo, Outcome, Pixels
@@ -19,6 +20,7 @@ class CaptionerReplica:
     """
 
     def __init__(self, args: AppArgs) -> None:
+        log_with_serve()
         self._engine = start_captioner(args)
         self._metrics = EngineMetrics()
 

@@ -13,6 +13,7 @@ from ray.serve.handle import DeploymentHandle
 from serve_app.args import AppArgs
 from serve_app.deployments.capacity import Capacity
 from serve_app.deployments.generator import HandleGenerator
+from serve_app.deployments.logs import log_with_serve
 from serve_app.deployments.metrics import AdmissionMetrics
 from serve_app.deployments.receive import DisconnectMiddleware
 from serve_app.deployments.task_models import HandleAnswerer, HandleMatcher
@@ -37,6 +38,7 @@ class IngressReplica:
         matcher: DeploymentHandle[Any] | None = None,
         answerer: DeploymentHandle[Any] | None = None,
     ) -> None:
+        log_with_serve()
         self._args = args
         self._generator = HandleGenerator(captioner, spread=args.spread, max_retries=args.max_retries)
         self._matcher = HandleMatcher(matcher, max_retries=args.max_retries) if matcher else None

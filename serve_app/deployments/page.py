@@ -14,6 +14,7 @@ from starlette.types import ASGIApp
 
 from serve_app.args import PageArgs
 from serve_app.deployments.handle_errors import our_errors
+from serve_app.deployments.logs import log_with_serve
 from serve_app.deployments.receive import DisconnectMiddleware
 from serve_app.http.middleware.guard import GuardMiddleware
 from serve_app.http.middleware.security_headers import PAGE_POLICY, SecurityHeadersMiddleware
@@ -119,6 +120,7 @@ def build_page(args: PageArgs) -> Application:
     def page() -> ASGIApp:
         from serve_app.ui import environment, page_app  # brings Gradio, which the controller can do without
 
+        log_with_serve()
         backend = HandlePageBackend(args.application)
         return DisconnectMiddleware(guarded(page_app(backend, args), backend, environment.FILES))
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from serve_app.args import AppArgs
 from serve_app.deadline import Deadline
+from serve_app.deployments.logs import log_with_serve
 from serve_app.deployments.model_handle import ModelHandle
 from serve_app.engines import START
 from serve_app.task_types import Answer
@@ -18,6 +19,7 @@ class TaskModelReplica:
     """One model on one device; see `serve_app.task_types`. Raises `ModelError`s when it cannot be loaded."""
 
     def __init__(self, args: AppArgs, role: ModelRole) -> None:
+        log_with_serve()
         engine = START[role](args)
         assert engine is not None
         self._engine = engine

@@ -14,6 +14,7 @@ import serve_app
 from serve_app.errors import CaptionServeError
 from serve_app.http import description, ollama, openai, problems, task_routes
 from serve_app.http.mcp import mount_mcp
+from serve_app.http.middleware.access_log import AccessLogMiddleware
 from serve_app.http.middleware.gate import GateMiddleware
 from serve_app.http.middleware.guard import GuardMiddleware, check_of
 from serve_app.http.middleware.request_id import RequestIdMiddleware
@@ -68,6 +69,7 @@ def create_app(
             expose_headers=list(EXPOSED),
         )
     app.add_middleware(SecurityHeadersMiddleware)
+    app.add_middleware(AccessLogMiddleware, limits=lambda: service.limits)
     app.add_middleware(RequestIdMiddleware, respond=send_request_id)
     return app
 

@@ -23,6 +23,7 @@ from serve_app.service.bodies import caption_body, step_event
 from serve_app.service.budget import Budget
 from serve_app.service.quota import Quota
 from serve_app.service.readiness import Readiness
+from serve_app.service.record import RECORD
 from serve_app.steps import Captioner, OnStep, Step
 from serve_app.types import STRATEGIES, CaptionOptions, ModelInfo, Pixels, Strategy
 
@@ -99,6 +100,8 @@ class CaptionService:
 
     @contextlib.asynccontextmanager
     async def _admitted(self, work: int, background: bool, queue_until: Deadline | None) -> AsyncIterator[None]:
+        if (record := RECORD.get()) is not None:
+            record.rows += work
         if queue_until is not None:
             async with self.admission.queue(work, queue_until), self.charged(work):
                 yield
@@ -162,6 +165,10 @@ class CaptionService:
         remaining = replace(options, timeout_s=deadline.left_s)
         result = await captioner.caption(pixels, remaining, on_step)
         self.readiness.worked()
+        if (record := RECORD.get()) is not None:
+            record.captions += 1
+            record.strategy = options.strategy
+            record.degraded += bool(result.degraded)
         return caption_body(result, request_id, took_s * 1000)
 
     def reconfigure(self, captioner: Captioner, limits: Limits) -> None:

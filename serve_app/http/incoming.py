@@ -1,0 +1,100 @@
+"""Bodies on their way in: bounded in memory and in time, so that slow or many ones leave others served."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+
+from starlette.types import Message, Receive, Scope
+
+from serve_app.errors import UploadTooSlow
+from serve_app.service.budget import Budget
+
+JSON_COPIES = 3
+"""Of a JSON body in memory: as it came, parsed, and its images decoded from base64."""
+GRACE_S = 30.0
+"""Every body may take this long."""
+LEAST_BYTES_PER_S = 50_000
+"""A larger one may take longer, at this rate."""
+SLOW_S = 2.0
+MOST_SLOW = 64
+"""Bodies that take longer than `SLOW_S`; of more the oldest ones are given up, since each holds one of the replica's
+`max_ongoing_requests` (150)."""
+
+
+class Uploads:
+    """The bodies that are being read in this process. For one event loop."""
+
+    def __init__(self) -> None:
+        self._running: dict[Incoming, None] = {}
+
+    def begin(self, incoming: Incoming) -> None:
+        now = time.monotonic()
+        slow = [each for each in self._running if now - each.start > SLOW_S]
+        for each in slow[: max(0, len(slow) - MOST_SLOW)]:
+            each.give_up()
+        self._running[incoming] = None
+
+    def end(self, incoming: Incoming) -> None:
+        self._running.pop(incoming, None)
+
+
+class Incoming:
+    """The body of one request. It takes of a budget as much as it declares at once, or more as it comes."""
+
+    def __init__(self, scope: Scope, receive: Receive, uploads: Uploads, budget: Budget, most: int) -> None:
+        headers = dict(scope["headers"])
+        declared = headers.get(b"content-length", b"0")
+        self.start = time.monotonic()
+        self._copies = JSON_COPIES if b"json" in headers.get(b"content-type", b"").lower() else 1
+        self._declared = int(declared) if declared.isdigit() else 0
+        self._receive = receive
+        self._uploads = uploads
+        self._budget = budget
+        self._most = most
+        self._come = 0
+        self._taken = 0
+        self._complete = False
+        self._timeout: asyncio.Timeout | None = None
+
+    def take_declared(self) -> None:
+        """Raises `Overloaded`."""
+        self._take(self._declared)
+        self._uploads.begin(self)
+
+    async def receive(self) -> Message:
+        """Raises `UploadTooSlow`, and `Overloaded` for a body without its length that finds no memory left."""
+        if self._complete:
+            return await self._receive()
+        try:
+            left_s = self.start + GRACE_S + self._come / LEAST_BYTES_PER_S - time.monotonic()
+            async with asyncio.timeout(max(0.0, left_s)) as self._timeout:
+                message = await self._receive()
+        except TimeoutError:
+            self.close()
+            raise UploadTooSlow("The request's body came too slowly.") from None
+        self._come += len(message.get("body", b""))
+        if self._come > self._declared:
+            self._take(self._come)
+        if not message.get("more_body", False):
+            self._complete = True
+            self._uploads.end(self)
+        return message
+
+    def give_up(self) -> None:
+        """Ends the wait for the rest of the body."""
+        if self._timeout is not None and not self._timeout.expired():
+            self._timeout.reschedule(asyncio.get_running_loop().time())
+
+    def close(self) -> None:
+        """The request has ended."""
+        self._complete = True
+        self._uploads.end(self)
+        self._budget.give_back(self._taken)
+        self._taken = 0
+
+    def _take(self, size: int) -> None:
+        more = size * self._copies - self._taken
+        if more > 0:
+            self._budget.take(more, self._most)
+            self._taken += more
