@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from typing import Any, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator, model_validator
 
@@ -105,6 +106,15 @@ class AppArgs(Limits, EngineSettings):
     @classmethod
     def _number(cls, status: Any) -> Any:
         return int(status) if isinstance(status, str) and status.isdecimal() else status
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, origins: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in origins:
+            parts = urlsplit(origin)
+            if origin != "*" and origin != f"{parts.scheme}://{parts.netloc}":
+                raise ValueError(f"{origin!r} is no origin: scheme, host and port without a path or slash behind")
+        return origins
 
     @field_validator("presets")
     @classmethod

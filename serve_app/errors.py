@@ -4,7 +4,6 @@
       RequestError              400   sending the request again changes nothing
         InvalidRequest          400
         InvalidImage            400
-        FetchFailed             400
         Unauthorized            401
         NotDeployed             404
         ModelUnknown            404
@@ -14,12 +13,15 @@
         InvalidOption           422
         PromptTooLong           422
         UrlNotAllowed           422
+        FetchFailed             424
       ServiceError              500   a later try may succeed
         GenerationFailed        500
         PolishFailed            500
         GeneratorUnavailable    503
         WrongImageSize          503
+        FetchUnavailable        502
         DeadlineExceeded        504
+        FetchTimedOut           504
         TryLater                503   with `retry_after_s`
           QuotaExceeded         429
           Overloaded            503   or what the setting `overload_status` says
@@ -104,7 +106,9 @@ class UrlNotAllowed(RequestError):
 
 
 class FetchFailed(RequestError):
-    """The URL may be fetched, and its server gave no image: unreachable, too slow, an error, too many bytes."""
+    """The URL may be fetched, and its server has no image for us: it says so, or there is no such host."""
+
+    status = 424
 
 
 class NotDeployed(RequestError):
@@ -145,6 +149,20 @@ class DeadlineExceeded(ServiceError):
 
     def __init__(self, message: str = OUT_OF_TIME) -> None:
         super().__init__(message)
+
+
+class FetchUnavailable(ServiceError):
+    """The server of a URL cannot be reached, or fails."""
+
+    status = 502
+    retryable = True
+
+
+class FetchTimedOut(ServiceError):
+    """The server of a URL did not answer in time."""
+
+    status = 504
+    retryable = True
 
 
 class TryLater(ServiceError):

@@ -5,9 +5,12 @@
 
 from __future__ import annotations
 
+import ipaddress
+import ssl
 from typing import Literal
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from serve_app.types import Detail, EngineLimits, Strategy
 
@@ -48,6 +51,9 @@ class Limits(BaseModel):
     fetch_networks: tuple[str, ...] = Field(
         (), description="networks (CIDR) to fetch from although they are not public"
     )
+    fetch_proxy: str | None = Field(None, description="http proxy through which URLs are fetched, http://host:port")
+    fetch_ca_file: str | None = Field(None, description="file of certificates (PEM) that are trusted besides the usual")
+    fetch_contact: str = Field("", description="address or page for the User-Agent, which some sites ask for")
     fetch_timeout_s: float = Field(10.0, gt=0, description="seconds for an image that is fetched, redirects included")
     key_rows_per_minute: int | None = Field(
         None,
@@ -70,6 +76,30 @@ class Limits(BaseModel):
         "all", description="requests that get a line in the log: all, errors (status 400 and above), or none"
     )
     overload_status: Literal[503, 429] = Field(503, description="HTTP status of requests that are rejected for load")
+
+    @field_validator("fetch_networks")
+    @classmethod
+    def _are_networks(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
+        for network in networks:
+            ipaddress.ip_network(network, strict=False)
+        return networks
+
+    @field_validator("fetch_ca_file")
+    @classmethod
+    def _is_certificates(cls, file: str | None) -> str | None:
+        if file is not None:
+            try:
+                ssl.create_default_context(cafile=file)
+            except OSError as error:  # ssl.SSLError is one
+                raise ValueError(f"{file} is no readable file of certificates") from error
+        return file
+
+    @field_validator("fetch_proxy")
+    @classmethod
+    def _is_proxy(cls, proxy: str | None) -> str | None:
+        if proxy is not None and not (proxy.startswith("http://") and urlsplit(proxy).hostname):
+            raise ValueError("a proxy is http://host:port")
+        return proxy
 
 
 _ENGINE = EngineLimits()

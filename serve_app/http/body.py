@@ -21,7 +21,7 @@ from serve_app.http.json_size import check_json_size
 from serve_app.limits import Limits
 from serve_app.options import Options, lists
 from serve_app.service.fetch import Fetcher
-from serve_app.service.sources import image_bytes
+from serve_app.service.sources import RemoteImage, image_of
 from serve_app.tasks import TASKS
 
 OVERHEAD_BYTES = 256 * 1024
@@ -34,11 +34,12 @@ _EXTENDED_NAME = re.compile(rb"filename\*\s*=\s*[\w-]*'[\w-]*'([^;\s]+)", re.IGN
 _LISTS = lists([Options, *(task.options for task in TASKS)])
 
 
-async def read_caption_request(request: Request, limits: Limits, fetcher: Fetcher) -> tuple[bytes, dict[str, Any]]:
-    """Returns the image's bytes and the raw options.
+async def read_caption_request(
+    request: Request, limits: Limits, fetcher: Fetcher
+) -> tuple[bytes | RemoteImage, dict[str, Any]]:
+    """Returns the image, which may be still to be fetched, and the raw options.
 
-    Raises `InvalidRequest`, `ImageTooLarge`, `InvalidOption`, `UnsupportedImage` for a body of another type, and
-    what `Fetcher.fetch` raises for an image that is a URL.
+    Raises `InvalidRequest`, `ImageTooLarge`, `InvalidOption`, and `UnsupportedImage` for a body of another type.
     """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
@@ -108,16 +109,16 @@ class _ImageFormParser(MultiPartParser):
             part.file.filename = unquote(name[1].decode("latin-1")) if name else None
 
 
-async def _json(request: Request, limits: Limits, fetcher: Fetcher) -> tuple[bytes, dict[str, Any]]:
+async def _json(request: Request, limits: Limits, fetcher: Fetcher) -> tuple[bytes | RemoteImage, dict[str, Any]]:
     most = limits.max_image_bytes
     data = await read_bounded(request, most * 4 // 3 + OVERHEAD_BYTES, most)
     # In a thread: tens of megabytes of base64 would hold up the event loop.
     image, body = await asyncio.to_thread(_parse_json, data)
-    image_data = await image_bytes(image, limits, fetcher)
+    found = await image_of(image, fetcher)
     query = options_of(request.query_params.multi_items())
     if both := sorted(query.keys() & body.keys()):
         raise InvalidOption(f"{both[0]}: given in the query and in the body.")
-    return image_data, {**query, **body}
+    return found, {**query, **body}
 
 
 async def read_json_object(request: Request, most_image_bytes: int) -> dict[str, Any]:

@@ -26,7 +26,7 @@ from serve_app.http.body import OVERHEAD_BYTES, read_bounded
 from serve_app.http.disconnect import ClientGone, while_connected
 from serve_app.http.json_size import check_json_size
 from serve_app.options import constraints, given, offered, signed
-from serve_app.service.sources import image_bytes
+from serve_app.service.sources import RemoteImage, image_of
 from serve_app.service.tasks import TaskService
 from serve_app.tasks import TASKS, Task
 
@@ -127,8 +127,7 @@ def _server(app: FastAPI) -> MCPServer:
         """
         service = app.state.service
         try:
-            data = await image_bytes(image, service.limits, app.state.fetcher)
-            body = await service.caption(data, given(options))
+            body = await service.caption(await image_of(image, app.state.fetcher), given(options))
         except CaptionServeError as error:
             raise ToolError(error.message) from error
         found = ToolCaption.model_validate(body, from_attributes=True)
@@ -166,9 +165,9 @@ def _tool(app: FastAPI, task: Task) -> Callable[..., Any]:
     return signed(answer, {task.subject: described}, required=True, returns=returns)
 
 
-async def _asked(app: FastAPI, image: str, task: Callable[[bytes], Awaitable[Body]]) -> Body:
+async def _asked(app: FastAPI, image: str, task: Callable[[bytes | RemoteImage], Awaitable[Body]]) -> Body:
     """What `task` makes of the image. Raises `ToolError`."""
     try:
-        return await task(await image_bytes(image, app.state.service.limits, app.state.fetcher))
+        return await task(await image_of(image, app.state.fetcher))
     except CaptionServeError as error:
         raise ToolError(error.message) from error

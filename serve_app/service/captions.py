@@ -24,6 +24,7 @@ from serve_app.service.budget import Budget
 from serve_app.service.quota import Quota
 from serve_app.service.readiness import Readiness
 from serve_app.service.record import RECORD
+from serve_app.service.sources import RemoteImage
 from serve_app.steps import Captioner, OnStep, Step
 from serve_app.types import STRATEGIES, CaptionOptions, ModelInfo, Pixels, Strategy
 
@@ -95,8 +96,24 @@ class CaptionService:
         """
         resolved = parse_options(dict(options), self.limits)
         name = request_id or uuid.uuid4().hex
+        image, resolved, took_s = await self._fetched(image, resolved)
         async with self._admitted(self._captioner.work(resolved), background, queue_until):
-            return await self._run(image, resolved, name, until=queue_until or NEVER)
+            return await self._run(image, resolved, name, until=queue_until or NEVER, took_s=took_s)
+
+    async def _fetched(self, image: Any, options: CaptionOptions) -> tuple[Any, CaptionOptions, float]:
+        """The image, the options with the time that is left, and the seconds that fetching took."""
+        if not isinstance(image, RemoteImage):
+            return image, options, 0.0
+        start, deadline = time.perf_counter(), Deadline.after(options.timeout_s)
+        image = await self.fetched(image, deadline)
+        return image, replace(options, timeout_s=deadline.left_s), time.perf_counter() - start
+
+    async def fetched(self, image: Any, deadline: Deadline) -> Any:
+        """The image itself, if it is named by a URL. Raises what `Fetcher.fetch` raises, and `DeadlineExceeded`."""
+        if not isinstance(image, RemoteImage):
+            return image
+        async with deadline.enforced(UNREAD):
+            return await image.fetch(self.limits)
 
     @contextlib.asynccontextmanager
     async def _admitted(self, work: int, background: bool, queue_until: Deadline | None) -> AsyncIterator[None]:
@@ -133,8 +150,9 @@ class CaptionService:
         steps: asyncio.Queue[Step | None] = asyncio.Queue()
 
         async def run() -> CaptionBody:
-            async with self._admitted(self._captioner.work(resolved), background=False, queue_until=None):
-                return await self._run(image, resolved, name, steps.put_nowait)
+            found, left, took_s = await self._fetched(image, resolved)
+            async with self._admitted(self._captioner.work(left), background=False, queue_until=None):
+                return await self._run(found, left, name, steps.put_nowait, took_s=took_s)
 
         work = asyncio.ensure_future(run())
         work.add_done_callback(lambda _: steps.put_nowait(None))
@@ -155,13 +173,15 @@ class CaptionService:
         request_id: str,
         on_step: OnStep | None = None,
         until: Deadline = NEVER,
+        took_s: float = 0.0,
     ) -> CaptionBody:
+        """`took_s` has gone by before."""
         start, deadline = time.perf_counter(), min(Deadline.after(options.timeout_s), until)
         captioner, limits = self._captioner, self.limits  # of one configuration from the first step to the last
         async with deadline.enforced(UNREAD):
             model = await captioner.info()
         pixels = await self.read(image, model, deadline, limits)
-        took_s = time.perf_counter() - start
+        took_s += time.perf_counter() - start
         remaining = replace(options, timeout_s=deadline.left_s)
         result = await captioner.caption(pixels, remaining, on_step)
         self.readiness.worked()

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import ipaddress
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 from urllib.parse import urljoin
 
 import httpcore
 import httpx
 
-from serve_app.errors import FetchFailed, ImageTooLarge, UrlNotAllowed
+import serve_app
+from serve_app.errors import (
+    CaptionServeError,
+    FetchFailed,
+    FetchTimedOut,
+    FetchUnavailable,
+    ImageTooLarge,
+    UrlNotAllowed,
+)
 from serve_app.limits import Limits
 from serve_app.service.addresses import Address, allowed
 
@@ -26,7 +36,6 @@ Resolver = Callable[[str, int], Awaitable[list[str]]]
 """From host and port to numeric addresses."""
 
 _HEADERS: dict[bytes | str, bytes | str] = {
-    "User-Agent": "caption-serve",
     "Accept": "image/*",
     "Accept-Encoding": "identity",
     "Connection": "close",
@@ -35,9 +44,14 @@ _REDIRECTS = (301, 302, 303, 307, 308)
 _FAILURES = (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, OSError, ValueError)
 
 
+_LOOKUPS = ThreadPoolExecutor(MAX_FETCHES, thread_name_prefix="dns")
+"""Threads of their own: names whose server is silent would take those that parse requests."""
+
+
 async def resolve(host: str, port: int) -> list[str]:
     """The system's answer. Raises `OSError`."""
-    entries = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    look_up = functools.partial(socket.getaddrinfo, host, port, type=socket.SOCK_STREAM)
+    entries = await asyncio.get_running_loop().run_in_executor(_LOOKUPS, look_up)
     return list(dict.fromkeys(str(entry[4][0]) for entry in entries))
 
 
@@ -50,14 +64,17 @@ class Fetcher:
         self._room = asyncio.Semaphore(MAX_FETCHES)
 
     async def fetch(self, url: str, limits: Limits) -> bytes:
-        """The body that `url` leads to. Raises `UrlNotAllowed`, `FetchFailed` and `ImageTooLarge`."""
+        """The body that `url` leads to.
+
+        Raises `UrlNotAllowed`, `FetchFailed`, `FetchUnavailable`, `FetchTimedOut` and `ImageTooLarge`.
+        """
         if not limits.fetch_hosts:
             raise UrlNotAllowed("image: this service does not fetch URLs; send the image itself.")
         try:
             async with asyncio.timeout(limits.fetch_timeout_s), self._room:
                 return await self._follow(url, limits)
         except TimeoutError:
-            raise FetchFailed(f"image: the URL did not respond within {limits.fetch_timeout_s:g} s.") from None
+            raise FetchTimedOut(f"image: the URL did not respond within {limits.fetch_timeout_s:g} s.") from None
 
     async def _follow(self, url: str, limits: Limits) -> bytes:
         target = _parse(url, limits)
@@ -75,24 +92,33 @@ class Fetcher:
         """The body, or where a redirect leads."""
         host = _name(url)
         port = url.port or (443 if url.scheme == "https" else 80)
-        backend = _CheckedBackend(await self._addresses(host, port, limits))
-        context = self._ssl_context or httpx.create_ssl_context(trust_env=False)
+        checked = await self._addresses(host, port, limits) if not limits.fetch_proxy or _is_address(host) else ()
+        backend = _CheckedBackend(checked)
+        context = self._ssl_context or _trusted(limits.fetch_ca_file)
         try:
             async with httpcore.AsyncConnectionPool(
-                ssl_context=context, network_backend=backend, max_connections=1, max_keepalive_connections=0
+                ssl_context=context,
+                network_backend=None if limits.fetch_proxy else backend,
+                max_connections=1,
+                max_keepalive_connections=0,
+                proxy=httpcore.Proxy(limits.fetch_proxy) if limits.fetch_proxy else None,
             ) as pool:
                 default = port == (443 if url.scheme == "https" else 80)
                 shown = f"[{host}]" if ":" in host else host
                 origin = httpcore.URL(
                     scheme=url.scheme.encode(), host=host.encode(), port=port, target=url.raw_path or b"/"
                 )
-                headers: dict[bytes | str, bytes | str] = {"Host": shown if default else f"{shown}:{port}", **_HEADERS}
+                headers: dict[bytes | str, bytes | str] = {
+                    "Host": shown if default else f"{shown}:{port}",
+                    "User-Agent": _user_agent(limits),
+                    **_HEADERS,
+                }
                 async with pool.stream("GET", origin, headers=headers) as response:
                     return await _body(response, host, limits)
-        except (UrlNotAllowed, FetchFailed, ImageTooLarge, TimeoutError):
+        except (CaptionServeError, TimeoutError):
             raise
         except _FAILURES as error:
-            raise FetchFailed(f"image: cannot fetch from {host[:100]}: {_reason(error)}.") from error
+            raise FetchUnavailable(f"image: cannot fetch from {host[:100]}: {_reason(error)}.") from error
         finally:
             await backend.close()
 
@@ -107,6 +133,29 @@ class Fetcher:
         if not all(allowed(address, limits.fetch_networks) for address in addresses):
             raise UrlNotAllowed(f"image: {host[:100]!r} is not at a public address.")
         return [str(address) for address in addresses]
+
+
+@functools.cache
+def _trusted(ca_file: str | None) -> ssl.SSLContext:
+    """Made once: it takes 20 ms of the event loop."""
+    context = httpx.create_ssl_context(trust_env=False)
+    if ca_file is not None:
+        context.load_verify_locations(ca_file)
+    return context
+
+
+def _is_address(host: str) -> bool:
+    """Whether the host is an address and no name, which a proxy resolves itself."""
+    try:
+        _address(host)
+    except ValueError:
+        return False
+    return True
+
+
+def _user_agent(limits: Limits) -> str:
+    contact = f" ({limits.fetch_contact})" if limits.fetch_contact else ""
+    return f"caption-serve/{serve_app.__version__}{contact}"
 
 
 def _joined(url: httpx.URL, location: str) -> str:
@@ -174,7 +223,8 @@ async def _body(response: httpcore.Response, host: str, limits: Limits) -> bytes
     if response.status in _REDIRECTS and b"location" in headers:
         return headers[b"location"].decode("latin-1")
     if response.status != 200:
-        raise FetchFailed(f"image: {host[:100]} answered {response.status}.")
+        kind = FetchUnavailable if response.status >= 500 or response.status == 429 else FetchFailed
+        raise kind(f"image: {host[:100]} answered {response.status}.")
     if headers.get(b"content-encoding", b"identity").lower() not in (b"identity", b""):
         raise FetchFailed(f"image: {host[:100]} sent it compressed.")
     too_large = ImageTooLarge(f"The image has more than {limits.max_image_bytes} bytes.")

@@ -6,6 +6,7 @@ import asyncio
 import base64
 import binascii
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from serve_app.deadline import Deadline
 from serve_app.errors import ImageTooLarge, InvalidRequest
@@ -24,13 +25,31 @@ def is_url(text: str) -> bool:
     return text[:8].lower().startswith(("http://", "https://"))
 
 
-async def image_bytes(text: str, limits: Limits, fetcher: Fetcher) -> bytes:
-    """The image that `text` holds or names. Raises `InvalidRequest`, and what `Fetcher.fetch` raises."""
+@dataclass(frozen=True, slots=True)
+class RemoteImage:
+    """An image that a request names by its URL; fetched within the request's time, once its options are known."""
+
+    url: str
+    fetcher: Fetcher
+
+    async def fetch(self, limits: Limits) -> bytes:
+        """Raises what `Fetcher.fetch` raises."""
+        return await self.fetcher.fetch(self.url, limits)
+
+
+async def image_of(text: str, fetcher: Fetcher) -> bytes | RemoteImage:
+    """The image that `text` holds or names. Raises `InvalidRequest`."""
     if is_url(text):
-        return await fetcher.fetch(text, limits)
+        return RemoteImage(text, fetcher)
     if len(text) > LONG_CHARACTERS:
         return await asyncio.to_thread(decode, text)
     return decode(text)
+
+
+async def image_bytes(text: str, limits: Limits, fetcher: Fetcher) -> bytes:
+    """The image that `text` holds or names. Raises `InvalidRequest`, and what `Fetcher.fetch` raises."""
+    image = await image_of(text, fetcher)
+    return image if isinstance(image, bytes) else await image.fetch(limits)
 
 
 async def images_bytes(

@@ -76,6 +76,7 @@ class TaskService:
         _check_texts([options.question], self._limits, "question")
         deadline = _deadline(options.timeout_s, self._limits)
         info = await _info(answerer, deadline)
+        image = await self._captions.fetched(image, deadline)
         async with self._captions.charged(1):
             pixels = await self._captions.read(image, info, deadline)
             found = await answerer.answer(pixels, options.question, deadline.left_s)
@@ -93,6 +94,7 @@ class TaskService:
         _check_texts(options.texts, self._limits, "texts")
         deadline = _deadline(options.timeout_s, self._limits)
         info = await _info(matcher, deadline)
+        image = await self._captions.fetched(image, deadline)
         async with self._captions.charged(1):
             pixels = await self._captions.read(image, info, deadline)
             found = await matcher.match(pixels, options.texts, deadline.left_s, similarity=True)
@@ -114,6 +116,7 @@ class TaskService:
         _check_texts(options.texts, self._limits, "texts")
         deadline = _deadline(options.timeout_s, self._limits)
         info = await _info(matcher, deadline)
+        image = await self._captions.fetched(image, deadline)
         async with self._captions.charged(1):
             pixels = await self._captions.read(image, info, deadline)
             found = await matcher.match(pixels, options.texts, deadline.left_s)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import os
@@ -247,7 +248,9 @@ TEXTS = st.one_of(
 )
 """Names as cells of tables have them; in JSON also halves of surrogate pairs."""
 TABLES: dict[str, Callable[[Path, list[str]], object]] = {
-    ".csv": lambda file, names: pd.DataFrame({"path": names, "n": range(len(names))}).to_csv(file, index=False),
+    ".csv": lambda file, names: pd.DataFrame({"path": names, "n": range(len(names))}).to_csv(
+        file, index=False, quoting=csv.QUOTE_ALL
+    ),
     ".jsonl": lambda file, names: file.write_text("".join(json.dumps({"path": name}) + "\n" for name in names)),
     ".parquet": lambda file, names: pd.DataFrame({"path": names}).to_parquet(file),
     ".arrow": lambda file, names: pd.DataFrame({"path": names}).to_feather(file),

@@ -3,18 +3,37 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import ipaddress
+import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
+import httpx
 import psutil
 import pytest
+from pydantic import ValidationError
 
-from serve_app.errors import CaptionServeError, FetchFailed, ImageTooLarge, UrlNotAllowed
+from serve_app.args import AppArgs
+from serve_app.errors import (
+    CaptionServeError,
+    FetchFailed,
+    FetchTimedOut,
+    FetchUnavailable,
+    ImageTooLarge,
+    UrlNotAllowed,
+)
+from serve_app.http import create_app
 from serve_app.limits import Limits
+from serve_app.pipeline import CaptionPipeline
+from serve_app.service import CaptionService
 from serve_app.service.addresses import allowed
 from serve_app.service.fetch import Fetcher
+from tests.unit.fakes import RuleGenerator
+from tests.unit.test_api import PNG, echo
 
 HERE = Limits(
     fetch_hosts=("127.0.0.1", "*.example.org", "example.org"),
@@ -173,18 +192,18 @@ async def _silent(head: bytes, writer: asyncio.StreamWriter) -> None:
 
 BAD: dict[str, tuple[Any, type[CaptionServeError]]] = {
     "404": (b"HTTP/1.1 404 Not Found\r\n\r\nsecret", FetchFailed),
-    "500": (b"HTTP/1.1 500 Oh\r\n\r\nsecret", FetchFailed),
+    "500": (b"HTTP/1.1 500 Oh\r\n\r\nsecret", FetchUnavailable),
     "too long": (b"HTTP/1.1 200 OK\r\nContent-Length: 5000\r\n\r\n", ImageTooLarge),
     "longer than told": (b"HTTP/1.1 200 OK\r\n\r\n" + b"x" * 5000, ImageTooLarge),
     "compressed": (b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: 5\r\n\r\nimage", FetchFailed),
-    "no HTTP": (b"hello\r\n\r\n", FetchFailed),
-    "nothing": (b"", FetchFailed),
-    "cut": (b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\nimage", FetchFailed),
-    "bad chunks": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", FetchFailed),
-    "bad length": (b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\nimage", FetchFailed),
-    "endless header": (b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 100_000, FetchFailed),
-    "trickle": (_trickle, FetchFailed),
-    "silent": (_silent, FetchFailed),
+    "no HTTP": (b"hello\r\n\r\n", FetchUnavailable),
+    "nothing": (b"", FetchUnavailable),
+    "cut": (b"HTTP/1.1 200 OK\r\nContent-Length: 50\r\n\r\nimage", FetchUnavailable),
+    "bad chunks": (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", FetchUnavailable),
+    "bad length": (b"HTTP/1.1 200 OK\r\nContent-Length: -5\r\n\r\nimage", FetchUnavailable),
+    "endless header": (b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 100_000, FetchUnavailable),
+    "trickle": (_trickle, FetchTimedOut),
+    "silent": (_silent, FetchTimedOut),
 }
 
 
@@ -201,7 +220,7 @@ async def test_bad_server_is_one_sentence_and_leaves_no_socket(name: str) -> Non
 async def test_nobody_listens() -> None:
     async with server(OK) as (port, _):
         pass
-    with pytest.raises(FetchFailed, match="cannot be reached"):
+    with pytest.raises(FetchUnavailable, match="cannot be reached"):
         await Fetcher().fetch(f"http://127.0.0.1:{port}/", HERE)
 
 
@@ -221,7 +240,7 @@ async def test_peer_that_never_shakes_hands_leaves_no_socket() -> None:
     listening = await asyncio.start_server(connected, "127.0.0.1", 0)
     port = listening.sockets[0].getsockname()[1]
     limits = Limits(fetch_hosts=HERE.fetch_hosts, fetch_networks=HERE.fetch_networks, fetch_timeout_s=0.5)
-    with pytest.raises(FetchFailed, match="did not respond within"):
+    with pytest.raises(FetchTimedOut, match="did not respond within"):
         await Fetcher().fetch(f"https://127.0.0.1:{port}/", limits)
     assert connections_to(port) == 0
     listening.close()
@@ -236,3 +255,98 @@ async def test_an_address_of_a_listed_network_is_fetched_at_any_port() -> None:
     async with server(answer) as (port, _):
         limits = Limits(fetch_hosts=("*",), fetch_networks=("127.0.0.0/8",))
         assert await Fetcher().fetch(f"http://127.0.0.1:{port}/", limits) == b"image"
+
+
+@asynccontextmanager
+async def api(limits: Limits) -> AsyncIterator[httpx.AsyncClient]:
+    service = CaptionService(CaptionPipeline(RuleGenerator(echo)), limits)
+    transport = httpx.ASGITransport(create_app(service), raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://test", timeout=60) as client:
+        yield client
+    service.close()
+
+
+async def test_names_whose_server_is_silent_keep_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twelve of them took the threads that parse requests: an ordinary one lasted 14.5 s."""
+    real = socket.getaddrinfo
+
+    def look_up(host: str, *rest: Any, **named: Any) -> Any:
+        if host.endswith(".dead"):
+            time.sleep(1)
+        return real(host, *rest, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    async with api(Limits(fetch_hosts=("*",), default_strategy="classic")) as client:
+        urls = [f"http://{number}.dead/a.png" for number in range(30)]
+        dead = [asyncio.create_task(client.post("/v1/captions", json={"image": url, "timeout_s": 0.2})) for url in urls]
+        await asyncio.sleep(0.05)
+        start = time.perf_counter()
+        answer = await client.post("/v1/captions", json={"image": base64.b64encode(PNG).decode(), "detail": "low"})
+        assert (answer.status_code, time.perf_counter() - start < 0.5) == (200, True)
+        assert {(await task).status_code for task in dead} == {504}
+
+
+async def test_options_are_checked_before_anything_is_fetched_and_its_time_counts() -> None:
+    """A slow server's image came after four times the request's limit, and `total` had 7 ms."""
+    asked = []
+
+    async def answer(request: bytes, writer: asyncio.StreamWriter) -> None:
+        asked.append(request)
+        await asyncio.sleep(0.3)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(PNG) + PNG)
+
+    async with server(answer) as (port, _), api(HERE.model_copy(update={"max_image_bytes": 100_000})) as client:
+        image = {"image": f"http://127.0.0.1:{port}/a.png"}
+        assert (await client.post("/v1/captions", json={**image, "detail": "nonsense"})).status_code == 422
+        assert asked == []
+        late = await client.post("/v1/captions", json={**image, "timeout_s": 0.1})
+        assert late.status_code == 504
+        fine = await client.post("/v1/captions", json={**image, "detail": "low"})
+        assert fine.json()["timings_ms"]["total"] >= fine.json()["timings_ms"]["intake"] >= 300
+    assert b"User-Agent: caption-serve/" in asked[-1]
+
+
+async def test_images_of_a_chat_are_fetched_together() -> None:
+    """Six slow ones came one after the other."""
+
+    async def answer(_: bytes, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.3)
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(PNG) + PNG)
+
+    async with server(answer) as (port, _), api(HERE.model_copy(update={"max_image_bytes": 100_000})) as client:
+        parts = [{"type": "image_url", "image_url": {"url": f"http://127.0.0.1:{port}/{n}.png"}} for n in range(6)]
+        body = {"model": "fake", "messages": [{"role": "user", "content": parts}]}
+        start = time.perf_counter()
+        assert (await client.post("/v1/chat/completions", json=body)).status_code == 200
+        assert time.perf_counter() - start < 1.5
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"fetch_networks": ["10.0.0.0/33"]}, {"fetch_networks": ["banana"]}, {"fetch_proxy": "squid:3128"},
+        {"fetch_ca_file": "/none"}, {"cors_origins": ["https://a.example/"]}, {"cors_origins": ["a.example"]},
+    ],
+)  # fmt: skip
+def test_settings_that_cannot_work_fail_the_start(settings: dict[str, Any]) -> None:
+    """A typing error passed, and every URL was a 500 then."""
+    with pytest.raises(ValidationError):
+        AppArgs(**settings)
+    live = {name: value for name, value in settings.items() if name != "cors_origins"}
+    if live:
+        with pytest.raises(ValidationError):
+            AppArgs().reconfigured(live)
+
+
+async def test_a_proxy_fetches_and_addresses_are_checked_all_the_same() -> None:
+    async def proxy(request: bytes, writer: asyncio.StreamWriter) -> None:
+        assert request.startswith(b"GET http://images.example"), request
+        writer.write(OK)
+
+    async with server(proxy) as (port, asked):
+        limits = Limits(fetch_hosts=("*",), fetch_proxy=f"http://127.0.0.1:{port}", fetch_contact="me@example.org")
+        assert await Fetcher().fetch("http://images.example/a.png", limits) == b"image"
+        assert len(asked) == 1
+        with pytest.raises(UrlNotAllowed):
+            await Fetcher().fetch("http://169.254.169.254/latest", limits)
+        assert len(asked) == 1
