@@ -62,6 +62,7 @@ def config(port: int, delay_s: float = DELAY_S) -> dict[str, Any]:
     whole["http_options"]["port"] = port
     (captions,) = whole["applications"] = [one for one in whole["applications"] if one["name"] == "captions"]
     captions["args"] = {"engine": "instant", "instant_delay_s": delay_s, "default_strategy": "classic"}
+    captions["deployments"] = [one for one in captions["deployments"] if one["name"] != "Matcher"]
     for deployment in captions["deployments"]:
         del deployment["autoscaling_config"]
         deployment.update(num_replicas=WORKERS, health_check_period_s=2, health_check_timeout_s=3)

@@ -65,6 +65,7 @@ def config(port: int, args: dict[str, Any], captioners: int) -> dict[str, Any]:
     whole["proxy_location"] = "HeadOnly"
     (captions,) = whole["applications"] = [one for one in whole["applications"] if one["name"] == "captions"]
     captions["args"] = {"default_strategy": "classic", **args}
+    captions["deployments"] = [one for one in captions["deployments"] if one["name"] != "Matcher"]
     for deployment, replicas in zip(captions["deployments"], (1, captioners), strict=True):
         del deployment["autoscaling_config"]
         deployment["num_replicas"] = replicas

@@ -175,7 +175,7 @@ class Scores:
     """
 
     def __init__(self, matcher: Matcher | None, pixels: Pixels, deadline: Deadline, support: Support) -> None:
-        self.loss = "" if matcher is not None else "no matcher is deployed"
+        self.loss = ""
         self.agreement = Agreement()
         self._matcher = matcher
         self._pixels = pixels

@@ -109,7 +109,8 @@ def test_admission_lets_in_enough_for_the_service_to_grow() -> None:
 
     config = yaml.safe_load((CONFIGS[0].parent / "serve.yaml").read_text(encoding="utf-8"))
     application = config["applications"][0]
-    ingress, captioner = application["deployments"]
+    ingress, captioner, matcher = application["deployments"]
+    assert matcher["autoscaling_config"]["max_replicas"] == captioner["autoscaling_config"]["max_replicas"]
     args = AppArgs.model_validate(application["args"]).reconfigured(ingress["user_config"])
     asked = parse_options({}, args.limits())
     usual = PLANS[asked.strategy].work(asked, Presets())

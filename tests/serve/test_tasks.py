@@ -35,12 +35,13 @@ def test_grounded_is_the_default_and_every_clause_has_a_score(service: Service) 
     assert all(variant["score"] is not None for variant in body["variants"])
 
 
-def test_without_a_matcher_the_answer_says_what_stood_in(service: Service) -> None:
+def test_without_a_matcher_nothing_is_missing_and_the_fingerprint_says_so(service: Service) -> None:
     with service.client() as client:
         body = client.post("/spread/v1/captions", files={"image": SCENE}, data={"detail": "low"}).json()
         refused = client.post("/spread/v1/matches", files={"image": SCENE}, data={"texts": ["a dog"]})
     assert body["caption"]
-    assert any(loss.startswith("matcher: ") for loss in body["degraded"])
+    assert body["degraded"] == []
+    assert body["fingerprint"].split(".")[2] == "none"
     assert refused.status_code == 404
     assert "`matcher`" in refused.json()["detail"]
 

@@ -66,7 +66,7 @@ def test_a_caption_whose_matcher_was_lost_says_so() -> None:
     def of(matcher: RuleMatcher | None) -> str:
         pipeline = CaptionPipeline(RuleGenerator(lambda prompt: "a dog on a couch"), matcher=matcher)
         result = asyncio.run(pipeline.caption(PIXELS, options(strategy="grounded", rounds=1)))
-        assert bool(result.degraded) == (not isinstance(matcher, NamedMatcher))
+        assert bool(result.degraded) == isinstance(matcher, LostMatcher)
         return result.fingerprint
 
     assert of(NamedMatcher(lambda text: 0.9)).split(".")[2] == "22222222"

@@ -281,12 +281,20 @@ def test_groups_fit_the_deployments(name: str) -> None:
         surge = 1 + config.get("max_surge_percent", 0) / 100
         # The page has no group of its own.
         page = deployments(name)["Page"]["ray_actor_options"]["num_cpus"] if deployment == "Ingress" else 0
-        cpus, size = options["num_cpus"], float(start["num-cpus"])
+        # A matcher of the config has its place beside a captioner.
+        beside = deployments(name).get("Matcher") if deployment == "Captioner" else None
+        beside_options = beside["ray_actor_options"] if beside else {}
+        if beside is not None and options.get("num_gpus"):
+            assert beside["autoscaling_config"]["max_replicas"] == most
+            assert beside["max_replicas_per_node"] == 1
+        else:
+            beside_options = {}
+        cpus, size = options["num_cpus"] + beside_options.get("num_cpus", 0), float(start["num-cpus"])
         assert group["maxReplicas"] * size >= most * surge * cpus + page
         least = scaling.get("min_replicas", config.get("num_replicas", 1))
         assert group["minReplicas"] == group["replicas"] == -(-(least * cpus + page) // size)
         limits = group["template"]["spec"]["containers"][0]["resources"]["limits"]
-        assert float(limits.get("nvidia.com/gpu", 0)) == options.get("num_gpus", 0)
+        assert float(limits.get("nvidia.com/gpu", 0)) == options.get("num_gpus", 0) + beside_options.get("num_gpus", 0)
 
 
 @every_service
