@@ -90,6 +90,9 @@ class AppArgs(Limits, EngineSettings):
         description="Redis in which all ingress replicas count what API keys use, such as redis://redis:6379/1; "
         "None: each counts its share",
     )
+    allowed_hosts: tuple[str, ...] = Field(
+        (), description="names (without port) for which requests are answered, *.example.org for all below; none: any"
+    )
     cors_origins: tuple[str, ...] = Field((), description="origins whose web pages may call the API; * for all")
 
     admission_depth: float = Field(

@@ -168,6 +168,30 @@ def key(
         typer.echo(f"For the key file: {line}", err=True)
 
 
+@app.command()
+def mcp(
+    model: Annotated[str, typer.Option(help="demo, a local directory, or a hub id")] = "demo",
+    matcher: Annotated[str | None, typer.Option(help=MATCHER)] = None,
+    answerer: Annotated[str | None, typer.Option(help="model for questions; none disables it")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
+    fetch_host: Annotated[list[str] | None, typer.Option(help="host whose images may be fetched by URL")] = None,
+) -> None:
+    """Offer agents of this machine tools that look at its files: MCP over stdin and stdout."""
+    from serve_app.cli.mcp import serve_mcp  # brings torch
+
+    args = AppArgs(
+        model=model,
+        matcher=matcher_for(model, matcher),
+        answerer=matcher_for(model, answerer),
+        device=device,
+        fetch_hosts=tuple(fetch_host or ()),
+    )
+    try:
+        serve_mcp(args)
+    except ModelError as error:
+        _stop(error.message)
+
+
 app.command()(batch)
 
 

@@ -74,6 +74,7 @@ class IngressReplica:
             self._tasks,
             keys=self._keys,
             cors_origins=self._args.cors_origins,
+            allowed_hosts=self._args.allowed_hosts,
             send_request_id=False,  # Serve sends the header itself
         )
         app.add_middleware(DisconnectMiddleware)

@@ -17,6 +17,7 @@ from serve_app.http.mcp import mount_mcp
 from serve_app.http.middleware.access_log import AccessLogMiddleware
 from serve_app.http.middleware.gate import GateMiddleware
 from serve_app.http.middleware.guard import GuardMiddleware, check_of
+from serve_app.http.middleware.hosts import HostMiddleware
 from serve_app.http.middleware.request_id import RequestIdMiddleware
 from serve_app.http.middleware.security_headers import SecurityHeadersMiddleware
 from serve_app.http.routes import router
@@ -35,6 +36,7 @@ def create_app(
     *,
     keys: KeyStore | None = None,
     cors_origins: Sequence[str] = (),
+    allowed_hosts: Sequence[str] = (),
     send_request_id: bool = True,
 ) -> FastAPI:
     """Builds the application; routes reach the service through `app.state.service`.
@@ -68,6 +70,8 @@ def create_app(
             allow_headers=["*"],
             expose_headers=list(EXPOSED),
         )
+    if allowed_hosts:
+        app.add_middleware(HostMiddleware, hosts=allowed_hosts)
     app.add_middleware(SecurityHeadersMiddleware)
     app.add_middleware(AccessLogMiddleware, limits=lambda: service.limits)
     app.add_middleware(RequestIdMiddleware, respond=send_request_id)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 from fastapi import FastAPI
 from mcp.server.mcpserver import MCPServer
@@ -25,17 +25,29 @@ from serve_app.http import problems
 from serve_app.http.body import OVERHEAD_BYTES, read_bounded
 from serve_app.http.disconnect import ClientGone, while_connected
 from serve_app.http.json_size import check_json_size
+from serve_app.http.paths import MCP
 from serve_app.options import constraints, given, offered, signed
+from serve_app.service.captions import CaptionService
+from serve_app.service.fetch import Fetcher
 from serve_app.service.sources import RemoteImage, image_of
 from serve_app.service.tasks import TaskService
 from serve_app.tasks import TASKS, Task
 
-PATH = "/mcp"
 INSTRUCTIONS = "Tools that look at an image for you and say in words what is in it."
 
 IMAGE = "data URI or base64 of the file; or an http(s) URL, if the service fetches those"
 
-Body = TypeVar("Body", bound=BaseModel)
+Find = Callable[[str], Awaitable[bytes | RemoteImage]]
+_NOT_OFFERED = (
+    "prompts/list",
+    "prompts/get",
+    "resources/list",
+    "resources/read",
+    "resources/templates/list",
+    "resources/subscribe",
+    "resources/unsubscribe",
+)
+"""Methods of the protocol that the SDK has handlers for, with nothing behind them."""
 
 
 class ToolCaption(BaseModel):
@@ -54,7 +66,8 @@ def mount_mcp(app: FastAPI, allowed_origins: Sequence[str] = ()) -> None:
 
     Web pages may call it from `allowed_origins` only, "*" for all.
     """
-    server = _server(app)
+    fetcher: Fetcher = app.state.fetcher
+    server = tool_server(app.state.service, app.state.tasks, lambda image: image_of(image, fetcher), IMAGE)
 
     async def checked(request: Request) -> Response:
         origin = request.headers.get("origin")
@@ -69,7 +82,7 @@ def mount_mcp(app: FastAPI, allowed_origins: Sequence[str] = ()) -> None:
         check_json_size(body)
         return _Exchange(server, request, bytes(body))
 
-    app.add_route(PATH, checked, methods=["POST"], include_in_schema=False)
+    app.add_route(MCP, checked, methods=["POST"], include_in_schema=False)
 
 
 class _Exchange(Response):
@@ -110,24 +123,24 @@ def _own(request: Request) -> str:
     return f"{request.url.scheme}://{request.headers.get('host', '')}"
 
 
-def _server(app: FastAPI) -> MCPServer:
+def tool_server(captions: CaptionService, tasks: TaskService, find: Find, image_is: str) -> MCPServer:
+    """The tools, over any transport. `find` makes an image of their argument `image`, which `image_is` describes."""
     # Else each request is logged in several lines.
     logging.getLogger("mcp").setLevel(logging.WARNING)
     server = MCPServer("caption-serve", log_level="WARNING", version=serve_app.__version__, instructions=INSTRUCTIONS)
+    for method in _NOT_OFFERED:  # what has a handler is announced
+        server._lowlevel_server._request_handlers.pop(method, None)
     reads = ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=False)
 
-    async def caption_image(
-        image: Annotated[str, Field(description=IMAGE)], **options: Any
-    ) -> Annotated[CallToolResult, ToolCaption]:
+    async def caption_image(image: str, **options: Any) -> Annotated[CallToolResult, ToolCaption]:
         """Look at an image and get a long, accurate description of what is in it.
 
         Use it whenever you have an image that you cannot see yourself. The text is the caption; the structured content
         has its clauses with where each came from, what was left out for a contradiction, and what is missing, if
         anything.
         """
-        service = app.state.service
         try:
-            body = await service.caption(await image_of(image, app.state.fetcher), given(options))
+            body = await captions.caption(await find(image), given(options))
         except CaptionServeError as error:
             raise ToolError(error.message) from error
         found = ToolCaption.model_validate(body, from_attributes=True)
@@ -135,39 +148,35 @@ def _server(app: FastAPI) -> MCPServer:
             content=[TextContent(type="text", text=body.caption)], structured_content=found.model_dump()
         )
 
+    caption_image.__annotations__["image"] = Annotated[str, Field(description=image_is)]
     described = {
         name: Annotated[(field.annotation, *constraints(field), Field(description=field.description))]
         for name, field in offered("mcp").items()
     }
     server.tool(title="Describe an image", annotations=reads)(signed(caption_image, described))
 
-    tasks: TaskService = app.state.tasks
     for task in TASKS:
         if task.tool is not None and task.name in tasks.names:
-            server.tool(task.tool.name, task.tool.title, task.tool.description, annotations=reads)(_tool(app, task))
+            tool = _tool(tasks, task, find, image_is)
+            server.tool(task.tool.name, task.tool.title, task.tool.description, annotations=reads)(tool)
     return server
 
 
-def _tool(app: FastAPI, task: Task) -> Callable[..., Any]:
+def _tool(tasks: TaskService, task: Task, find: Find, image_is: str) -> Callable[..., Any]:
     tool = task.tool
     assert tool is not None
     subject = task.options.model_fields[task.subject]
     described: Any = Annotated[(subject.annotation, *subject.metadata, Field(description=subject.description))]
 
-    async def answer(image: Annotated[str, Field(description=IMAGE)], **options: Any) -> CallToolResult:
-        tasks: TaskService = app.state.tasks
-        body = await _asked(app, image, lambda data: getattr(tasks, task.method)(data, options))
+    async def answer(image: str, **options: Any) -> CallToolResult:
+        try:
+            body: BaseModel = await getattr(tasks, task.method)(await find(image), options)
+        except CaptionServeError as error:
+            raise ToolError(error.message) from error
         return CallToolResult(
             content=[TextContent(type="text", text=tool.text(body))], structured_content=body.model_dump()
         )
 
+    answer.__annotations__["image"] = Annotated[str, Field(description=image_is)]
     returns: Any = Annotated[CallToolResult, task.body]
     return signed(answer, {task.subject: described}, required=True, returns=returns)
-
-
-async def _asked(app: FastAPI, image: str, task: Callable[[bytes | RemoteImage], Awaitable[Body]]) -> Body:
-    """What `task` makes of the image. Raises `ToolError`."""
-    try:
-        return await task(await image_of(image, app.state.fetcher))
-    except CaptionServeError as error:
-        raise ToolError(error.message) from error

@@ -6,6 +6,8 @@ from starlette.types import Scope
 
 BATCH = "/v1/captions/batch"
 """The route for several images."""
+MCP = "/mcp"
+"""The route for agents."""
 
 
 def route_path(scope: Scope) -> str:

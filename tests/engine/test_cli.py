@@ -7,6 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+from mcp.client.client import Client
+from mcp.client.stdio import StdioServerParameters
+
 from lab import held_out
 from lab.objects import nouns_in
 
@@ -54,3 +57,19 @@ def test_bad_options_and_models_are_one_sentence() -> None:
         assert told in done.stderr
         assert done.stdout == ""
         assert "Traceback" not in done.stderr
+
+
+async def test_agents_of_this_machine_look_at_its_files() -> None:
+    """Over HTTP a model has to write the image itself, 16,000 characters of it; a path was "not valid base64"."""
+    server = StdioServerParameters(command=COMMAND, args=["mcp"])
+    async with Client(server) as client:
+        tools = {tool.name for tool in (await client.list_tools()).tools}
+        assert tools == {"caption_image", "answer_question", "match_texts"}
+        found = await client.call_tool("caption_image", {"image": str(held_out.SAMPLE), "detail": "low"})
+        assert not found.is_error
+        assert "hamburger" in str(found.content[0])
+        missing = await client.call_tool("caption_image", {"image": "/none/photo.jpg"})
+        assert missing.is_error
+        assert "there is no file" in str(missing.content[0])
+        fetched = await client.call_tool("caption_image", {"image": "https://example.org/a.jpg"})
+        assert "does not fetch URLs" in str(fetched.content[0])

@@ -37,7 +37,7 @@ MAY_IMPORT = {
     "local": {*EVERYONES, "args", "engines", "pipeline", "service", "wiring"},
     "deployments": {*EVERYONES, "wiring", "args", "engines", "pipeline", "service", "http", "ui"},
     "batch": {*EVERYONES, "args", "instant", "local", "pipeline", "engine", "service", "deployments"},
-    "cli": {*EVERYONES, "args", "local", "pipeline", "engine", "service", "ui", "batch", "client"},
+    "cli": {*EVERYONES, "args", "local", "pipeline", "engine", "service", "http", "ui", "batch", "client"},
     "app": {"args", "deployments"},
 }
 FORBIDDEN = {

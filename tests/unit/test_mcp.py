@@ -204,3 +204,37 @@ async def test_where_their_models_run_an_agent_can_ask_and_compare() -> None:
     assert compared.structured_content["matches"][0]["probability"] == 0.9
     assert compared.content[0].text == "0.900 a dog\n0.100 a cat"
     assert wrong.is_error
+
+
+async def test_a_page_whose_name_leads_here_is_refused() -> None:
+    """DNS rebinding: such a page's `Origin` is its own `Host`, and was let in."""
+    async with raw(allowed_hosts=("localhost", "127.0.0.1", "[::1]", "*.example.org")) as client:
+        for host, status in (
+            ("evil.example:8000", 421), ("localhost.evil.example", 421), ("example.org", 421), ("", 421),
+            ("localhost:8000", 200), ("127.0.0.1", 200), ("[::1]:8000", 200), ("LOCALHOST", 200),
+            ("a.example.org", 200),
+        ):  # fmt: skip
+            headers = {"host": host, "origin": f"http://{host}"}
+            assert (await client.post("/mcp", json=call(image=IMAGE), headers=headers)).status_code == status, host
+        refused = await client.post("/v1/captions", files={"image": PNG}, headers={"host": "evil.example"})
+        assert refused.status_code == 421
+        assert "allowed_hosts" in refused.json()["detail"]
+
+
+async def test_only_what_is_there_is_announced(url: str) -> None:
+    async with Client(url) as client:
+        capabilities = client.server_capabilities
+        assert capabilities.tools is not None
+        assert capabilities.prompts is None
+        assert capabilities.resources is None
+
+
+async def test_a_full_service_still_shakes_hands_and_the_tool_says_that_it_is_full() -> None:
+    """`initialize` and the list of tools were 503, so that agents took the server for broken."""
+    service = CaptionService(CaptionPipeline(RuleGenerator(echo)), Limits(), lambda: 1)
+    with service.admission.admit(1), running(service) as address:
+        async with Client(address) as client:
+            assert (await client.list_tools()).tools
+            found = await client.call_tool("caption_image", {"image": IMAGE})
+    assert found.is_error
+    assert "full" in str(found.content[0])

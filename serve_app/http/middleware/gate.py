@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from serve_app.errors import CaptionServeError, ImageTooLarge, Overloaded
 from serve_app.http.body import discard
 from serve_app.http.incoming import Incoming, Uploads
-from serve_app.http.paths import BATCH, route_path
+from serve_app.http.paths import BATCH, MCP, route_path
 from serve_app.service.captions import CaptionService
 from serve_app.tasks import TASKS
 
@@ -23,8 +23,9 @@ DISCARD_S = 5.0
 """How long a full service takes in the body of a request that it refuses."""
 
 
-_OTHERS = frozenset((*(task.path for task in TASKS if not task.by_captioner), BATCH))
-"""Routes whose work other deployments do, with queues of their own; batches wait for capacity."""
+_OTHERS = frozenset((*(task.path for task in TASKS if not task.by_captioner), BATCH, MCP))
+"""Routes whose work other deployments do, with queues of their own; batches wait for capacity, and agents are told by
+the tool."""
 
 
 class GateMiddleware:
