@@ -87,7 +87,8 @@ class AppArgs(Limits, EngineSettings):
     )
     redis_url: str | None = Field(
         None,
-        description="Redis in which all ingress replicas count what API keys use, such as redis://redis:6379/1; "
+        description="Redis in which all ingress replicas count what API keys use, and keep answers if "
+        "result_cache_entries is set, such as redis://redis:6379/1; "
         "None: each counts its share",
     )
     allowed_hosts: tuple[str, ...] = Field(

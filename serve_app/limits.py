@@ -72,6 +72,12 @@ class Limits(BaseModel):
         description="chats without an image, as clients' set-up checks send them: explain: an answer that says "
         "what the service does; reject: 400",
     )
+    result_cache_entries: int = Field(
+        0, ge=0, description="answers that an ingress replica keeps for the same image and options again; 0: none"
+    )
+    result_cache_shared: bool = Field(
+        False, description="whether an answer that was made for one API key is given to others"
+    )
     access_log: Literal["all", "errors", "none"] = Field(
         "all", description="requests that get a line in the log: all, errors (status 400 and above), or none"
     )

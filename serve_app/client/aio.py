@@ -51,7 +51,7 @@ class AsyncCaptionServe(BaseClient):
     ) -> None:
         """`api_key` is the environment's CAPTION_SERVE_API_KEY when it is not given."""
         super().__init__(base_url, api_key, timeout_s, max_retries)
-        self._http = http_client or httpx.AsyncClient(timeout=timeout_s)
+        self._http = http_client or httpx.AsyncClient(timeout=wire.patience(timeout_s))
         self._owned = http_client is None
         self._sleep = sleep
 
@@ -91,15 +91,16 @@ class AsyncCaptionServe(BaseClient):
         self, images: Iterable[Any], **options: Unpack[CaptionArguments]
     ) -> AsyncIterator[BatchLine]:
         """A line for each image as it is done; a bad image is a line with its error."""
-        async with self._opened(wire.batch(images, options)) as response:
-            with wire.reached():
-                async for line in response.aiter_lines():
-                    yield wire.batch_line(line)
+        for first, call in wire.batches(images, options):
+            async with self._opened(call) as response:
+                with wire.reached():
+                    async for line in response.aiter_lines():
+                        yield wire.batch_line(line, first)
 
     async def ready(self) -> bool:
         """True when the service has generated a moment ago."""
         try:
-            return (await self._http.get(f"{self._root}/readyz")).status_code == 200
+            return (await self._http.get(f"{self._root}/readyz", timeout=wire.READY_S)).status_code == 200
         except httpx.HTTPError:
             return False
 

@@ -51,7 +51,7 @@ class CaptionServe(BaseClient):
     ) -> None:
         """`api_key` is the environment's CAPTION_SERVE_API_KEY when it is not given."""
         super().__init__(base_url, api_key, timeout_s, max_retries)
-        self._http = http_client or httpx.Client(timeout=timeout_s)
+        self._http = http_client or httpx.Client(timeout=wire.patience(timeout_s))
         self._owned = http_client is None
         self._sleep = sleep
 
@@ -89,14 +89,15 @@ class CaptionServe(BaseClient):
 
     def caption_batch(self, images: Iterable[Any], **options: Unpack[CaptionArguments]) -> Iterator[BatchLine]:
         """A line for each image as it is done; a bad image is a line with its error."""
-        with self._opened(wire.batch(images, options)) as response, wire.reached():
-            for line in response.iter_lines():
-                yield wire.batch_line(line)
+        for first, call in wire.batches(images, options):
+            with self._opened(call) as response, wire.reached():
+                for line in response.iter_lines():
+                    yield wire.batch_line(line, first)
 
     def ready(self) -> bool:
         """True when the service has generated a moment ago."""
         try:
-            return (self._http.get(f"{self._root}/readyz")).status_code == 200
+            return (self._http.get(f"{self._root}/readyz", timeout=wire.READY_S)).status_code == 200
         except httpx.HTTPError:
             return False
 

@@ -48,6 +48,17 @@ class Call(Generic[Body]):
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
+CONNECT_S = 10.0
+READY_S = 10.0
+BATCH_IMAGES, BATCH_BYTES = 64, 50_000_000
+"""Of one request: below `max_batch_images` and `max_batch_bytes` as they are by default."""
+
+
+def patience(timeout_s: float) -> httpx.Timeout:
+    """A server that is not there is told soon, and one that works is waited for."""
+    return httpx.Timeout(timeout_s, connect=min(CONNECT_S, timeout_s))
+
+
 def caption(image: Any, options: Mapping[str, Any]) -> Call[CaptionBody]:
     return Call(CAPTIONS, CaptionBody, partial(_of_image, image, options))
 
@@ -56,8 +67,19 @@ def stream(image: Any, options: Mapping[str, Any]) -> Call[CaptionBody]:
     return replace(caption(image, options), headers=EVENT_STREAM)
 
 
-def batch(images: Iterable[Any], options: Mapping[str, Any]) -> Call[BatchLine]:
-    return Call(BATCH, BatchLine, partial(_of_images, images, options))
+def batches(images: Iterable[Any], options: Mapping[str, Any]) -> Iterator[tuple[int, Call[BatchLine]]]:
+    """Requests for the images, as many in each as a service takes by default, with the place of its first one."""
+    first, size, group = 0, 0, list[Any]()
+    for image in images:
+        file = named_bytes(image)
+        length = len(file[1])
+        if group and (len(group) == BATCH_IMAGES or size + length > BATCH_BYTES):
+            yield first, Call(BATCH, BatchLine, partial(_of_files, group, options))
+            first, size, group = first + len(group), 0, []
+        group.append(file)
+        size += length
+    if group:
+        yield first, Call(BATCH, BatchLine, partial(_of_files, group, options))
 
 
 def answer(image: Any, question: str, timeout_s: float | None) -> Call[AnswerBody]:
@@ -91,8 +113,8 @@ def _of_image(image: Any, options: Mapping[str, Any]) -> dict[str, Any]:
     return {"files": {"image": named_bytes(image)}, "data": form_fields(options)}
 
 
-def _of_images(images: Iterable[Any], options: Mapping[str, Any]) -> dict[str, Any]:
-    return {"files": [("image", named_bytes(image)) for image in images], "data": form_fields(options)}
+def _of_files(files: Sequence[Any], options: Mapping[str, Any]) -> dict[str, Any]:
+    return {"files": [("image", file) for file in files], "data": form_fields(options)}
 
 
 def _of_vectors(images: Iterable[Any], texts: Sequence[str]) -> dict[str, Any]:
@@ -133,9 +155,11 @@ def body_of(response: httpx.Response, body: type[Body]) -> Body:
         raise UnexpectedAnswer(f"The answer was no {body.__name__}.", response.status_code) from None
 
 
-def batch_line(line: str) -> BatchLine:
+def batch_line(line: str, first: int) -> BatchLine:
+    """The line of an image, whose place counts from that of its request's first one."""
     try:
-        return BatchLine.model_validate_json(line)
+        found = BatchLine.model_validate_json(line)
+        return found.model_copy(update={"index": first + found.index})
     except ValidationError:
         raise UnexpectedAnswer("A line of the answer cannot be read.", 200) from None
 

@@ -22,6 +22,7 @@ from serve_app.http.middleware.guard import check_of
 from serve_app.pipeline import CaptionPipeline
 from serve_app.service import FILE_VARIABLE, KEYS_VARIABLE, CaptionService, KeyStore, TaskService
 from serve_app.service.quota import Quota
+from serve_app.service.results import Results
 from serve_app.tasks import EMBEDDINGS, TASKS, Task
 from serve_app.types import Strategy
 from serve_app.wiring import pipeline_of
@@ -49,7 +50,8 @@ class IngressReplica:
         file = args.api_keys_file or os.environ.get(FILE_VARIABLE)
         self._keys = KeyStore(file, os.environ.get(KEYS_VARIABLE))
         quota = Quota(self._capacity.ingresses, args.redis_url)
-        self._service = CaptionService(self._pipeline(args), args.limits(), self._capacity, quota)
+        results = Results(args.redis_url)
+        self._service = CaptionService(self._pipeline(args), args.limits(), self._capacity, quota, results)
         self._tasks = TaskService(self._service, self._matcher, self._answerer)
 
     def reconfigure(self, user_config: Mapping[str, Any]) -> None:

@@ -47,6 +47,12 @@ def resolve(model: str, revision: str | None = None, task: ModelKind = CAPTIONIN
     return directory
 
 
+def shown_name(model: str) -> str:
+    """What answers call the model: of a directory its last part, since callers need not know where it lies."""
+    directory = _local(model) if model != DEMO_MODEL else None
+    return model if directory is None else directory.resolve().name
+
+
 def _local(model: str) -> Path | None:
     try:
         path = Path(model).expanduser()

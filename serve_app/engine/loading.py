@@ -18,7 +18,7 @@ from transformers.utils import logging as transformers_logging
 
 from serve_app.engine import blip
 from serve_app.engine.blip import ANSWERING, CAPTIONING, MATCHING, ModelKind
-from serve_app.engine.checkpoint import digest, read_json, resolve
+from serve_app.engine.checkpoint import digest, read_json, resolve, shown_name
 from serve_app.engine.precision import Precision
 from serve_app.errors import DeviceUnavailable, ModelError, ModelIncomplete, ModelUnsupported
 from serve_app.types import ModelInfo
@@ -95,7 +95,7 @@ def _load(
     config: Any = network.config
     height, width = blip.image_size(config.to_dict())
     info = ModelInfo(
-        name=model,
+        name=shown_name(model),
         image_height=height,
         image_width=width,
         max_positions=blip.positions(config),
@@ -113,7 +113,7 @@ def file_info(model: str, revision: str | None = None, kind: ModelKind = CAPTION
     directory = resolve(model, revision, kind)
     config = read_json(directory / "config.json", model)
     height, width = blip.image_size(config)
-    return ModelInfo(model, height, width, 0, "", "", digest(directory))
+    return ModelInfo(shown_name(model), height, width, 0, "", "", digest(directory))
 
 
 def image_size(model: str, revision: str | None = None) -> tuple[int, int]:

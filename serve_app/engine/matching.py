@@ -18,7 +18,7 @@ from serve_app.engine.batcher import Batcher
 from serve_app.engine.image_states import ImageStates, encoder_of
 from serve_app.engine.loading import LoadedModel
 from serve_app.engine.pixels import Normalizer
-from serve_app.errors import PromptTooLong
+from serve_app.errors import GenerationFailed, PromptTooLong
 from serve_app.types import Match, ModelInfo, Pixels
 
 ROW_TOKENS = 512
@@ -195,8 +195,11 @@ class MatchEngine:
 
 
 def _probabilities(logits: torch.Tensor) -> list[float]:
-    """[texts, 2] (no match, match) → the probability of a match."""
-    return list(torch.softmax(logits.float(), dim=-1)[:, 1].tolist())
+    """[texts, 2] (no match, match) → the probability of a match. Raises `GenerationFailed`."""
+    found = torch.softmax(logits.float(), dim=-1)[:, 1]
+    if not bool(found.isfinite().all()):
+        raise GenerationFailed("The matcher's numbers overflowed; bfloat16 or float32 holds them.")
+    return list(found.tolist())
 
 
 def _rows(job: int, texts: Sequence[list[int]]) -> list[_Pair]:

@@ -44,6 +44,7 @@ def create_app(
     `send_request_id=False` leaves the response header `x-request-id` to a server that sets it itself.
     """
     app = FastAPI(title="caption-serve", version=serve_app.__version__, description=description.TEXT, redoc_url=None)
+    app.router.redirect_slashes = False  # behind a proxy the address would be another one
     app.state.service = service
     app.state.tasks = tasks or TaskService(service)
     app.state.fetcher = Fetcher()

@@ -97,7 +97,9 @@ async def captions(request: Request) -> Response:
         image, options = await read_caption_request(request, service.limits, request.app.state.fetcher)
         if wants_events(request):
             return await event_response(request, service.events(image, options, request_id(request.scope)))
-        body = await while_connected(request, service.caption(image, options, request_id(request.scope)))
+        fresh = "no-cache" in request.headers.get("cache-control", "").lower()
+        work = service.caption(image, options, request_id(request.scope), fresh=fresh)
+        body = await while_connected(request, work)
     except (ClientGone, ClientDisconnect):
         return Response(status_code=problems.CLIENT_CLOSED_REQUEST)
     return JSONResponse(body.model_dump())
@@ -126,11 +128,13 @@ async def batch(request: Request) -> Response:
     return batch_response(request, service, parts, options)
 
 
+@router.head("/healthz", include_in_schema=False)
 @router.get("/healthz", response_class=PlainTextResponse, summary="The process lives")
 async def healthz() -> str:
     return "ok"
 
 
+@router.head("/readyz", include_in_schema=False)
 @router.get(
     "/readyz",
     response_class=PlainTextResponse,

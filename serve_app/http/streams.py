@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import re
 from collections.abc import AsyncGenerator
 
 from sse_starlette import EventSourceResponse, ServerSentEvent
@@ -28,13 +29,16 @@ EVENT_STREAM = "text/event-stream"
 NDJSON = "application/x-ndjson"
 _HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
 
+_REFUSED = re.compile(r";q=0(\.0*)?(;|$)")
+"""A weight of 0 says that a type is not wanted (RFC 9110, 12.4.2)."""
+
 Events = AsyncGenerator[StepEvent | ResultEvent, None]
 
 
 def wants_events(request: Request) -> bool:
     """True when the caller accepts server-sent events."""
-    kinds = request.headers.get("accept", "").lower().split(",")
-    return any(kind.partition(";")[0].strip() == EVENT_STREAM for kind in kinds)
+    kinds = request.headers.get("accept", "").lower().replace(" ", "").split(",")
+    return any(kind.partition(";")[0] == EVENT_STREAM and not _REFUSED.search(kind) for kind in kinds)
 
 
 async def event_response(request: Request, events: Events) -> Response:

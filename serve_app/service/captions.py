@@ -7,7 +7,7 @@ import contextlib
 import math
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
@@ -21,9 +21,10 @@ from serve_app.service import images
 from serve_app.service.admission import Admission
 from serve_app.service.bodies import caption_body, step_event
 from serve_app.service.budget import Budget
-from serve_app.service.quota import Quota
+from serve_app.service.quota import CALLER, Quota
 from serve_app.service.readiness import Readiness
 from serve_app.service.record import RECORD
+from serve_app.service.results import Results, key_of
 from serve_app.service.sources import RemoteImage
 from serve_app.steps import Captioner, OnStep, Step
 from serve_app.types import STRATEGIES, CaptionOptions, ModelInfo, Pixels, Strategy
@@ -43,6 +44,7 @@ class CaptionService:
         limits: Limits | None = None,
         capacity: Callable[[], float] = lambda: math.inf,
         quota: Quota | None = None,
+        results: Results | None = None,
     ) -> None:
         """`capacity` is how much work (see `Captioner.work`) may be in progress."""
         self.limits = limits or Limits()
@@ -51,6 +53,7 @@ class CaptionService:
         self.readiness = Readiness(captioner)
         self.admission = Admission(capacity)
         self.quota = quota or Quota()
+        self._results = results or Results()
         self._captioner = captioner
         self.bodies = Budget()
         """Memory of the bodies of requests in progress."""
@@ -88,8 +91,11 @@ class CaptionService:
         *,
         background: bool = False,
         queue_until: Deadline | None = None,
+        fresh: bool = False,
     ) -> CaptionBody:
         """Captions bytes, a PIL image or a uint8 array. Raises `RequestError`s and `ServiceError`s.
+
+        The same bytes and options may get an answer that was kept (`result_cache_entries`), unless it is to be `fresh`.
 
         `background` work is admitted into half of the capacity only. With `queue_until` it waits for capacity until
         then, instead of raising `Overloaded`.
@@ -97,8 +103,31 @@ class CaptionService:
         resolved = parse_options(dict(options), self.limits)
         name = request_id or uuid.uuid4().hex
         image, resolved, took_s = await self._fetched(image, resolved)
-        async with self._admitted(self._captioner.work(resolved), background, queue_until):
-            return await self._run(image, resolved, name, until=queue_until or NEVER, took_s=took_s)
+
+        async def make() -> CaptionBody:
+            async with self._admitted(self._captioner.work(resolved), background, queue_until):
+                return await self._run(image, resolved, name, until=queue_until or NEVER, took_s=took_s)
+
+        if not self.limits.result_cache_entries or fresh or not isinstance(image, bytes):
+            return await make()
+        return await self._kept(image, resolved, name, make)
+
+    async def _kept(
+        self, image: bytes, options: CaptionOptions, request_id: str, make: Callable[[], Awaitable[CaptionBody]]
+    ) -> CaptionBody:
+        """The answer to the same request before, or else the one that `make` makes."""
+        start, caller = time.perf_counter(), CALLER.get()
+        async with Deadline.after(options.timeout_s).enforced(UNREAD):
+            fingerprint = await self.fingerprint(options.strategy)
+        owner = "" if caller is None or self.limits.result_cache_shared else caller.key.name
+        key = key_of(image, options, fingerprint, owner)
+        body, hit = await self._results.get(key, self.limits.result_cache_entries, make)
+        if (record := RECORD.get()) is not None:
+            record.cache = "hit" if hit else "miss"
+        if not hit:
+            return body
+        total_ms = round((time.perf_counter() - start) * 1000, 1)
+        return body.model_copy(update={"id": request_id, "timings_ms": {"total": total_ms}})
 
     async def _fetched(self, image: Any, options: CaptionOptions) -> tuple[Any, CaptionOptions, float]:
         """The image, the options with the time that is left, and the seconds that fetching took."""

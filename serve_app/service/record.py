@@ -15,6 +15,8 @@ class Record:
     strategy: str | None = None
     degraded: int = 0
     """Captions that lack something."""
+    cache: str | None = None
+    """`hit` or `miss`, of the answer to a request for one caption; None if answers are not kept."""
 
 
 RECORD: ContextVar[Record | None] = ContextVar("record", default=None)

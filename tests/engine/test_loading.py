@@ -36,6 +36,11 @@ def test_embedded_model_loads_and_is_small() -> None:
     assert sum(file.stat().st_size for file in DEMO_DIRECTORY.iterdir()) < 12_000_000
 
 
+def test_answers_do_not_tell_where_a_model_lies(copy: Path) -> None:
+    """The name of a directory's model was its whole path, in every answer and in the list of models."""
+    assert load(str(copy)).info.name == copy.name
+
+
 def test_local_directory_loads_like_the_embedded_model(copy: Path) -> None:
     assert load(str(copy)).info.image_width == 128
 

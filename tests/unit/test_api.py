@@ -394,3 +394,17 @@ async def test_generator_that_does_not_come_up_is_out_of_time_and_not_a_hang() -
         response = await client.post("/v1/captions", files={"image": PNG}, data={"timeout_s": "0.1"})
     service.close()
     assert_problem(response, 504)
+
+
+async def test_small_things_of_http() -> None:
+    """HEAD of the health checks was 405, a slash behind led elsewhere, and a refused event stream was sent."""
+    async with api() as (client, _):
+        for path in ("/healthz", "/readyz"):
+            assert (await client.head(path)).status_code == 200
+        assert_problem(await client.post("/v1/captions/", files={"image": PNG}), 404)
+        for accept, kind in (
+            ("text/event-stream;q=0, */*", "application/json"),
+            ("text/event-stream; q=0.5", "text/event-stream"),
+        ):
+            answer = await client.post("/v1/captions", files={"image": PNG}, headers={"accept": accept})
+            assert answer.headers["content-type"].startswith(kind)

@@ -125,6 +125,18 @@ async def test_stream_ends_with_the_result() -> None:
     assert isinstance(events[-1], ResultEvent)
 
 
+async def test_more_images_than_a_request_may_have_go_in_several() -> None:
+    """All files were read into memory and sent at once, and 65 were refused."""
+
+    async def use(client: AsyncCaptionServe) -> list[int]:
+        images = (PNG if number % 50 else b"nothing" for number in range(130))
+        lines = [line async for line in client.caption_batch(images, detail="low", strategy="basic")]
+        assert sorted(line.index for line in lines if line.error) == [0, 50, 100]
+        return [line.index for line in lines]
+
+    assert sorted(await with_app(use)) == list(range(130))
+
+
 async def test_batch_lines_come_with_their_errors() -> None:
     async def use(client: AsyncCaptionServe) -> dict[int, Any]:
         return {line.index: line async for line in client.caption_batch([PNG, b"nothing"], detail="low")}

@@ -6,6 +6,7 @@ import logging
 import time
 from collections.abc import Callable
 
+from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from serve_app.http.middleware.request_id import request_id
@@ -28,7 +29,7 @@ class AccessLogMiddleware:
         self._limits = limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or self._limits().access_log == "none":
+        if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
         start, status, received, sent = time.perf_counter(), CLIENT_GONE, 0, 0
@@ -44,6 +45,8 @@ class AccessLogMiddleware:
             nonlocal status, sent
             if message["type"] == "http.response.start":
                 status = message["status"]
+                if record.cache is not None:
+                    MutableHeaders(scope=message)["x-cache"] = record.cache
             sent += len(message.get("body", b""))
             await send(message)
 
@@ -58,7 +61,9 @@ class AccessLogMiddleware:
             self._log(scope, status, (time.perf_counter() - start) * 1000, received, sent, record)
 
     def _log(self, scope: Scope, status: int, ms: float, received: int, sent: int, record: Record) -> None:
-        if status < 400 and (self._limits().access_log == "errors" or scope["path"].endswith(QUIET_PATHS)):
+        wanted = self._limits().access_log
+        quiet = status < 400 and (wanted == "errors" or scope["path"].endswith(QUIET_PATHS))
+        if wanted == "none" or quiet:
             return
         caller = scope.get(CALLER.name)
         fields = {
@@ -74,6 +79,7 @@ class AccessLogMiddleware:
             "captions": record.captions or None,
             "rows": record.rows or None,
             "degraded": record.degraded or None,
+            "cache": record.cache,
         }
         told = {name: value for name, value in fields.items() if value is not None}
         level = logging.WARNING if status >= 500 else logging.INFO
