@@ -279,14 +279,16 @@ def redis_url(tmp_path: Path) -> Iterator[str]:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     command = ["redis-server", "--port", str(port), "--bind", "127.0.0.1", "--save", "", "--dir", str(tmp_path)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         for _ in range(100):
             with contextlib.suppress(OSError):
                 socket.create_connection(("127.0.0.1", port)).close()
                 break
             time.sleep(0.05)
-        yield f"redis://127.0.0.1:{port}/0"
-        process.terminate()
+        try:
+            yield f"redis://127.0.0.1:{port}/0"
+        finally:
+            process.kill()
 
 
 async def test_four_replicas_with_a_redis_count_exactly_together(redis_url: str) -> None:

@@ -19,6 +19,8 @@ from serve_app.limits import Limits
 from serve_app.service import images
 
 AT_ONCE = 4
+SMALL_BYTES = 100_000
+"""Smaller files may be no images: the page says of each what is wrong with it."""
 SECONDS = 120.0
 MOST_KEPT_BYTES = 2_000_000_000
 """Of files that visitors uploaded a while ago and that are not removed yet."""
@@ -64,7 +66,8 @@ class UploadMiddleware:
         most = limits.max_batch_bytes
         data = bytes(await read_bounded(request, most + OVERHEAD_BYTES, most, "upload"))
         for file in await _files(request, data, limits):
-            await asyncio.to_thread(images.check, file, limits)
+            if len(file) > SMALL_BYTES:
+                await asyncio.to_thread(images.check, file, limits)
         return data
 
 
