@@ -152,6 +152,7 @@ async def test_every_route_but_health_asks_for_a_key(tmp_path: Path) -> None:
         for headers in (
             {"x-api-key": key}, {"authorization": f"Bearer {key}"}, {"authorization": f"bearer  {key}"},
             {"api-key": key}, {"x-api-key": key, "authorization": "Bearer of-a-gateway"},
+            {"authorization": "Bearer of-a-gateway", "x-api-key": key},
         ):  # fmt: skip
             answer = await client.post("/v1/captions", files={"image": PNG}, headers=headers)
             assert answer.status_code == 200
