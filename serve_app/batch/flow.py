@@ -109,7 +109,11 @@ def made_by(settings: JobSettings) -> str:
     """The fingerprint of the captions that the job makes now. Raises as `image_size` does."""
     args, strategy = settings.app_args(), settings.caption_options().strategy
     if settings.via_handle is not None:
-        asked = ray.remote(_service_fingerprint).options(num_cpus=FILES_CPUS).remote(settings.via_handle, strategy)
+        asked = (
+            ray.remote(_service_fingerprint)
+            .options(num_cpus=FILES_CPUS)
+            .remote(settings.via_handle, settings.options.get("strategy"))
+        )
     else:
         asked = ray.remote(_fingerprint).options(num_cpus=READING_CPUS).remote(args, strategy)
     return str(answer(asked))
@@ -121,7 +125,7 @@ def _fingerprint(args: AppArgs, strategy: Strategy) -> str:
     return fingerprint(args, strategy)
 
 
-def _service_fingerprint(application: str, strategy: Strategy) -> str:
+def _service_fingerprint(application: str, strategy: Strategy | None) -> str:
     from serve_app.deployments.client import CaptionClient
 
     return asyncio.run(CaptionClient.connect(application).fingerprint(strategy))

@@ -96,7 +96,7 @@ def _drop(folder: Folder) -> None:
     with contextlib.suppress(InvalidOption, FileNotFoundError):  # another version's: its sidecars are not known
         plan = state.load_plan(folder)
         if plan is not None and plan.settings.sink == "sidecar":
-            for shard in state.done_shards(folder):
+            for shard in {*state.done_shards(folder), *state.aside_shards(folder)}:
                 sinks.remove_sidecars(folder, shard, index.load(folder, shard), plan.settings)
     state.clear(folder)
 
@@ -250,8 +250,10 @@ class Job:
         settings = self._plan.settings
         inputs = index.load(self._folder, shard)
         rows = [row for _, row in sorted(self._open[shard].items())]
-        plain = [{name: value for name, value in row.items() if name != "reused"} for row in rows]
         again = state.is_aside(self._folder, shard)
+        if again:
+            rows = self._not_worse(shard, rows)
+        plain = [{name: value for name, value in row.items() if name != "reused"} for row in rows]
         for place, (reason, sentence) in sinks.write(self._folder, shard, inputs, plain, settings, again=again).items():
             self._count(rows[place], -1)
             rows[place] = failed(inputs[place], reason, sentence, settings)
@@ -260,6 +262,17 @@ class Job:
         del self._open[shard]
         self._done.add(shard)
         self._journal.forget(shard)
+
+    def _not_worse(self, shard: int, rows: list[Row]) -> list[Row]:
+        """The rows of a shard that is made again; if the new try failed, the old caption stays, outdated."""
+        with contextlib.suppress(FileNotFoundError):
+            before = refresh.rows_of(self._folder, shard, state.aside_mark(self._folder, shard), self._plan.settings)
+            for place, row in enumerate(rows):
+                if row["caption"] is None and before[place]["caption"] is not None:
+                    self._count(row, -1)
+                    rows[place] = before[place]
+                    self._count(rows[place])
+        return rows
 
     def _too_many(self) -> bool:
         return self._run.max_errors is not None and self.tally.failed > self._run.max_errors

@@ -23,12 +23,12 @@ def reopen(folder: Folder, settings: JobSettings, current: str, tell: Callable[[
     Raises `InvalidOption` if the output of such a shard is gone.
     """
     journal, opened = state.Journal(folder), 0
-    journal.read({*state.done_shards(folder)})
+    journal.compact({*state.done_shards(folder)})
     for shard, mark in state.done_marks(folder):
         outdated = _outdated(mark, current)
         if not outdated:
             continue
-        found = _rows(folder, shard, mark, settings)
+        found = rows_of(folder, shard, mark, settings)
         outdated -= sinks.edited(folder, index.load(folder, shard), found, settings)
         if not outdated:
             continue
@@ -46,13 +46,16 @@ def _outdated(mark: Mark, current: str) -> set[int]:
     return {place for place, made_by in enumerate(mark.made_by()) if made_by is not None and made_by != current}
 
 
-def _rows(folder: Folder, shard: int, mark: Mark, settings: JobSettings) -> Sequence[Row]:
+def rows_of(folder: Folder, shard: int, mark: Mark, settings: JobSettings) -> Sequence[Row]:
     """The rows of a finished shard as its output has them."""
     inputs = index.load(folder, shard)
     failed = {
         int(place): rows.failed(inputs[int(place)], reason, reason, settings) for place, reason in mark.failed.items()
     }
     try:
-        return sinks.read(folder, shard, settings, failed)
+        found = sinks.read(folder, shard, settings, failed)
     except FileNotFoundError as error:
         raise InvalidOption(f"--refresh-outdated: {folder.url} lacks the rows of shard {shard}.") from error
+    if [row["path"] for row in found] != [item.path for item in inputs]:
+        raise InvalidOption(f"--refresh-outdated: the rows of shard {shard} are not those that this job wrote.")
+    return found

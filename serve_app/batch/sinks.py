@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import errno
 import io
@@ -71,9 +72,13 @@ def write(
             _parquet(output, inputs, written, settings)
         return refused
     name = part_name(settings.sink, shard)
-    if again or settings.sink == "webdataset" or not folder.exists(name):  # only writing a tar says what it lacks
+    if settings.sink == "webdataset":  # written always: only that says what a tar lacks
+        with contextlib.ExitStack() as opened, folder.writer(name) as output:
+            old = opened.enter_context(tarfile.open(fileobj=opened.enter_context(folder.open(name)))) if again else None
+            return _webdataset(output, inputs, rows, settings, old)
+    if again or not folder.exists(name):
         with folder.writer(name) as output:
-            return _WRITERS[settings.sink](output, inputs, rows, settings) or {}
+            _WRITERS[settings.sink](output, inputs, rows, settings)
     return {}
 
 
@@ -167,12 +172,25 @@ def _csv(output: IO[bytes], _: Sequence[Input], rows: Sequence[Row], settings: J
     text.detach()
 
 
-def _webdataset(output: IO[bytes], inputs: Sequence[Input], rows: Sequence[Row], settings: JobSettings) -> Refused:
-    """Captioned images only, with their bytes as they are; every row's JSON lies beside its image."""
+def _webdataset(
+    output: IO[bytes],
+    inputs: Sequence[Input],
+    rows: Sequence[Row],
+    settings: JobSettings,
+    old: tarfile.TarFile | None = None,
+) -> Refused:
+    """Captioned images only, with their bytes as they are; every row's JSON lies beside its image.
+
+    The bytes of an image that is gone come from the `old` tar of the shard, if there is one.
+    """
     refused: Refused = {}
+    had = {} if old is None else {_place(member.name): member for member in old if _is_image(member.name)}
     taken = [place for place, row in enumerate(rows) if row["caption"] is not None]
     with tarfile.open(fileobj=output, mode="w", format=tarfile.PAX_FORMAT) as tar:
         for place, data in zip(taken, read_all([inputs[place] for place in taken], settings), strict=True):
+            if not isinstance(data, bytes) and old is not None and place in had:
+                kept = old.extractfile(had[place])
+                data = kept.read() if kept is not None else data
             if isinstance(data, bytes):
                 item, row = inputs[place], rows[place]
                 key = f"{_safe(item.stem)}-{place:06d}"
@@ -183,6 +201,15 @@ def _webdataset(output: IO[bytes], inputs: Sequence[Input], rows: Sequence[Row],
             else:
                 refused[place] = data[0], f"The image cannot be read a second time: {data[1]}"
     return refused
+
+
+def _is_image(name: str) -> bool:
+    return not name.endswith((".txt", ".json"))
+
+
+def _place(name: str) -> int:
+    """Of the row whose member has this name."""
+    return int(name.rsplit(".", 1)[0].rpartition("-")[2])
 
 
 def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
@@ -196,11 +223,10 @@ def _safe(stem: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "-_" else "_" for letter in stem)[:80]
 
 
-_WRITERS: Mapping[SinkKind, Callable[[IO[bytes], Sequence[Input], Sequence[Row], JobSettings], Refused | None]] = {
+_WRITERS: Mapping[SinkKind, Callable[[IO[bytes], Sequence[Input], Sequence[Row], JobSettings], None]] = {
     "parquet": _parquet,
     "jsonl": _jsonl,
     "csv": _csv,
-    "webdataset": _webdataset,
 }
 
 
@@ -222,9 +248,8 @@ def _from_webdataset(stream: IO[bytes], _: JobSettings, failed: Mapping[int, Row
     found = dict(failed)
     with tarfile.open(fileobj=stream) as tar:
         for member in tar:
-            key, suffix = member.name.rsplit(".", 1)
-            if suffix == "json" and (data := tar.extractfile(member)) is not None:
-                found[int(key.rpartition("-")[2])] = json.load(data)
+            if member.name.endswith(".json") and (data := tar.extractfile(member)) is not None:
+                found[_place(member.name)] = json.load(data)
     return [found[place] for place in range(len(found))]
 
 

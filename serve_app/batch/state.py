@@ -120,7 +120,20 @@ def done_shards(folder: Folder) -> list[int]:
 
 def done_marks(folder: Folder) -> list[tuple[int, Mark]]:
     """Numbers of the finished shards, and what their markers say."""
-    return [(shard, Mark(**json.loads(folder.read(_mark(shard))))) for shard in done_shards(folder)]
+    return [(shard, _mark_of(folder, shard)) for shard in done_shards(folder)]
+
+
+def aside_mark(folder: Folder, shard: int) -> Mark:
+    """The marker of a shard that is made again in part."""
+    return _mark_of(folder, shard, "aside")
+
+
+def _mark_of(folder: Folder, shard: int, where: str = "done") -> Mark:
+    """Raises `InvalidOption` if the marker is not ours."""
+    try:
+        return Mark(**json.loads(folder.read(_mark(shard, where))))
+    except (TypeError, ValueError) as error:
+        raise InvalidOption(f"{folder.url}/{JOB} is of another version of this job; use --restart.") from error
 
 
 def mark_done(folder: Folder, shard: int, mark: Mark) -> None:
@@ -134,6 +147,10 @@ def set_aside(folder: Folder, shard: int) -> None:
     """The shard is finished no more; its output stays until it is written again."""
     folder.write(_mark(shard, "aside"), folder.read(_mark(shard)))
     folder.remove(_mark(shard))
+
+
+def aside_shards(folder: Folder) -> list[int]:
+    return [int(name.partition(".")[0]) for name in folder.names(f"{JOB}/aside") if name.endswith(".json")]
 
 
 def is_aside(folder: Folder, shard: int) -> bool:
@@ -169,6 +186,18 @@ class Journal:
     def add(self, shard: int, place: int, row: Row) -> None:
         self._pending.append(json.dumps([shard, place, row], ensure_ascii=False))
         self._pending_shards.add(shard)
+
+    def compact(self, done: set[int]) -> None:
+        """Leaves only rows of shards that are not finished: those of a shard that is opened again are old."""
+        old = list(self._files)
+        for shard, rows in self.read(done).items():
+            for place, row in rows.items():
+                self.add(shard, place, row)
+        old += [name for name in self._files if name not in old]
+        self.flush()
+        for name in old:
+            if self._files.pop(name, None) is not None:
+                self._folder.remove(name)
 
     def flush(self) -> None:
         """What was added is on storage after this."""

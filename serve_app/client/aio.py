@@ -91,7 +91,9 @@ class AsyncCaptionServe(BaseClient):
         self, images: Iterable[Any], **options: Unpack[CaptionArguments]
     ) -> AsyncIterator[BatchLine]:
         """A line for each image as it is done; a bad image is a line with its error."""
-        for first, call in wire.batches(images, options):
+        calls = wire.batches(images, options)
+        while (following := await asyncio.to_thread(next, calls, None)) is not None:
+            first, call = following
             async with self._opened(call) as response:
                 with wire.reached():
                     async for line in response.aiter_lines():

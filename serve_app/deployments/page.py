@@ -10,12 +10,16 @@ from typing import TYPE_CHECKING, Any
 from ray import serve
 from ray.serve import Application
 from ray.serve.handle import DeploymentHandle
+from starlette.requests import Request
+from starlette.responses import Response
 from starlette.types import ASGIApp
 
 from serve_app.args import PageArgs
 from serve_app.deployments.handle_errors import our_errors
 from serve_app.deployments.logs import log_with_serve
 from serve_app.deployments.receive import DisconnectMiddleware
+from serve_app.errors import CaptionServeError, TryLater
+from serve_app.http import problems
 from serve_app.http.middleware.guard import GuardMiddleware
 from serve_app.http.middleware.security_headers import PAGE_POLICY, SecurityHeadersMiddleware
 from serve_app.http.middleware.uploads import UploadMiddleware
@@ -103,6 +107,11 @@ class _Access:
         return None
 
 
+async def _refuse(request: Request, error: CaptionServeError) -> Response:
+    retry_after_s = error.retry_after_s if isinstance(error, TryLater) else None
+    return problems.problem(request, error.status, error.slug, error.message, retry_after_s)
+
+
 def guarded(app: ASGIApp, keys: PageKeys, uploads: Path) -> ASGIApp:
     """The page with the API's keys, if it has any: one setting guards both.
 
@@ -110,7 +119,7 @@ def guarded(app: ASGIApp, keys: PageKeys, uploads: Path) -> ASGIApp:
     """
     access = _Access(keys)
     app = UploadMiddleware(app, "/upload", Limits, lambda: uploads)
-    app = GuardMiddleware(app, access.check, Limits, browser=True, needed=access.needed)
+    app = GuardMiddleware(app, access.check, Limits, _refuse, browser=True, needed=access.needed)
     return SecurityHeadersMiddleware(app, PAGE_POLICY)
 
 

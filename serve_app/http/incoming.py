@@ -7,7 +7,7 @@ import time
 
 from starlette.types import Message, Receive, Scope
 
-from serve_app.errors import UploadTooSlow
+from serve_app.errors import ImageTooLarge, UploadTooSlow
 from serve_app.service.budget import Budget
 
 JSON_COPIES = 3
@@ -42,7 +42,10 @@ class Uploads:
 class Incoming:
     """The body of one request. It takes of a budget as much as it declares at once, or more as it comes."""
 
-    def __init__(self, scope: Scope, receive: Receive, uploads: Uploads, budget: Budget, most: int) -> None:
+    def __init__(
+        self, scope: Scope, receive: Receive, uploads: Uploads, budget: Budget, most: int, accepted: int
+    ) -> None:
+        """`most` bytes of all bodies together, `accepted` of one."""
         headers = dict(scope["headers"])
         declared = headers.get(b"content-length", b"0")
         self.start = time.monotonic()
@@ -52,13 +55,17 @@ class Incoming:
         self._uploads = uploads
         self._budget = budget
         self._most = most
+        self._accepted = accepted
+        self._given_up = False
         self._come = 0
         self._taken = 0
         self._complete = False
         self._timeout: asyncio.Timeout | None = None
 
     def take_declared(self) -> None:
-        """Raises `Overloaded`."""
+        """Raises `ImageTooLarge` for more than any request may have, and `Overloaded`."""
+        if self._declared > self._accepted:
+            raise ImageTooLarge(f"The body has {self._declared} bytes; at most {self._accepted} are accepted.")
         self._take(self._declared)
         self._uploads.begin(self)
 
@@ -66,13 +73,14 @@ class Incoming:
         """Raises `UploadTooSlow`, and `Overloaded` for a body without its length that finds no memory left."""
         if self._complete:
             return await self._receive()
+        left_s = self.start + GRACE_S + self._come / LEAST_BYTES_PER_S - time.monotonic()
         try:
-            left_s = self.start + GRACE_S + self._come / LEAST_BYTES_PER_S - time.monotonic()
-            async with asyncio.timeout(max(0.0, left_s)) as self._timeout:
+            async with asyncio.timeout(0.0 if self._given_up else max(0.0, left_s)) as self._timeout:
                 message = await self._receive()
         except TimeoutError:
-            self.close()
             raise UploadTooSlow("The request's body came too slowly.") from None
+        finally:
+            self._timeout = None
         self._come += len(message.get("body", b""))
         if self._come > self._declared:
             self._take(self._come)
@@ -83,6 +91,7 @@ class Incoming:
 
     def give_up(self) -> None:
         """Ends the wait for the rest of the body."""
+        self._given_up = True
         if self._timeout is not None and not self._timeout.expired():
             self._timeout.reschedule(asyncio.get_running_loop().time())
 

@@ -17,6 +17,7 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 import serve_app
 from serve_app.errors import CaptionServeError
 from serve_app.http import problems
+from serve_app.http.body import read_json_object
 from serve_app.http.disconnect import ClientGone, while_connected
 from serve_app.http.json_size import check_json_size
 from serve_app.http.middleware.request_id import request_id
@@ -31,6 +32,7 @@ from serve_app.service.tasks import TaskService
 
 PATH = "/api/"
 _NDJSON = "application/x-ndjson"
+_DETAILS = {"format": "safetensors", "family": "blip", "families": ["blip"], "parameter_size": ""}
 
 router = APIRouter(include_in_schema=False)
 
@@ -84,17 +86,8 @@ async def tags(request: Request) -> Response:
         names = await served_names(request.app.state.service)
     except CaptionServeError as error:
         return await refuse(request, error)
-    details = {
-        "format": "safetensors",
-        "family": "blip",
-        "families": ["blip"],
-        "parameter_size": "",
-        "quantization_level": "",
-    }
-    models = [
-        {"name": name, "model": name, "modified_at": _now(), "size": 0, "digest": "", "details": details}
-        for name in names
-    ]
+    rest = {"modified_at": _now(), "size": 0, "digest": "", "details": _DETAILS}
+    models = [{"name": name, "model": name, **rest} for name in names]
     return JSONResponse({"models": models})
 
 
@@ -102,15 +95,14 @@ async def tags(request: Request) -> Response:
 async def show(request: Request) -> Response:
     service: CaptionService = request.app.state.service
     try:
-        body = json.loads(await request.body())
-        name = await served_name(service, _plain(str(body.get("model") or body.get("name"))))
-    except (ValueError, AttributeError):
-        return JSONResponse({"error": "The body is no JSON object."}, 400)
+        asked = await read_json_object(request, 0)
+        name = await served_name(service, _plain(str(asked.get("model") or asked.get("name"))))
+    except ClientDisconnect:
+        return Response(status_code=problems.CLIENT_CLOSED_REQUEST)
     except CaptionServeError as error:
         return await refuse(request, error)
-    return JSONResponse(
-        {"details": {"family": "blip"}, "capabilities": ["vision", "completion"], "model_info": {"name": name}}
-    )
+    told = {"details": _DETAILS, "capabilities": ["vision", "completion"], "model_info": {"name": name}}
+    return JSONResponse(told)
 
 
 @router.post("/api/generate")

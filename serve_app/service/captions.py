@@ -15,13 +15,14 @@ from typing import Any
 
 from serve_app.contract import CaptionBody, Description, ResultEvent, StepEvent
 from serve_app.deadline import NEVER, Deadline
+from serve_app.errors import ServiceError
 from serve_app.limits import Limits
 from serve_app.options import parse_options
 from serve_app.service import images
 from serve_app.service.admission import Admission
 from serve_app.service.bodies import caption_body, step_event
 from serve_app.service.budget import Budget
-from serve_app.service.quota import CALLER, Quota
+from serve_app.service.quota import OWNER, Quota
 from serve_app.service.readiness import Readiness
 from serve_app.service.record import RECORD
 from serve_app.service.results import Results, key_of
@@ -32,6 +33,8 @@ from serve_app.types import STRATEGIES, CaptionOptions, ModelInfo, Pixels, Strat
 INTAKE_THREADS = 4
 """Images decoded at once, as far as `decode_memory_bytes` lets them."""
 
+FINGERPRINT_S = 5.0
+"""How long an answer that could be kept waits for the models to say which ones they are."""
 UNREAD = "The request's time limit was reached before its image was read."
 
 
@@ -116,12 +119,15 @@ class CaptionService:
         self, image: bytes, options: CaptionOptions, request_id: str, make: Callable[[], Awaitable[CaptionBody]]
     ) -> CaptionBody:
         """The answer to the same request before, or else the one that `make` makes."""
-        start, caller = time.perf_counter(), CALLER.get()
-        async with Deadline.after(options.timeout_s).enforced(UNREAD):
-            fingerprint = await self.fingerprint(options.strategy)
-        owner = "" if caller is None or self.limits.result_cache_shared else caller.key.name
+        start, deadline = time.perf_counter(), Deadline.after(options.timeout_s)
+        try:
+            async with Deadline.after(FINGERPRINT_S).enforced("No model said which one it is."):
+                fingerprint = await self.fingerprint(options.strategy)
+        except ServiceError:  # captions can do without a matcher, and this one is not kept
+            return await make()
+        owner = "" if self.limits.result_cache_shared else OWNER.get()
         key = key_of(image, options, fingerprint, owner)
-        body, hit = await self._results.get(key, self.limits.result_cache_entries, make)
+        body, hit = await self._results.get(key, self.limits.result_cache_entries, deadline, make)
         if (record := RECORD.get()) is not None:
             record.cache = "hit" if hit else "miss"
         if not hit:

@@ -41,7 +41,14 @@ _HEADERS: dict[bytes | str, bytes | str] = {
     "Connection": "close",
 }
 _REDIRECTS = (301, 302, 303, 307, 308)
-_FAILURES = (httpcore.NetworkError, httpcore.ProtocolError, httpcore.TimeoutException, OSError, ValueError)
+_FAILURES = (
+    httpcore.ProxyError,
+    httpcore.NetworkError,
+    httpcore.ProtocolError,
+    httpcore.TimeoutException,
+    OSError,
+    ValueError,
+)
 
 
 _LOOKUPS = ThreadPoolExecutor(MAX_FETCHES, thread_name_prefix="dns")

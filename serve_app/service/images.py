@@ -37,7 +37,7 @@ GAP = 4
 STRIP_PIXELS = 1_000_000
 PATIENCE_S = 10.0
 """How long an image waits for the memory to decode it."""
-_BYTES_A_PIXEL = {"JPEG": 4, "PNG": 5, "BMP": 5, "GIF": 6, "TIFF": 9, "AVIF": 10, "WEBP": 17}
+_BYTES_A_PIXEL = {"JPEG": 4, "MPO": 4, "PNG": 5, "BMP": 5, "GIF": 6, "TIFF": 9, "AVIF": 10, "WEBP": 17}
 """Peak of decoding, as measured by `python -m bench.memory`; Pillow keeps RGB in 4 bytes, and WebP's decoder several
 copies."""
 _PROGRESSIVE_BYTES = 6
@@ -128,7 +128,7 @@ def _opened(data: bytes, limits: Limits, side: int) -> tuple[Image.Image, int]:
     full = picture.width * picture.height
     if full > LARGE_PIXELS:
         picture.draft(None, (GAP * side, GAP * side))  # of other formats nothing
-    cost = picture.width * picture.height * _BYTES_A_PIXEL[picture.format or ""]
+    cost = picture.width * picture.height * _BYTES_A_PIXEL.get(picture.format or "", 17)
     return picture, cost + (full * _PROGRESSIVE_BYTES if "progressive" in picture.info else 0)
 
 

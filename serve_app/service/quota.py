@@ -40,6 +40,10 @@ CALLER: ContextVar[Caller | None] = ContextVar("caller", default=None)
 """Of the running request; None without keys, and for work that is charged already."""
 
 
+OWNER: ContextVar[str] = ContextVar("owner", default="")
+"""Name of the running request's key, also of work that is charged already; empty without keys."""
+
+
 class Quota:
     """Counts rows of each key: those of a minute in Redis for all processes, or in this one, which then has its part of
     the limit; those at once in this process. `share` is the number of processes. For one event loop."""
@@ -72,15 +76,17 @@ class Quota:
             room = max(1, int(at_once // max(1.0, self._share())))
             if self._running[name] and self._running[name] + work > room:
                 raise QuotaExceeded("This API key has too much work in progress.", BUSY_RETRY_AFTER_S)
-        a_minute = caller.key.rows_per_minute or limits.key_rows_per_minute
-        if a_minute is not None:
-            await self._charge(caller, work, a_minute)
         self._running[name] += work
-        token = CALLER.set(None)
         try:
-            yield
+            a_minute = caller.key.rows_per_minute or limits.key_rows_per_minute
+            if a_minute is not None:
+                await self._charge(caller, work, a_minute)
+            token = CALLER.set(None)
+            try:
+                yield
+            finally:
+                CALLER.reset(token)
         finally:
-            CALLER.reset(token)
             self._running[name] -= work
 
     async def _charge(self, caller: Caller, work: int, a_minute: int) -> None:

@@ -15,6 +15,8 @@ from typing import Any
 import redis.asyncio as redis
 
 from serve_app.contract import CaptionBody
+from serve_app.deadline import Deadline
+from serve_app.errors import CaptionServeError
 from serve_app.types import CaptionOptions
 
 logger = logging.getLogger(__name__)
@@ -31,7 +33,7 @@ def key_of(image: bytes, options: CaptionOptions, fingerprint: str, owner: str) 
     return hashlib.sha256(hashlib.sha256(image).digest() + asked.encode()).hexdigest()
 
 
-@dataclass
+@dataclass(eq=False)
 class _Flight:
     """An answer that is being made, and how many wait for it."""
 
@@ -48,35 +50,69 @@ class Results:
         self._ask_again_at = 0.0
         self._redis: Any = None if redis_url is None else redis.from_url(redis_url, socket_timeout=1.0)
 
-    async def get(self, key: str, entries: int, make: Callable[[], Awaitable[CaptionBody]]) -> tuple[CaptionBody, bool]:
-        """The answer, and whether it was there; one that is being made is waited for.
+    async def get(
+        self, key: str, entries: int, deadline: Deadline, make: Callable[[], Awaitable[CaptionBody]]
+    ) -> tuple[CaptionBody, bool]:
+        """The answer, and whether it was there; one that is being made for another request is waited for.
 
-        Answers that lack something are not kept. Raises what `make` raises.
+        If that one fails or lacks something, this request makes its own: it may have more time, or another place in the
+        queue. Answers that lack something are not kept. Raises what `make` raises, and `DeadlineExceeded`.
         """
         if (found := await self._found(key)) is not None:
             return found, True
-        flight = self._flights.get(key)
-        shared = flight is not None
-        if flight is None:
-            flight = self._flights[key] = _Flight(asyncio.ensure_future(make()))
-            flight.task.add_done_callback(lambda _: self._flights.pop(key, None))
+        if (flight := self._flights.get(key)) is not None:
+            async with deadline.enforced("The request's time limit was reached before the same request was answered."):
+                body = await self._joined(key, flight)
+            if body is not None:
+                return body, True
+            return await make(), False
+        flight = self._flights[key] = _Flight(asyncio.ensure_future(self._made(key, entries, make)))
+        flight.task.add_done_callback(lambda _: self._land(key, flight))
+        return await self._waited(key, flight), False
+
+    async def _made(self, key: str, entries: int, make: Callable[[], Awaitable[CaptionBody]]) -> CaptionBody:
+        body = await make()
+        if not body.degraded:
+            await self._keep(key, body, entries)
+        return body
+
+    async def _joined(self, key: str, flight: _Flight) -> CaptionBody | None:
+        """The whole answer of another request's work; None if there is none."""
+        try:
+            body = await self._waited(key, flight)
+        except CaptionServeError:
+            return None
+        except asyncio.CancelledError:
+            if flight.task.cancelled():  # the work was given up, and not this request
+                return None
+            raise
+        return None if body.degraded else body
+
+    async def _waited(self, key: str, flight: _Flight) -> CaptionBody:
         flight.waiting += 1
         try:
-            body = await asyncio.shield(flight.task)
+            return await asyncio.shield(flight.task)
         finally:
             flight.waiting -= 1
-            if not flight.waiting:
-                flight.task.cancel()  # if it has not ended, nobody waits for it any more
-        if not shared and not body.degraded:
-            await self._keep(key, body, entries)
-        return body, shared
+            if not flight.waiting and not flight.task.done():
+                self._land(key, flight)  # nobody joins work that is given up
+                flight.task.cancel()
+
+    def _land(self, key: str, flight: _Flight) -> None:
+        if self._flights.get(key) is flight:
+            del self._flights[key]
 
     async def _found(self, key: str) -> CaptionBody | None:
         if (kept := self._kept.get(key)) is not None:
             self._kept.move_to_end(key)
             return kept
         data = await self._of_redis("get", f"caption-serve:result:{key}")
-        return None if data is None else CaptionBody.model_validate_json(data)
+        if data is None:
+            return None
+        try:
+            return CaptionBody.model_validate_json(data)
+        except ValueError:  # of another version
+            return None
 
     async def _keep(self, key: str, body: CaptionBody, entries: int) -> None:
         self._kept[key] = body

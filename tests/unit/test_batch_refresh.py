@@ -150,3 +150,57 @@ def test_output_that_is_gone_or_changed_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(InvalidOption, match="lacks the rows of shard 0"):
         planned(folder, settings, False, lambda _: None, refresh_outdated=lambda: NEW)
     assert state.done_shards(folder) == [0, 1]
+
+
+def test_a_try_that_fails_leaves_the_caption_that_was_there(tmp_path: Path) -> None:
+    settings = job(tmp_path / "in", sink="sidecar", shard_size=5)
+    folder = finished(tmp_path / "in", tmp_path / "out", settings)
+    plan = planned(folder, settings, False, lambda _: None, refresh_outdated=lambda: NEW)
+    run = Job(folder, plan, RunSettings(out=folder.url), state.Lock(folder))
+    have = set(run._open[0])
+    for place, item in enumerate(index.load(folder, 0)):
+        if place not in have:
+            run._take(0, place, rows.failed(item, "not_found", "There is no such file.", settings), 0)
+    assert captions(folder, settings, 0) == ["first, 0", "first, 1", "first, 2", "first, 3", None]
+    assert (run.tally.captioned, run.tally.failed) == (7, 1)
+    assert refreshed(folder, settings) == [0, 2, 3]  # outdated as they are
+
+
+def test_an_image_that_is_gone_stays_in_its_tar(tmp_path: Path) -> None:
+    settings = job(tmp_path / "in", sink="webdataset", shard_size=5)
+    folder = finished(tmp_path / "in", tmp_path / "out", settings)
+    (tmp_path / "in" / "1.png").unlink()
+    assert refreshed(folder, settings) == [0, 2, 3]
+    assert captions(folder, settings, 0)[1] == "first, 1"
+
+
+def test_rows_of_a_shard_that_was_finished_do_not_come_back_from_the_journal(tmp_path: Path) -> None:
+    """A file of the journal stays for its other shards; its old rows of this one were taken for new."""
+    settings = job(tmp_path / "in", shard_size=5)
+    folder = finished(tmp_path / "in", tmp_path / "out", settings)
+    folder.remove("_job/done/00001.json")
+    folder.remove("part-00001.parquet")
+    journal = state.Journal(folder)
+    for shard in (0, 1):
+        item = index.load(folder, shard)[0]
+        journal.add(shard, 0, rows.captioned(item, body("old", OLD if not shard else NEW), "d", settings))
+    journal.flush()
+    assert sorted(refreshed(folder, settings)) == [0, 1, 2, 2, 3]
+    assert captions(folder, settings, 0)[0] == "again, 0"
+    assert captions(folder, settings, 1)[0] == "old"
+
+
+def test_rows_that_somebody_sorted_are_not_taken_for_ours(tmp_path: Path) -> None:
+    settings = job(tmp_path / "in", sink="jsonl", shard_size=5)
+    folder = finished(tmp_path / "in", tmp_path / "out", settings)
+    lines = (tmp_path / "out" / "part-00000.jsonl").read_text().splitlines(keepends=True)
+    (tmp_path / "out" / "part-00000.jsonl").write_text("".join(reversed(lines)))
+    with pytest.raises(InvalidOption, match="not those that this job wrote"):
+        planned(folder, settings, False, lambda _: None, refresh_outdated=lambda: NEW)
+
+
+def test_restart_after_an_interrupted_refresh_takes_its_sidecars_along(tmp_path: Path) -> None:
+    settings = job(tmp_path / "in", sink="sidecar", shard_size=5)
+    folder = finished(tmp_path / "in", tmp_path / "out", settings)
+    planned(folder, settings, False, lambda _: None, refresh_outdated=lambda: NEW)
+    assert planned(folder, settings, True, lambda _: None).inputs == 8

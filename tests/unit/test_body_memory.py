@@ -66,3 +66,12 @@ async def test_json_counts_with_its_copies_and_gives_back_whatever_happens() -> 
             await client.post("/v1/captions", content=content, headers={"content-type": "application/json"})
         await asyncio.sleep(0.05)
         assert service.bodies.used == 0
+
+
+async def test_a_length_that_nobody_may_send_takes_no_memory() -> None:
+    """A connection that declared 900 MB and sent a byte kept everybody else out."""
+    async with api(1_000_000_000) as (client, service):
+        headers = {"content-type": "image/png", "content-length": "900000000"}
+        refused = await client.post("/v1/captions", content=PNG, headers=headers)
+        assert_problem(refused, 413)
+        assert service.bodies.used == 0

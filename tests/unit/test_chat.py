@@ -195,6 +195,8 @@ async def test_models_are_listed_and_found() -> None:
         (message(URI), {"seed": -1}),
         (message(URI), {"tools": [{"type": "function", "function": {"name": "f"}}]}),
         (message(URI), {"response_format": {"type": "yaml"}}),
+        (message(URI), {"response_format": {"type": "json_schema", "json_schema": {"schema": {"properties": [1]}}}}),
+        (message(URI), {"response_format": schema_of({"text": {}}, schema={"properties": {"a": {}}, "required": 3})}),
         (message(URI), {"response_format": schema_of({"count": {"type": "integer"}})}),
     ],
 )
@@ -492,6 +494,7 @@ async def test_ollama_s_clients_find_the_model_and_get_captions_and_answers() ->
             ("chat", {**asked, "images": ["%%"], "messages": None}),
             ("show", {"model": "llava"}),
             ("generate", {"images": 3}),
+            ("show", [1]),
         ):
             refused = await http.post(f"/api/{path}", json=body)
             assert refused.status_code in (400, 404)

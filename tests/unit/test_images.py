@@ -157,6 +157,14 @@ def test_images_wait_for_memory_and_a_full_budget_says_so(monkeypatch: pytest.Mo
     assert budget.used == 0
 
 
+def test_a_photograph_with_a_second_picture_is_read() -> None:
+    """Phones put a depth map behind the picture (MPO); its format was in no table of the memory that it takes."""
+    first, second = picture(), picture().rotate(90)
+    data = encoded(first, "MPO", save_all=True, append_images=[second])
+    assert Image.open(io.BytesIO(data)).format == "MPO"
+    assert is_red(at(read(data, LIMITS, INFO), LEFT))
+
+
 def test_first_frame_of_an_animation_is_read() -> None:
     data = encoded(picture(), "GIF", save_all=True, append_images=[Image.new("RGB", (64, 64), "green")])
     assert is_red(at(read(data, LIMITS, INFO), LEFT))

@@ -359,3 +359,27 @@ def test_a_key_has_limits_and_an_end_of_its_own(tmp_path: Path) -> None:
     for broken in ("rows_per_minute=0", "expires=soon", "colour=red"):
         with pytest.raises(InvalidOption, match="limits are rows_per_minute, rows_at_once, expires"):
             KeyStore(None, f"a:sha256:{'0' * 64};{broken}")
+
+
+async def test_a_batch_waits_for_its_own_key(tmp_path: Path) -> None:
+    """Eight of its images began at once, and those beyond the key's two were 429."""
+    file, (key,) = key_file(tmp_path, "alice")
+    async with guarded(KeyStore(str(file)), Limits(key_rows_at_once=100, default_detail="low")) as client:
+        files = [("image", (f"{number}.png", PNG)) for number in range(10)]
+        answer = await client.post("/v1/captions/batch", files=files, headers={"x-api-key": key}, timeout=60)
+    assert [json.loads(line)["error"] for line in answer.text.splitlines()] == [None] * 10
+
+
+async def test_what_a_key_has_at_once_is_counted_while_its_minute_is_asked_for(redis_url: str) -> None:
+    become("alice")
+    quota, limits = Quota(redis_url=redis_url), Limits(key_rows_at_once=2, key_rows_per_minute=1000)
+
+    async def one() -> bool:
+        try:
+            async with quota.hold(1, limits):
+                await asyncio.sleep(0.3)
+        except QuotaExceeded:
+            return False
+        return True
+
+    assert sum(await asyncio.gather(*(one() for _ in range(20)))) == 2

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import pytest
 
 from serve_app.contract import CaptionBody
-from serve_app.errors import GenerationFailed
+from serve_app.errors import DeadlineExceeded, GenerationFailed
 from serve_app.http import create_app
 from serve_app.limits import Limits
 from serve_app.pipeline import CaptionPipeline
@@ -18,6 +19,7 @@ from serve_app.service.results import Results
 from tests.pictures import encoded, picture
 from tests.unit.fakes import RuleGenerator
 from tests.unit.test_api import PNG, echo
+from tests.unit.test_chat import URI, message
 from tests.unit.test_keys import key_file, redis_url  # noqa: F401
 
 OTHER = encoded(picture().rotate(90), "PNG")
@@ -103,6 +105,57 @@ async def test_a_key_gets_its_own_answers_unless_they_are_shared(tmp_path: Path)
             ]
         assert found == ["miss", "hit" if shared else "miss", "hit"]
         service.close()
+
+
+async def test_chats_of_two_keys_share_nothing_either(tmp_path: Path) -> None:
+    """The charge for the whole chat hid whose captions they are."""
+    file, (alice, bob) = key_file(tmp_path, "alice", "bob")
+    service = service_of(RuleGenerator(echo))
+    async with client_of(service, keys=KeyStore(str(file))) as client:
+        body = {"model": "fake", "messages": message(URI)}
+        found = [
+            (await client.post("/v1/chat/completions", json=body, headers={"x-api-key": key})).headers["x-cache"]
+            for key in (alice, bob, alice)
+        ]
+    assert found == ["miss", "miss", "hit"]
+    service.close()
+
+
+async def test_who_joins_keeps_its_own_time_and_luck() -> None:
+    """A request with minutes got the 504 of one with a second, whose work it had joined."""
+    generator = RuleGenerator(echo, delay_s=0.3)
+    service = service_of(generator)
+    hasty = asyncio.create_task(service.caption(PNG, {"timeout_s": 60}))
+    await asyncio.sleep(0.05)
+    with pytest.raises(DeadlineExceeded):
+        await service.caption(PNG, {"timeout_s": 0.05})
+    assert (await hasty).caption
+    failing = [True]
+
+    def rule(prompt: str) -> str | Exception:
+        return GenerationFailed("It failed.") if failing[0] else echo(prompt)
+
+    other = service_of(RuleGenerator(rule, delay_s=0.1))
+    first, second = (asyncio.create_task(other.caption(PNG, {})) for _ in range(2))
+    await asyncio.sleep(0.15)
+    failing[0] = False
+    assert isinstance((await asyncio.gather(first, return_exceptions=True))[0], GenerationFailed)
+    assert (await second).caption
+    for each in (service, other):
+        each.close()
+
+
+async def test_work_that_is_given_up_is_joined_by_nobody() -> None:
+    generator = RuleGenerator(echo, delay_s=0.2)
+    service = service_of(generator)
+    for _ in range(3):
+        gone = asyncio.create_task(service.caption(PNG, {}))
+        await asyncio.sleep(0.02)
+        gone.cancel()
+        again = asyncio.create_task(service.caption(PNG, {}))
+        await asyncio.gather(gone, return_exceptions=True)
+    assert (await again).caption
+    service.close()
 
 
 async def test_replicas_share_answers_by_a_redis(redis_url: str) -> None:  # noqa: F811

@@ -11,7 +11,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve_app.errors import CaptionServeError, ImageTooLarge, Overloaded
-from serve_app.http.body import discard
+from serve_app.http.body import OVERHEAD_BYTES, discard
 from serve_app.http.incoming import Incoming, Uploads
 from serve_app.http.paths import BATCH, MCP, route_path
 from serve_app.service.captions import CaptionService
@@ -44,21 +44,24 @@ class GateMiddleware:
         if scope["type"] != "http" or scope["method"] != "POST":
             await self._app(scope, receive, send)
             return
-        most = self._service.limits.body_memory_bytes
-        body = Incoming(scope, receive, self._uploads, self._service.bodies, most)
+        limits = self._service.limits
+        accepted = max(limits.max_batch_bytes, limits.max_image_bytes) * 4 // 3 + OVERHEAD_BYTES
+        body = Incoming(scope, receive, self._uploads, self._service.bodies, limits.body_memory_bytes, accepted)
         try:
-            if route_path(scope) not in _OTHERS:
-                self._service.admission.check()
-            body.take_declared()
-        except Overloaded as error:
-            request = Request(scope, receive)
-            # A client that still sends would see a broken connection instead of the answer; a slow one has to.
-            with contextlib.suppress(TimeoutError, ImageTooLarge, ClientDisconnect):
-                async with asyncio.timeout(DISCARD_S):
-                    await discard(request, self._service.limits)
-            await (await self._refuse(request, error))(scope, receive, send)
-            return
-        try:
+            try:
+                if route_path(scope) not in _OTHERS:
+                    self._service.admission.check()
+                body.take_declared()
+            except (Overloaded, ImageTooLarge) as error:
+                await self._turn_away(Request(scope, receive), error, send)
+                return
             await self._app(scope, body.receive, send)
         finally:
             body.close()
+
+    async def _turn_away(self, request: Request, error: CaptionServeError, send: Send) -> None:
+        # A client that still sends would see a broken connection instead of the answer; a slow one has to.
+        with contextlib.suppress(TimeoutError, ImageTooLarge, ClientDisconnect):
+            async with asyncio.timeout(DISCARD_S):
+                await discard(request, self._service.limits)
+        await (await self._refuse(request, error))(request.scope, request.receive, send)

@@ -19,7 +19,7 @@ from serve_app.http.body import discard
 from serve_app.http.paths import route_path
 from serve_app.limits import Limits
 from serve_app.service.keys import Key, KeyStore
-from serve_app.service.quota import CALLER, Caller
+from serve_app.service.quota import CALLER, OWNER, Caller
 
 OPEN_PATHS = ("/healthz", "/readyz")
 """For load balancers, which have no key."""
@@ -78,6 +78,9 @@ class GuardMiddleware:
                 return
             key = await self._check([given for given in _given(scope["headers"]) if given])
         except ServiceError as error:
+            if scope["type"] == "websocket":
+                await send({"type": "websocket.close", "code": 1013})
+                return
             await self._turn_away(Request(scope, receive), error, send)
             return
         if scope["type"] == "websocket":
@@ -97,12 +100,13 @@ class GuardMiddleware:
                 MutableHeaders(scope=message).update(caller.told)
             await send(message)
 
-        token = CALLER.set(caller)
+        token, owner = CALLER.set(caller), OWNER.set(key.name)
         scope[CALLER.name] = caller
         try:
             await self._app(scope, receive, send_with_quota)
         finally:
             CALLER.reset(token)
+            OWNER.reset(owner)
 
     def _is_open(self, scope: Scope) -> bool:
         return not self._browser and scope.get("method") in ("GET", "HEAD") and route_path(scope) in OPEN_PATHS

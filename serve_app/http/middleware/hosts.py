@@ -8,6 +8,8 @@ from starlette.requests import Request
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve_app.http import problems
+from serve_app.http.middleware.guard import OPEN_PATHS
+from serve_app.http.paths import route_path
 
 MISDIRECTED = 421
 
@@ -21,7 +23,8 @@ class HostMiddleware:
         self._hosts = tuple(host.lower() for host in hosts)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] in ("http", "websocket") and not self._knows(_host(scope)):
+        named = scope["type"] in ("http", "websocket") and not route_path(scope).endswith(OPEN_PATHS)
+        if named and not self._knows(_host(scope)):
             if scope["type"] == "websocket":
                 await send({"type": "websocket.close", "code": 1008})
                 return

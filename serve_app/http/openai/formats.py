@@ -43,8 +43,11 @@ class Format:
         properties = schema.get("properties")
         if wanted.type == "json_object" or not properties:
             return cls(("answer" if question else "caption",))
+        required = schema.get("required") or []
+        if not isinstance(properties, dict) or not isinstance(required, list):
+            raise InvalidOption("response_format.json_schema.schema: this is no JSON schema of an object.")
         fitting = tuple(name for name, kind in properties.items() if name.lower() in TEXTS and _is_string(kind))
-        missing = [name for name in schema.get("required", ()) if name not in fitting]
+        missing = [name for name in required if name not in fitting]
         if missing or not fitting:
             name = f"response_format.json_schema.schema.{missing[0] if missing else 'properties'}"[:120]
             raise InvalidOption(

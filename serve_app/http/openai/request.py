@@ -22,6 +22,8 @@ from serve_app.service.fetch import Fetcher
 from serve_app.service.sources import images_bytes
 
 NO_IMAGE = "This service describes images and answers questions about them; add an image_url part to a user message."
+LONGEST_READ = 8000
+"""Characters of a message that are looked at: lengths and questions stand in its beginning."""
 _UNSUPPORTED = ("tools", "functions", "logprobs", "audio")
 
 
@@ -114,11 +116,12 @@ def _has_image(content: list[dict[str, Any]]) -> bool:
 
 
 def _text(message: ChatMessage) -> str:
-    """The words of a message, whatever else it has."""
+    """The words of a message's beginning, whatever else it has."""
     content = message.content
     if isinstance(content, list):
-        content = " ".join(text for part in content if isinstance(text := part.get("text"), str))
-    return " ".join((content or "").split())
+        texts = [text[:LONGEST_READ] for part in content if isinstance(text := part.get("text"), str)]
+        content = " ".join(texts)
+    return " ".join((content or "")[:LONGEST_READ].split())
 
 
 def _parts(number: int, content: list[dict[str, Any]]) -> list[TextPart | ImagePart]:

@@ -56,10 +56,12 @@ def parse(data: bytearray) -> ResponsesRequest:
 def as_chat(wanted: ResponsesRequest) -> ChatRequest:
     """The same as a chat. Raises `InvalidRequest`."""
     given = [InputMessage(content=wanted.input)] if isinstance(wanted.input, str) else wanted.input
-    messages = [{"role": each.role, "content": _content(each.content)} for each in given[:MAX_MESSAGES]]
+    messages = [{"role": each.role, "content": _content(each.content)} for each in given[: MAX_MESSAGES + 1]]
     if wanted.instructions:
         messages.insert(0, {"role": "system", "content": wanted.instructions})
     form = (wanted.text or {}).get("format") or {}
+    if not isinstance(form, dict):
+        raise InvalidOption("text.format: an object with a type is needed.")
     if form.get("type") == "json_schema":
         form = {"type": "json_schema", "json_schema": {"name": form.get("name"), "schema": form.get("schema") or {}}}
     values = {
