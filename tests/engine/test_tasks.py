@@ -172,7 +172,6 @@ async def test_what_does_not_fit_is_refused(matcher: MatchEngine, answerer: Answ
     wrong = Pixels("w", 8, 8, bytes(8 * 8 * 3))
     for call in (
         matcher.match(pixels, ["a dog", "dog " * 600]),
-        matcher.embed_texts(["dog " * 600]),
         answerer.answer(pixels, "a " * 600),
     ):
         with pytest.raises(PromptTooLong, match="takes 512"):
@@ -183,6 +182,14 @@ async def test_what_does_not_fit_is_refused(matcher: MatchEngine, answerer: Answ
     with pytest.raises(DeadlineExceeded):
         await matcher.match(pixels, ["a dog"] * 60, timeout_s=0)
     assert len(await matcher.match(pixels, ["a dog"])) == 1, "the engine goes on"
+
+
+async def test_of_a_long_text_the_beginning_is_embedded(matcher: MatchEngine) -> None:
+    """Search over longer texts failed at the first one that has more tokens than the model takes."""
+    long, longer = await matcher.embed_texts(["dog " * 600, "dog " * 600 + "cat " * 100])
+    assert long == pytest.approx(longer, abs=1e-5)
+    (short,) = await matcher.embed_texts(["a red square"])
+    assert short != pytest.approx(long, abs=1e-2)
 
 
 async def test_a_closed_engine_says_so() -> None:
