@@ -118,7 +118,7 @@ def guarded(app: ASGIApp, keys: PageKeys, uploads: Path) -> ASGIApp:
     `uploads` is the folder of uploaded files, which are bounded.
     """
     access = _Access(keys)
-    app = UploadMiddleware(app, "/upload", Limits, lambda: uploads)
+    app = UploadMiddleware(app, ("/upload", "/process_recording"), Limits, lambda: uploads)
     app = GuardMiddleware(app, access.check, Limits, _refuse, browser=True, needed=access.needed)
     return SecurityHeadersMiddleware(app, PAGE_POLICY)
 

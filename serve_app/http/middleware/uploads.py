@@ -28,18 +28,20 @@ RETRY_AFTER_S = 60.0
 
 
 class UploadMiddleware:
-    """Checks what is posted to the path, and lets the application have it then."""
+    """Checks what is posted to the paths, and lets the application have it then."""
 
-    def __init__(self, app: ASGIApp, path: str, limits: Callable[[], Limits], folder: Callable[[], Path]) -> None:
-        """`folder` is where the application keeps uploads."""
+    def __init__(
+        self, app: ASGIApp, paths: tuple[str, ...], limits: Callable[[], Limits], folder: Callable[[], Path]
+    ) -> None:
+        """`paths` are ends of paths; `folder` is where the application keeps uploads."""
         self._app = app
-        self._path = path
+        self._paths = paths
         self._limits = limits
         self._folder = folder
         self._room = asyncio.Semaphore(AT_ONCE)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["method"] != "POST" or not route_path(scope).endswith(self._path):
+        if scope["type"] != "http" or scope["method"] != "POST" or not route_path(scope).endswith(self._paths):
             await self._app(scope, receive, send)
             return
         request = Request(scope, receive)

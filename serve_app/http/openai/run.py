@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any, NamedTuple
 
 from serve_app.contract import CaptionBody
@@ -60,10 +61,12 @@ async def _answers(tasks: TaskService, wanted: ChatTask, question: str, request_
 
 async def _captions(service: CaptionService, wanted: ChatTask, request_id: str) -> list[list[CaptionBody]]:
     """Of each choice and image."""
-    caption = Several(service).caption if wanted.choices * len(wanted.images) > 1 else service.caption
+    several = wanted.choices * len(wanted.images) > 1
+    caption = Several(service).caption if several else service.caption
     jobs = []
     work = wanted.choices * sum(map(service.work, wanted.options))
-    async with service.charged(work), _cancelling() as group:
+    # A single one is charged when it is admitted.
+    async with service.charged(work) if several else nullcontext(), _cancelling() as group:
         for choice in range(wanted.choices):
             for number, (image, options) in enumerate(zip(wanted.images, wanted.options, strict=True)):
                 seed = options.get("seed", service.limits.default_seed) + choice

@@ -28,7 +28,11 @@ Running = asyncio.Task[ChatAnswer]
 async def begun(work: Coroutine[Any, Any, ChatAnswer]) -> Running:
     """The work as a task. Raises what it raises at once."""
     running = asyncio.ensure_future(work)
-    await asyncio.wait({running}, timeout=REFUSED_AT_ONCE_S)
+    try:
+        await asyncio.wait({running}, timeout=REFUSED_AT_ONCE_S)
+    except BaseException:
+        running.cancel()
+        raise
     if running.done() and (error := running.exception()) is not None:
         raise error
     return running
