@@ -29,11 +29,15 @@ class Uploads:
         self._running: dict[Incoming, None] = {}
 
     def begin(self, incoming: Incoming) -> None:
+        self._running[incoming] = None
+        # Later, whether or not another body begins: the proxy keeps further requests back while all places are taken.
+        asyncio.get_running_loop().call_later(1.1 * SLOW_S, self._give_up_oldest)
+
+    def _give_up_oldest(self) -> None:
         now = time.monotonic()
         slow = [each for each in self._running if now - each.start > SLOW_S]
         for each in slow[: max(0, len(slow) - MOST_SLOW)]:
             each.give_up()
-        self._running[incoming] = None
 
     def end(self, incoming: Incoming) -> None:
         self._running.pop(incoming, None)
