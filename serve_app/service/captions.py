@@ -126,7 +126,7 @@ class CaptionService:
         except ServiceError:  # captions can do without a matcher, and this one is not kept
             return await make()
         owner = "" if self.limits.result_cache_shared else OWNER.get()
-        key = key_of(image, options, fingerprint, owner)
+        key = await asyncio.to_thread(key_of, image, options, fingerprint, owner)  # hashes megabytes
         body, hit = await self._results.get(key, self.limits.result_cache_entries, deadline, make)
         if (record := RECORD.get()) is not None:
             record.cache = "hit" if hit else "miss"

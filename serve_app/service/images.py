@@ -38,8 +38,8 @@ STRIP_PIXELS = 1_000_000
 PATIENCE_S = 10.0
 """How long an image waits for the memory to decode it."""
 _BYTES_A_PIXEL = {"JPEG": 4, "MPO": 4, "PNG": 5, "BMP": 5, "GIF": 6, "TIFF": 9, "AVIF": 10, "WEBP": 17}
-"""Peak of decoding, as measured by `python -m bench.memory`; Pillow keeps RGB in 4 bytes, and WebP's decoder several
-copies."""
+"""Peak of decoding, at least what `python -m bench.memory` measures: Pillow keeps RGB in 4 bytes, WebP's decoder has
+several copies."""
 _PROGRESSIVE_BYTES = 6
 """Of a pixel's coefficients, which a progressive JPEG is decoded from whole: two of each component."""
 
