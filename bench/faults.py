@@ -67,6 +67,8 @@ def config(port: int, delay_s: float = DELAY_S) -> dict[str, Any]:
         del deployment["autoscaling_config"]
         deployment.update(num_replicas=WORKERS, health_check_period_s=2, health_check_timeout_s=3)
         deployment["ray_actor_options"]["num_cpus"] = 1
+        if deployment["name"] == "Ingress":
+            deployment["max_replicas_per_node"] = WORKERS - 1  # or a killed node may have had all of them
     return whole
 
 
