@@ -29,7 +29,7 @@ frontend captions
 backend nodes
     option httpchk GET /-/healthz
     default-server check inter 1s fastinter 250ms downinter 500ms fall 2 rise 1
-    default-server observe layer4 error-limit 2 on-error mark-down
+    default-server observe layer4 error-limit 1 on-error mark-down
 {servers}
 """
 """Captions are deterministic, so a request whose connection broke, or that met a proxy without replicas (500), goes to
