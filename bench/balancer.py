@@ -19,7 +19,7 @@ defaults
     timeout server 700s
     timeout http-keep-alive 30s
     balance leastconn
-    retries 3
+    retries 6
     option redispatch 1
     option http-buffer-request
     retry-on conn-failure empty-response junk-response 500
@@ -34,7 +34,8 @@ backend nodes
 """
 """Captions are deterministic, so a request whose connection broke, or that met a proxy without replicas (500), goes to
 another node. 503 is not sent again: a full service would only get more. HAProxy can send a request again only if all of
-it had come before the first try (`http-buffer-request`) and fits into `tune.bufsize`."""
+it had come before the first try (`http-buffer-request`) and fits into `tune.bufsize`. Ray's HAProxy does not wait for
+all of a large body, so while the processes of a node end one after the other a request may be lost several times."""
 
 BUFSIZE = 1_048_576
 
