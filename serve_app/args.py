@@ -91,6 +91,11 @@ class AppArgs(Limits, EngineSettings):
         "result_cache_entries is set, such as redis://redis:6379/1; "
         "None: each counts its share",
     )
+    job_store: str | None = Field(
+        None,
+        description="Redis (redis://…) or directory of captions that outlive their request (`Prefer: respond-async`), "
+        "the same for all ingress replicas; None: such requests are answered at once",
+    )
     allowed_hosts: tuple[str, ...] = Field(
         (), description="names (without port) for which requests are answered, *.example.org for all below; none: any"
     )

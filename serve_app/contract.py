@@ -161,6 +161,26 @@ class BatchLine(BaseModel):
     error: Problem | None = None
 
 
+class JobError(BaseModel):
+    """Why a caption could not be made."""
+
+    type: str = Field(description="kind of error, as at the end of a problem's `type`")
+    status: int
+    detail: str
+
+
+class JobBody(BaseModel):
+    """A caption that outlives the request that asked for it."""
+
+    id: str
+    status: Literal["queued", "running", "done", "failed", "cancelled"]
+    result: CaptionBody | None = None
+    error: JobError | None = None
+    webhook: Literal["waiting", "called", "failed"] | None = Field(
+        None, description="what became of the webhook that was asked for"
+    )
+
+
 class AnswerBody(BaseModel):
     """The answer to a question about an image."""
 

@@ -7,11 +7,13 @@
         Unauthorized            401
         NotDeployed             404
         ModelUnknown            404
+        JobUnknown              404
         UploadTooSlow           408
         ImageTooLarge           413
         UnsupportedImage        415
         InvalidOption           422
         PromptTooLong           422
+        ReplicasCrashed         422
         UrlNotAllowed           422
         FetchFailed             424
       ServiceError              500   a later try may succeed
@@ -19,6 +21,7 @@
         PolishFailed            500
         GeneratorUnavailable    503
         WrongImageSize          503
+        JobsUnavailable         503
         FetchUnavailable        502
         DeadlineExceeded        504
         FetchTimedOut           504
@@ -129,6 +132,18 @@ class ModelUnknown(RequestError):
     status = 404
 
 
+class JobUnknown(RequestError):
+    """There is no caption in progress with this id, or it is not this caller's."""
+
+    status = 404
+
+
+class ReplicasCrashed(RequestError):
+    """Replicas crashed or ran out of memory while they worked on the image."""
+
+    status = 422
+
+
 class PromptTooLong(RequestError):
     """The prompt takes all of the model's positions, and none is left for an answer."""
 
@@ -202,6 +217,13 @@ class GenerationFailed(ServiceError):
 
 class WrongImageSize(ServiceError):
     """The pixels are of another model's size: the service is changing models."""
+
+    status = 503
+    retryable = True
+
+
+class JobsUnavailable(ServiceError):
+    """The storage of captions that outlive their request fails."""
 
     status = 503
     retryable = True

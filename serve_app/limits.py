@@ -55,6 +55,11 @@ class Limits(BaseModel):
     fetch_ca_file: str | None = Field(None, description="file of certificates (PEM) that are trusted besides the usual")
     fetch_contact: str = Field("", description="address or page for the User-Agent, which some sites ask for")
     fetch_timeout_s: float = Field(10.0, gt=0, description="seconds for an image that is fetched, redirects included")
+    webhook_hosts: tuple[str, ...] = Field(
+        (),
+        description="hosts whose webhooks are called, in the form of fetch_hosts and by the other fetch_ settings; "
+        "none unless set",
+    )
     key_rows_per_minute: int | None = Field(
         None,
         ge=1,
@@ -77,6 +82,9 @@ class Limits(BaseModel):
     )
     result_cache_shared: bool = Field(
         False, description="whether an answer that was made for one API key is given to others"
+    )
+    job_kept_s: float = Field(
+        86400.0, gt=0, description="seconds that captions which outlive their request may take, and are kept"
     )
     access_log: Literal["all", "errors", "none"] = Field(
         "all", description="requests that get a line in the log: all, errors (status 400 and above), or none"

@@ -21,8 +21,12 @@ from serve_app.http import create_app
 from serve_app.http.middleware.guard import check_of
 from serve_app.pipeline import CaptionPipeline
 from serve_app.service import FILE_VARIABLE, KEYS_VARIABLE, CaptionService, KeyStore, TaskService
+from serve_app.service.fetch import Fetcher
+from serve_app.service.job_store import store_of
+from serve_app.service.jobs import Jobs
 from serve_app.service.quota import Quota
 from serve_app.service.results import Results
+from serve_app.service.webhooks import SECRET_VARIABLE, Webhooks
 from serve_app.tasks import EMBEDDINGS, TASKS, Task
 from serve_app.types import Strategy
 from serve_app.wiring import pipeline_of
@@ -52,6 +56,10 @@ class IngressReplica:
         quota = Quota(self._capacity.ingresses, args.redis_url)
         results = Results(args.redis_url)
         self._service = CaptionService(self._pipeline(args), args.limits(), self._capacity, quota, results)
+        webhooks = Webhooks(Fetcher(), os.environ.get(SECRET_VARIABLE))
+        self._jobs = (
+            Jobs(self._service, store_of(args.job_store, args.job_kept_s), webhooks) if args.job_store else None
+        )
         self._tasks = TaskService(self._service, self._matcher, self._answerer)
 
     def reconfigure(self, user_config: Mapping[str, Any]) -> None:
@@ -65,8 +73,11 @@ class IngressReplica:
         self._service.reconfigure(pipeline, args.limits())
         self._capacity.depth = args.admission_depth
 
-    def check_health(self) -> None:
-        """Serve asks every few seconds; that is when the metrics are brought up to date."""
+    async def check_health(self) -> None:
+        """Serve asks every few seconds, on the replica's event loop: metrics are brought up to date, and jobs that lost
+        their replica looked after."""
+        if self._jobs is not None:
+            self._jobs.start()
         admission = self._service.admission
         self._metrics.update(admission.admitted, self._capacity(), admission.shed)
 
@@ -75,6 +86,7 @@ class IngressReplica:
             self._service,
             self._tasks,
             keys=self._keys,
+            jobs=self._jobs,
             cors_origins=self._args.cors_origins,
             allowed_hosts=self._args.allowed_hosts,
             send_request_id=False,  # Serve sends the header itself

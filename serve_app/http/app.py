@@ -12,7 +12,7 @@ from starlette.responses import Response
 
 import serve_app
 from serve_app.errors import CaptionServeError
-from serve_app.http import description, ollama, openai, problems, task_routes
+from serve_app.http import description, job_routes, ollama, openai, problems, task_routes
 from serve_app.http.mcp import mount_mcp
 from serve_app.http.middleware.access_log import AccessLogMiddleware
 from serve_app.http.middleware.gate import GateMiddleware
@@ -23,6 +23,7 @@ from serve_app.http.middleware.security_headers import SecurityHeadersMiddleware
 from serve_app.http.routes import router
 from serve_app.service.captions import CaptionService
 from serve_app.service.fetch import Fetcher
+from serve_app.service.jobs import Jobs
 from serve_app.service.keys import KeyStore
 from serve_app.service.tasks import TaskService
 
@@ -35,6 +36,7 @@ def create_app(
     tasks: TaskService | None = None,
     *,
     keys: KeyStore | None = None,
+    jobs: Jobs | None = None,
     cors_origins: Sequence[str] = (),
     allowed_hosts: Sequence[str] = (),
     send_request_id: bool = True,
@@ -48,7 +50,9 @@ def create_app(
     app.state.service = service
     app.state.tasks = tasks or TaskService(service)
     app.state.fetcher = Fetcher()
+    app.state.jobs = jobs
     app.include_router(router)
+    app.include_router(job_routes.router)
     app.include_router(task_routes.router)
     app.include_router(openai.router)
     app.include_router(ollama.router)
@@ -67,7 +71,7 @@ def create_app(
         app.add_middleware(
             CORSMiddleware,
             allow_origins=list(cors_origins),
-            allow_methods=["GET", "POST"],
+            allow_methods=["GET", "POST", "DELETE"],
             allow_headers=["*"],
             expose_headers=list(EXPOSED),
         )

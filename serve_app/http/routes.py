@@ -9,12 +9,13 @@ from pydantic import BaseModel
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, PlainTextResponse, Response
 
-from serve_app.contract import BatchLine, CaptionBody
+from serve_app.contract import BatchLine, CaptionBody, JobBody
 from serve_app.http import problems
 from serve_app.http.batches import read_batch_request
 from serve_app.http.body import read_caption_request
 from serve_app.http.description import CAPTION, EVENT_EXAMPLE, EVENTS, PIXEL, REFERENCE, event_stream
 from serve_app.http.disconnect import ClientGone, while_connected
+from serve_app.http.job_routes import WEBHOOK, accepted, prefers_async
 from serve_app.http.middleware.request_id import request_id
 from serve_app.http.paths import BATCH
 from serve_app.http.streams import EVENT_STREAM, NDJSON, batch_response, event_response, wants_events
@@ -64,6 +65,17 @@ _BATCH_BODY = {
         "multipart/form-data": {"schema": fields_of(Options, {"type": "array", "items": _BINARY, "minItems": 1})}
     },
 }
+
+
+def _header(name: str, description: str, **schema: Any) -> dict[str, Any]:
+    return {"name": name, "in": "header", "description": description, "schema": {"type": "string", **schema}}
+
+
+_HEADERS = [
+    _header("Prefer", "respond-async: an id at once (202), if the service keeps captions beyond requests (RFC 7240)"),
+    _header(WEBHOOK, "with `Prefer: respond-async`: the URL that is called when the caption is done", format="uri"),
+    _header("Priority", "u=7: background work, which leaves half of the capacity to others (RFC 9218)"),
+]
 PROBLEMS = problems.responses()
 _ANSWER = {
     "content": {
@@ -81,28 +93,40 @@ _ANSWER = {
     response_model=CaptionBody,
     responses={
         200: _ANSWER,
+        202: {
+            "model": JobBody,
+            "description": "Accepted, with `Prefer: respond-async` where captions may outlive a request",
+        },
         **PROBLEMS,
     },
-    openapi_extra={"requestBody": _REQUEST_BODY},
+    openapi_extra={"requestBody": _REQUEST_BODY, "parameters": _HEADERS},
     summary="Caption an image",
 )
 async def captions(request: Request) -> Response:
     """Send the image as a form file, as the raw body (options in the query), or inside JSON.
 
     With `Accept: text/event-stream` the answer comes in events: start, variant, merge, extension, round, and result or
-    error as the last.
+    error as the last. With `Prefer: respond-async` it comes later, at the `Location` that is given.
     """
     service: CaptionService = request.app.state.service
     try:
         image, options = await read_caption_request(request, service.limits, request.app.state.fetcher)
+        if prefers_async(request):
+            return await accepted(request, image, options)
         if wants_events(request):
             return await event_response(request, service.events(image, options, request_id(request.scope)))
         fresh = "no-cache" in request.headers.get("cache-control", "").lower()
-        work = service.caption(image, options, request_id(request.scope), fresh=fresh)
+        background = is_background(request.headers.get("priority", ""))
+        work = service.caption(image, options, request_id(request.scope), background=background, fresh=fresh)
         body = await while_connected(request, work)
     except (ClientGone, ClientDisconnect):
         return Response(status_code=problems.CLIENT_CLOSED_REQUEST)
     return JSONResponse(body.model_dump())
+
+
+def is_background(priority: str) -> bool:
+    """Whether a `Priority` header names the urgency of background work (RFC 9218, 4.1)."""
+    return "u=7" in (member.partition(";")[0].strip() for member in priority.split(","))
 
 
 @router.post(

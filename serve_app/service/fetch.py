@@ -1,4 +1,4 @@
-"""Images by URL: from allowed hosts at checked addresses only, bounded in bytes and time."""
+"""Images by URL, and webhooks: allowed hosts at checked addresses only, bounded in bytes and time."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import functools
 import ipaddress
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urljoin
 
@@ -35,11 +37,7 @@ MAX_FETCHES = 32
 Resolver = Callable[[str, int], Awaitable[list[str]]]
 """From host and port to numeric addresses."""
 
-_HEADERS: dict[bytes | str, bytes | str] = {
-    "Accept": "image/*",
-    "Accept-Encoding": "identity",
-    "Connection": "close",
-}
+_HEADERS = {"Accept": "image/*", "Accept-Encoding": "identity"}
 _REDIRECTS = (301, 302, 303, 307, 308)
 _FAILURES = (
     httpcore.ProxyError,
@@ -62,8 +60,27 @@ async def resolve(host: str, port: int) -> list[str]:
     return list(dict.fromkeys(str(entry[4][0]) for entry in entries))
 
 
+@dataclass(frozen=True)
+class _Use:
+    """What a URL is for: its name in errors, and the words for what is done with it."""
+
+    name: str
+    does: str
+    done: str
+    setting: str
+    """The one that lists the hosts."""
+
+    def hosts(self, limits: Limits) -> tuple[str, ...]:
+        hosts: tuple[str, ...] = getattr(limits, self.setting)
+        return hosts
+
+
+_IMAGE = _Use("image", "fetch from", "fetched", "fetch_hosts")
+_WEBHOOK = _Use("webhook", "send to", "called", "webhook_hosts")
+
+
 class Fetcher:
-    """Fetches images for every interface by the same rules."""
+    """Fetches images for every interface, and calls webhooks, by the same rules."""
 
     def __init__(self, resolver: Resolver = resolve, ssl_context: ssl.SSLContext | None = None) -> None:
         self._resolver = resolver
@@ -83,13 +100,31 @@ class Fetcher:
         except TimeoutError:
             raise FetchTimedOut(f"image: the URL did not respond within {limits.fetch_timeout_s:g} s.") from None
 
+    async def post(self, url: str, content: bytes, headers: Mapping[str, str], limits: Limits) -> None:
+        """Sends JSON to a webhook; redirects are not followed.
+
+        Raises `UrlNotAllowed`, `FetchFailed` (no such host), `FetchTimedOut`, and `FetchUnavailable`, also for an
+        answer that is not 2xx.
+        """
+        target = check_webhook(url, limits)
+        try:
+            async with (
+                asyncio.timeout(limits.fetch_timeout_s),
+                self._room,
+                self._stream(target, limits, _WEBHOOK, "POST", headers, content) as response,
+            ):
+                if not 200 <= response.status < 300:
+                    raise FetchUnavailable(f"webhook: {_name(target)[:100]} answered {response.status}.")
+        except TimeoutError:
+            raise FetchTimedOut(f"webhook: the URL did not respond within {limits.fetch_timeout_s:g} s.") from None
+
     async def _follow(self, url: str, limits: Limits) -> bytes:
-        target = _parse(url, limits)
+        target = _parse(url, limits, _IMAGE)
         for _ in range(MAX_REDIRECTS + 1):
             answer = await self._get(target, limits)
             if isinstance(answer, bytes):
                 return answer
-            following = _parse(_joined(target, answer), limits)
+            following = _parse(_joined(target, answer), limits, _IMAGE)
             if target.scheme == "https" and following.scheme != "https":
                 raise UrlNotAllowed("image: the server redirects from https to http.")
             target = following
@@ -97,9 +132,23 @@ class Fetcher:
 
     async def _get(self, url: httpx.URL, limits: Limits) -> bytes | str:
         """The body, or where a redirect leads."""
+        async with self._stream(url, limits, _IMAGE, "GET", _HEADERS) as response:
+            return await _body(response, _name(url), limits)
+
+    @asynccontextmanager
+    async def _stream(
+        self,
+        url: httpx.URL,
+        limits: Limits,
+        use: _Use,
+        method: str,
+        headers: Mapping[str, str],
+        content: bytes | None = None,
+    ) -> AsyncIterator[httpcore.Response]:
         host = _name(url)
         port = url.port or (443 if url.scheme == "https" else 80)
-        checked = await self._addresses(host, port, limits) if not limits.fetch_proxy or _is_address(host) else ()
+        is_checked = not limits.fetch_proxy or _is_address(host)
+        checked = await self._addresses(host, port, limits, use) if is_checked else ()
         backend = _CheckedBackend(checked)
         context = self._ssl_context or _trusted(limits.fetch_ca_file)
         try:
@@ -115,30 +164,34 @@ class Fetcher:
                 origin = httpcore.URL(
                     scheme=url.scheme.encode(), host=host.encode(), port=port, target=url.raw_path or b"/"
                 )
-                headers: dict[bytes | str, bytes | str] = {
+                sent = {
                     "Host": shown if default else f"{shown}:{port}",
                     "User-Agent": _user_agent(limits),
-                    **_HEADERS,
+                    "Connection": "close",
+                    **headers,
                 }
-                async with pool.stream("GET", origin, headers=headers) as response:
-                    return await _body(response, host, limits)
+                if content is not None:
+                    sent["Content-Length"] = str(len(content))
+                encoded = [(name.encode(), value.encode()) for name, value in sent.items()]
+                async with pool.stream(method, origin, headers=encoded, content=content) as response:
+                    yield response
         except (CaptionServeError, TimeoutError):
             raise
         except _FAILURES as error:
-            raise FetchUnavailable(f"image: cannot fetch from {host[:100]}: {_reason(error)}.") from error
+            raise FetchUnavailable(f"{use.name}: cannot {use.does} {host[:100]}: {_reason(error)}.") from error
         finally:
             await backend.close()
 
-    async def _addresses(self, host: str, port: int, limits: Limits) -> list[str]:
-        """All of the host's addresses, when every one may be fetched from."""
+    async def _addresses(self, host: str, port: int, limits: Limits, use: _Use) -> list[str]:
+        """All of the host's addresses, if every one is allowed."""
         try:
             addresses = [_address(text) for text in await self._resolver(host, port)]
         except (OSError, ValueError, UnicodeError):
-            raise FetchFailed(f"image: there is no host {host[:100]!r}.") from None
+            raise FetchFailed(f"{use.name}: there is no host {host[:100]!r}.") from None
         if not addresses:
-            raise FetchFailed(f"image: there is no host {host[:100]!r}.")
+            raise FetchFailed(f"{use.name}: there is no host {host[:100]!r}.")
         if not all(allowed(address, limits.fetch_networks) for address in addresses):
-            raise UrlNotAllowed(f"image: {host[:100]!r} is not at a public address.")
+            raise UrlNotAllowed(f"{use.name}: {host[:100]!r} is not at a public address.")
         return [str(address) for address in addresses]
 
 
@@ -172,28 +225,33 @@ def _joined(url: httpx.URL, location: str) -> str:
         raise UrlNotAllowed("image: the server redirects to a malformed URL.") from None
 
 
-def _parse(text: str, limits: Limits) -> httpx.URL:
-    """The URL, when its form and host are allowed."""
+def check_webhook(url: str, limits: Limits) -> httpx.URL:
+    """The URL, if its form and host are allowed. Raises `UrlNotAllowed`."""
+    if not limits.webhook_hosts:
+        raise UrlNotAllowed("webhook: this service calls none (webhook_hosts).")
+    return _parse(url, limits, _WEBHOOK)
+
+
+def _parse(text: str, limits: Limits, use: _Use) -> httpx.URL:
+    """The URL, if its form and host are allowed."""
     if len(text) > MAX_URL_CHARACTERS:
-        raise UrlNotAllowed(f"image: the URL has more than {MAX_URL_CHARACTERS} characters.")
+        raise UrlNotAllowed(f"{use.name}: the URL has more than {MAX_URL_CHARACTERS} characters.")
     try:
         url = httpx.URL(text)
         host = _name(url)
         port = url.port
     except (httpx.InvalidURL, ValueError, UnicodeError):
-        raise UrlNotAllowed("image: the URL is malformed.") from None
+        raise UrlNotAllowed(f"{use.name}: the URL is malformed.") from None
     if url.scheme not in ("http", "https") or not host:
-        raise UrlNotAllowed("image: only http and https URLs with a host are fetched.")
+        raise UrlNotAllowed(f"{use.name}: only http and https URLs with a host are {use.done}.")
     if url.userinfo:
-        raise UrlNotAllowed("image: URLs with a user name or password are not fetched.")
+        raise UrlNotAllowed(f"{use.name}: URLs with a user name or password are not {use.done}.")
     if port is not None and not 0 < port < 65536:
-        raise UrlNotAllowed("image: the URL is malformed.")
-    if not _listed(host, port, limits):
-        if _listed(host, None, limits):
-            raise UrlNotAllowed(
-                f"image: port {port} is fetched from hosts only that `fetch_hosts` lists by their name."
-            )
-        raise UrlNotAllowed(f"image: this service does not fetch from {host[:100]!r}.")
+        raise UrlNotAllowed(f"{use.name}: the URL is malformed.")
+    if not _listed(host, port, limits, use):
+        if _listed(host, None, limits, use):
+            raise UrlNotAllowed(f"{use.name}: for port {port} `{use.setting}` must list the host by its name.")
+        raise UrlNotAllowed(f"{use.name}: this service does not {use.does} {host[:100]!r}.")
     return url
 
 
@@ -202,10 +260,10 @@ def _name(url: httpx.URL) -> str:
     return url.raw_host.decode("ascii").lower().rstrip(".")
 
 
-def _listed(host: str, port: int | None, limits: Limits) -> bool:
+def _listed(host: str, port: int | None, limits: Limits, use: _Use) -> bool:
     """A host may be listed by name. With `*` only usual ports are open, and all of an address in a listed network."""
     usual = port in (None, 80, 443) or _in_networks(host, limits)
-    for entry in (given.lower().rstrip(".") for given in limits.fetch_hosts):
+    for entry in (given.lower().rstrip(".") for given in use.hosts(limits)):
         if entry == host:
             return True
         if usual and (entry == "*" or (entry.startswith("*.") and host.endswith(entry[1:]))):

@@ -72,7 +72,7 @@ def _config(directory: Path) -> Path:
     keys.write_text(f"first:sha256:{hashlib.sha256(FIRST_KEY.encode()).hexdigest()}\n", encoding="utf-8")
     loopback = {"fetch_hosts": ["127.0.0.1"], "fetch_networks": ["127.0.0.0/8"]}
     variants = {
-        "spread": {"model": "demo", "spread": 4},
+        "spread": {"model": "demo", "spread": 4, "job_store": str(directory / "jobs")},
         "instant": {"engine": "instant", **loopback, "fetch_timeout_s": 3},
         "guarded": {"engine": "instant", "api_keys_file": str(keys), "key_rows_at_once": 4 * 46},
     }

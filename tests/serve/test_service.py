@@ -172,6 +172,28 @@ def test_killed_replica_costs_no_request(service: Service) -> None:
     assert truth() <= nouns_in(answer.json()["caption"])
 
 
+def test_captions_that_outlive_their_request_outlive_their_ingress_too(service: Service) -> None:
+    with service.client() as client:
+        headers = {"prefer": "respond-async"}
+        answers = [client.post("/spread/v1/captions", files={"image": SCENE}, headers=headers) for _ in range(6)]
+        assert {(answer.status_code, answer.json()["status"]) for answer in answers} == {(202, "queued")}
+        addresses = [answer.headers["location"] for answer in answers]
+        for process in service.replica_processes("Ingress", "spread"):
+            process.kill()
+
+        def found(address: str) -> str:
+            try:
+                answer = client.get(address)
+            except httpx.TransportError:  # while no ingress replica is there
+                return "unknown"
+            return str(answer.json()["status"]) if answer.status_code == 200 else "unknown"
+
+        wait_until(lambda: {found(address) for address in addresses} == {"done"}, 150)
+        results = [client.get(address).json()["result"] for address in addresses]
+    assert all(truth() <= nouns_in(result["caption"]) for result in results)
+    assert {result["id"] for result in results} == {address.rpartition("/")[2] for address in addresses}
+
+
 def test_ray_job_captions_bytes_images_and_arrays(service: Service) -> None:
     sample = held_out.SAMPLE.relative_to(ROOT)
     command = ["ray", "job", "submit", "--working-dir", str(ROOT / "examples"), "--"]

@@ -1,0 +1,68 @@
+"""Captions that outlive the request that asked for them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+
+from serve_app.contract import JobBody
+from serve_app.errors import JobUnknown
+from serve_app.http import problems
+from serve_app.service.jobs import Jobs
+from serve_app.service.sources import RemoteImage
+
+PREFERENCE = "respond-async"
+"""RFC 7240, 4.1."""
+WEBHOOK = "webhook-url"
+"""Header with the URL that is called when the caption is done."""
+
+router = APIRouter()
+
+
+def prefers_async(request: Request) -> bool:
+    """Whether the caller wants no more than an id, and the service can give one."""
+    wanted = ",".join(request.headers.getlist("prefer")).lower().replace(" ", "").split(",")
+    return request.app.state.jobs is not None and PREFERENCE in wanted
+
+
+async def accepted(request: Request, image: bytes | RemoteImage, options: dict[str, Any]) -> Response:
+    body = await request.app.state.jobs.submit(image, options, request.headers.get(WEBHOOK))
+    headers = {
+        "Location": f"{request.scope.get('root_path', '')}/v1/captions/{body.id}",
+        "Preference-Applied": PREFERENCE,
+        "Vary": "Prefer",
+    }
+    return JSONResponse(body.model_dump(), 202, headers)
+
+
+_PROBLEMS = problems.responses((401, 404, 503))
+
+
+@router.get(
+    "/v1/captions/{job_id}",
+    response_model=JobBody,
+    responses=_PROBLEMS,
+    summary="A caption that was asked for with `Prefer: respond-async`",
+)
+async def find(request: Request, job_id: str) -> Response:
+    return JSONResponse((await _jobs(request).find(job_id)).model_dump())
+
+
+@router.delete(
+    "/v1/captions/{job_id}",
+    response_model=JobBody,
+    responses=_PROBLEMS,
+    summary="End a caption that was asked for with `Prefer: respond-async`",
+)
+async def cancel(request: Request, job_id: str) -> Response:
+    return JSONResponse((await _jobs(request).cancel(job_id)).model_dump())
+
+
+def _jobs(request: Request) -> Jobs:
+    jobs: Jobs | None = request.app.state.jobs
+    if jobs is None:
+        raise JobUnknown("No captions outlive their request here; the setting `job_store` turns that on.")
+    return jobs
