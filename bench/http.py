@@ -1,11 +1,13 @@
 """What the service costs around the engine, and what it does with ten times the load that it can carry.
 
-    python -m bench.http                 # both parts, about 8 minutes
+    python -m bench.http                 # all parts, about 12 minutes
     python -m bench.http --part cost
+    python -m bench.http --part floor
     python -m bench.http --part overload
 
 `cost` uses the instant engine: latency of one client and the highest rate that is carried, with HAProxy and with
-Serve's default proxy, with 1 and with 4 caption replicas. `overload` uses the embedded model: first as many clients as
+Serve's default proxy, with 1 and with 4 caption replicas. `floor` compares the same with Ray's own echo of the same
+bytes (bench/echo.py) behind the same HAProxy, in turn. `overload` uses the embedded model: first as many clients as
 fit, then ten times the rate that was reached with them. The load comes from k6 (open loop, latencies from when a
 request was due) and shares the machine. The last line is JSON.
 """
@@ -16,6 +18,7 @@ import argparse
 import json
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -29,7 +32,9 @@ from bench.cluster import ROOT, ClusterError, LocalCluster
 
 IMAGES = 40
 """Held-out scenes that are sent in turn."""
-RATES = (50, 100, 125, 150, 175, 200, 250)
+RATES = (50, 100, 125, 150, 175, 200, 250, 300, 350, 400, 500)
+ROUNDS = 3
+"""Of the comparison with the echo; the median counts."""
 STEP_S = 8
 PATIENCE_MS = 1000.0
 """A rate is carried when 99 % of its requests are answered with 200 within this time."""
@@ -76,20 +81,38 @@ def config(port: int, args: dict[str, Any], captioners: int) -> dict[str, Any]:
 class Service(LocalCluster):
     """A cluster of one node that is asked directly."""
 
-    def __init__(self, directory: Path, settings: dict[str, str], args: dict[str, Any], captioners: int) -> None:
+    def __init__(
+        self, directory: Path, settings: dict[str, str], args: dict[str, Any], captioners: int, echo: bool = False
+    ) -> None:
         super().__init__(directory, settings, head_cpus=8)
         self._config = config(self.head.port, args, captioners)
+        if echo:
+            self._config["applications"].append(
+                {"name": "echo", "route_prefix": "/echo", "import_path": "bench.echo:app"}
+            )
 
     def start(self) -> None:
         super().start()
         self.url = f"http://127.0.0.1:{self.head.port}"  # without the balancer
         self.deploy(self._config)
-        self.wait_healthy()
+        for application in self._config["applications"]:
+            self.wait_healthy(application["name"])
 
 
 def carried(summary: dict[str, Any], rate: float) -> bool:
     answered = summary["statuses"].get("200", 0)
     return bool(answered >= 0.99 * rate * summary["seconds"] and summary["ok_ms"]["p99"] <= PATIENCE_MS)
+
+
+def highest_rate(url: str) -> dict[str, Any]:
+    """The highest of `RATES` that is carried, and its latencies; empty if none is."""
+    highest: dict[str, Any] = {}
+    for rate in RATES:
+        summary = k6(url, RATE=rate, SECONDS=STEP_S)
+        if not carried(summary, rate):
+            break
+        highest = {"rate": rate, "ok_ms": summary["ok_ms"]}
+    return highest
 
 
 def cost(haproxy: bool, captioners: int) -> dict[str, Any]:
@@ -102,12 +125,7 @@ def cost(haproxy: bool, captioners: int) -> dict[str, Any]:
         k6(captions, CLIENTS=4, SECONDS=5)  # warm
         alone = k6(captions, CLIENTS=1, SECONDS=STEP_S)
         healthz = k6(f"{service.url}/healthz", METHOD="GET", CLIENTS=1, SECONDS=3)
-        highest: dict[str, Any] = {}
-        for rate in RATES:
-            summary = k6(captions, RATE=rate, SECONDS=STEP_S)
-            if not carried(summary, rate):
-                break
-            highest = {"rate": rate, "ok_ms": summary["ok_ms"]}
+        highest = highest_rate(captions)
         clients = k6(captions, CLIENTS=24, SECONDS=STEP_S)
     found = {
         "proxy": "haproxy" if haproxy else "default",
@@ -118,6 +136,37 @@ def cost(haproxy: bool, captioners: int) -> dict[str, Any]:
         "highest_open_loop_rate": highest.get("rate", 0),
         "its_p99_ms": round(highest.get("ok_ms", {}).get("p99", 0)),
         "24_clients_per_s": round(clients["statuses"].get("200", 0) / STEP_S, 1),
+    }
+    print(found, flush=True)
+    return found
+
+
+def floor() -> dict[str, Any]:
+    """Captions of the instant engine beside Ray's echo, measured in turn."""
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        Service(Path(scratch), faults.settings(), INSTANT, 1, echo=True) as service,
+    ):
+        urls = {"captions": f"{service.url}/v1/captions?detail=low", "echo": f"{service.url}/echo?of=bytes"}
+        for url in urls.values():
+            k6(url, CLIENTS=4, SECONDS=5)  # warm
+        alone: dict[str, list[float]] = {name: [] for name in urls}
+        together: dict[str, list[float]] = {name: [] for name in urls}
+        for _ in range(ROUNDS):
+            for name, url in urls.items():
+                alone[name].append(k6(url, CLIENTS=1, SECONDS=STEP_S)["ok_ms"]["p50"])
+            for name, url in urls.items():
+                together[name].append(k6(url, CLIENTS=24, SECONDS=STEP_S)["statuses"]["200"] / STEP_S)
+        rates = {name: highest_rate(url).get("rate", 0) for name, url in urls.items()}
+    latency = {name: statistics.median(found) for name, found in alone.items()}
+    clients = {name: statistics.median(found) for name, found in together.items()}
+    found = {
+        "one_client_p50_ms": {name: round(value, 1) for name, value in latency.items()},
+        "latency_ratio": round(latency["captions"] / latency["echo"], 2),
+        "24_clients_per_s": {name: round(value, 1) for name, value in clients.items()},
+        "24_clients_ratio": round(clients["captions"] / clients["echo"], 2),
+        "highest_open_loop_rate": rates,
+        "rate_ratio": round(rates["captions"] / rates["echo"], 2) if rates["echo"] else None,
     }
     print(found, flush=True)
     return found
@@ -154,13 +203,15 @@ def overload() -> dict[str, Any]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", choices=("cost", "overload"), help="one part only")
+    parser.add_argument("--part", choices=("cost", "floor", "overload"), help="one part only")
     args = parser.parse_args()
     results: dict[str, Any] = {}
     try:
-        if args.part != "overload":
+        if args.part in (None, "cost"):
             results["cost"] = [cost(haproxy, captioners) for haproxy in (True, False) for captioners in (1, 4)]
-        if args.part != "cost":
+        if args.part in (None, "floor"):
+            results["floor"] = floor()
+        if args.part in (None, "overload"):
             results["overload"] = overload()
     except ClusterError as error:
         print(error, file=sys.stderr)

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Sequence
 
 from serve_app.args import AppArgs
 from serve_app.deadline import Deadline
+from serve_app.deployments.black_box import BlackBox
 from serve_app.deployments.logs import log_with_serve
 from serve_app.deployments.metrics import EngineMetrics
 from serve_app.engines import start_captioner
@@ -21,6 +22,7 @@ class CaptionerReplica:
 
     def __init__(self, args: AppArgs) -> None:
         log_with_serve()
+        self._black_box = BlackBox()
         self._engine = start_captioner(args)
         self._metrics = EngineMetrics()
 
@@ -52,9 +54,12 @@ class CaptionerReplica:
     def check_health(self) -> None:
         """Serve replaces the replica when this raises. The metrics are brought up to date on the way."""
         self._engine.check_health()
+        self._black_box.update()
         if (counters := getattr(self._engine, "counters", None)) is not None:
             self._metrics.update(counters)
 
     def __del__(self) -> None:
+        if black_box := getattr(self, "_black_box", None):
+            black_box.remove()
         if engine := getattr(self, "_engine", None):
             engine.close()

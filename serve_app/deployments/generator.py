@@ -74,17 +74,17 @@ class HandleGenerator(ModelHandle):
         deadline: Deadline,
         on_outcome: OnOutcome | None,
     ) -> list[Outcome] | ServiceError:
-        handle = self._for(pixels, number)
+        session = self._session(pixels, number)
         try:
             if on_outcome is not None:
-                return await self._streamed(handle.options(stream=True), pixels, jobs, deadline, on_outcome)
-            outcomes: list[Outcome] = await self._call(handle, "generate", pixels, jobs, deadline=deadline)
+                return await self._streamed(session, pixels, jobs, deadline, on_outcome)
+            outcomes: list[Outcome] = await self._call(session, "generate", pixels, jobs, deadline=deadline)
         except ServiceError as error:
             return error
         return outcomes
 
     async def _streamed(
-        self, handle: Any, pixels: Pixels, jobs: list[GenerateJob], deadline: Deadline, on_outcome: OnOutcome
+        self, session: str, pixels: Pixels, jobs: list[GenerateJob], deadline: Deadline, on_outcome: OnOutcome
     ) -> list[Outcome]:
         """The outcomes, each reported as it comes; if the replica is lost, the jobs that are missing are sent again."""
         found: dict[int, Outcome] = {}
@@ -92,10 +92,10 @@ class HandleGenerator(ModelHandle):
 
         async def follow() -> None:
             missing = [place for place in range(len(jobs)) if place not in found]
-            await self._follow(handle, pixels, jobs, missing, deadline, found, on_outcome)
+            await self._follow(session, pixels, jobs, missing, deadline, found, on_outcome)
 
         try:
-            await self._retried(follow)
+            await self._retried(follow, session)
         except ServiceError as error:
             if not found:
                 raise
@@ -104,7 +104,7 @@ class HandleGenerator(ModelHandle):
 
     async def _follow(
         self,
-        handle: Any,
+        session: str,
         pixels: Pixels,
         jobs: list[GenerateJob],
         places: list[int],
@@ -113,7 +113,9 @@ class HandleGenerator(ModelHandle):
         on_outcome: OnOutcome,
     ) -> None:
         """One streaming call for the jobs at `places`; puts what comes into `found`."""
-        outcomes = handle.stream.remote(pixels, [jobs[place] for place in places], deadline)
+        outcomes = (
+            self._to(session).options(stream=True).stream.remote(pixels, [jobs[place] for place in places], deadline)
+        )
         try:
             async with self._patience(deadline):
                 async for index, outcome in outcomes:

@@ -13,8 +13,10 @@ from typing import Any, ClassVar, TypeVar
 from ray.serve.handle import DeploymentHandle
 
 from serve_app.deadline import NEVER, Deadline
+from serve_app.deployments import black_box
 from serve_app.deployments.handle_errors import our_errors
-from serve_app.errors import CaptionServeError, GeneratorUnavailable, ServiceError, WrongImageSize
+from serve_app.deployments.routed import ROUTES
+from serve_app.errors import CaptionServeError, GeneratorUnavailable, ReplicasCrashed, ServiceError, WrongImageSize
 from serve_app.retry import Retries, retried
 from serve_app.types import ModelInfo, Pixels
 
@@ -24,6 +26,9 @@ REFRESH_S = 30.0
 """What a replica says of its model is asked again after this: a rollout may have brought another one."""
 GRACE_S = 5.0
 """A replica ends its work at the deadline; an answer that is later than this by more is given up."""
+
+MOST_CRASHES = 2
+"""An image that has cost so many replicas is not given to another one."""
 
 Result = TypeVar("Result")
 
@@ -51,7 +56,7 @@ class ModelHandle:
         """What a replica said of its model, half a minute ago at the most if replicas answer."""
         if self._info is None:
             # No limit here: the caller's holds, and a replica may take minutes to load its model.
-            self._info = await self._call(self._handle, "info", deadline=NEVER)
+            self._info = await self._call(None, "info", deadline=NEVER)
             self._asked = time.monotonic()
         elif time.monotonic() - self._asked > REFRESH_S and (self._refresh is None or self._refresh.done()):
             self._asked = time.monotonic()
@@ -60,29 +65,49 @@ class ModelHandle:
 
     async def _ask_again(self) -> None:
         with contextlib.suppress(ServiceError):  # what is known stands
-            self._info = await self._call(self._handle, "info", deadline=Deadline.after(REFRESH_S))
+            self._info = await self._call(None, "info", deadline=Deadline.after(REFRESH_S))
 
-    def _for(self, pixels: Pixels, number: int = 0) -> Any:
-        """The handle whose calls for this image meet on one replica while that has capacity; each number on another."""
-        return self._handle.options(session_id=f"{pixels.digest}:{number}" if number else pixels.digest)
+    def _session(self, pixels: Pixels, number: int = 0) -> str:
+        """Calls of a session meet on one replica while that has capacity; those of another number on another."""
+        return f"{pixels.digest}:{number}" if number else pixels.digest
 
-    async def _call(self, handle: Any, method: str, *arguments: Any, deadline: Deadline) -> Any:
+    def _to(self, session: str | None) -> Any:
+        return self._handle if session is None else self._handle.options(session_id=session)
+
+    async def _call(self, session: str | None, method: str, *arguments: Any, deadline: Deadline) -> Any:
         """The replica's answer. Raises `CaptionServeError`s."""
 
         async def send() -> Any:
             async with self._patience(deadline):
-                return await getattr(handle, method).remote(*arguments, deadline)
+                return await getattr(self._to(session), method).remote(*arguments, deadline)
 
         try:
-            return await self._retried(send)
+            return await self._retried(send, session)
         except WrongImageSize:  # another model was deployed below this ingress
             self._info = None
             raise
 
-    async def _retried(self, send: Callable[[], Awaitable[Result]]) -> Result:
-        """What `send` returns, sent again at once if its replica is lost."""
+    async def _retried(self, send: Callable[[], Awaitable[Result]], session: str | None) -> Result:
+        """What `send` returns, sent again at once if its replica is lost.
+
+        Raises `ReplicasCrashed` instead of a third try if two replicas crashed or ran out of memory.
+        """
         retries = Retries(self._max_retries, longest_pause_s=0, kinds=GeneratorUnavailable)
-        return await retried(send, retries, on_retry=self._log)
+        lost = 0
+
+        async def attempt() -> Result:
+            nonlocal lost
+            try:
+                return await send()
+            except GeneratorUnavailable as error:
+                lost += 1
+                if lost == MOST_CRASHES and session is not None and await _crashed(session):
+                    raise ReplicasCrashed(
+                        f"{MOST_CRASHES} {self.kind} replicas crashed with this image in work; it is not tried again."
+                    ) from error
+                raise
+
+        return await retried(attempt, retries, on_retry=self._log)
 
     @asynccontextmanager
     async def _patience(self, deadline: Deadline) -> AsyncIterator[None]:
@@ -93,3 +118,8 @@ class ModelHandle:
 
     def _log(self, _: CaptionServeError) -> None:
         logger.warning("A %s replica was lost; what it has not answered is sent again.", self.kind)
+
+
+async def _crashed(session: str) -> bool:
+    replicas = ROUTES.last(session)
+    return len(replicas) == MOST_CRASHES and await black_box.crashed(replicas)

@@ -6,6 +6,8 @@ from typing import Any
 
 from ray.serve.experimental.consistent_hash_router import ConsistentHashRouter
 
+from serve_app.deployments import routed  # as a module: Ray copies the class by value, and what it names
+
 
 class ImageAffinityRouter(ConsistentHashRouter):
     """Consistent hashing on `session_id` (the image's digest) that survives a fan-out.
@@ -22,3 +24,9 @@ class ImageAffinityRouter(ConsistentHashRouter):
                 pending.future.set_result(replica)
                 self._remove_pending_request_from_indices(pending)
                 return
+
+    def on_request_routed(self, pending_request: Any, replica_id: Any, result: Any) -> None:
+        super().on_request_routed(pending_request, replica_id, result)
+        session, replica = pending_request.metadata.session_id, self.curr_replicas.get(replica_id)
+        if session and replica is not None:
+            routed.ROUTES.add(session, replica_id.unique_id, replica.node_id)

@@ -7,6 +7,7 @@ from typing import Any
 
 from serve_app.args import AppArgs
 from serve_app.deadline import Deadline
+from serve_app.deployments.black_box import BlackBox
 from serve_app.deployments.logs import log_with_serve
 from serve_app.deployments.model_handle import ModelHandle
 from serve_app.engines import START
@@ -20,6 +21,7 @@ class TaskModelReplica:
 
     def __init__(self, args: AppArgs, role: ModelRole) -> None:
         log_with_serve()
+        self._black_box = BlackBox()
         engine = START[role](args)
         assert engine is not None
         self._engine = engine
@@ -33,8 +35,11 @@ class TaskModelReplica:
 
     def check_health(self) -> None:
         self._engine.check_health()
+        self._black_box.update()
 
     def __del__(self) -> None:
+        if black_box := getattr(self, "_black_box", None):
+            black_box.remove()
         if engine := getattr(self, "_engine", None):
             engine.close()
 
@@ -44,9 +49,9 @@ class TaskModelHandle(ModelHandle):
         self, method: str, *arguments: Any, timeout_s: float | None, pixels: Pixels | None = None, **options: Any
     ) -> Any:
         """`pixels` decide which replica is asked: the one that has the image encoded."""
-        handle = self._handle if pixels is None else self._for(pixels)
+        session = None if pixels is None else self._session(pixels)
         sent = arguments if pixels is None else (pixels, *arguments)
-        return await self._call(handle, "call", method, sent, options, deadline=Deadline.after(timeout_s))
+        return await self._call(session, "call", method, sent, options, deadline=Deadline.after(timeout_s))
 
 
 class HandleMatcher(TaskModelHandle):

@@ -7,6 +7,7 @@ import copy
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
 import time
@@ -201,6 +202,30 @@ def test_version_that_cannot_load_its_model_leaves_the_old_one_serving(cluster: 
     assert_all_answered(under_load(cluster, blunder))
     cluster.deploy(base_config(cluster))
     wait_for(settled(cluster, 3), "The healthy state", 240)
+
+
+def test_an_image_that_crashes_replicas_is_not_given_to_a_third(cluster: LocalCluster) -> None:
+    """An image that ended its replica's process was sent on, from one replica to the next."""
+    config = changed(base_config(cluster), "Captioner", num_replicas=1)
+    config["applications"][0]["args"]["instant_delay_s"] = 4
+    cluster.deploy(config)
+    wait_for(settled(cluster, 1), "One captioner", 240)
+
+    def answer_when_killed_twice_by(cause: signal.Signals, seed: int) -> httpx.Response:
+        url = f"{cluster.url}/v1/captions?detail=low"
+        with ThreadPoolExecutor(1) as threads:
+            answer = threads.submit(httpx.post, url, content=faults.noise(seed)[0], timeout=120)
+            for _ in range(2):
+                time.sleep(2)  # it is in work
+                (process,) = cluster.replicas("Captioner")
+                process.send_signal(cause)
+                psutil.wait_procs([process])
+                wait_for(settled(cluster, 1), "The next captioner")
+            return answer.result()
+
+    refused = answer_when_killed_twice_by(signal.SIGSEGV, 801)
+    assert (refused.status_code, refused.json()["type"].rpartition("/")[2]) == (422, "replicas-crashed"), refused.text
+    assert captioned_by(answer_when_killed_twice_by(signal.SIGKILL, 802)) in processes(cluster, "Captioner")
 
 
 def test_a_job_captions_through_the_handle_from_another_node(cluster: LocalCluster, tmp_path: Path) -> None:
