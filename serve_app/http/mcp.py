@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Annotated, Any
 
 from fastapi import FastAPI
-from mcp.server.mcpserver import MCPServer
+from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
 from mcp.types import CallToolResult, TextContent, ToolAnnotations
@@ -19,7 +19,7 @@ from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
 import serve_app
-from serve_app.contract import ClauseBody, ContestedBody
+from serve_app.contract import CaptionBody, ClauseBody, ContestedBody, ResultEvent
 from serve_app.errors import CaptionServeError
 from serve_app.http import problems
 from serve_app.http.body import OVERHEAD_BYTES, read_bounded
@@ -36,6 +36,9 @@ from serve_app.tasks import TASKS, Task
 INSTRUCTIONS = "Tools that look at an image for you and say in words what is in it."
 
 IMAGE = "data URI or base64 of the file; or an http(s) URL, if the service fetches those"
+
+PROGRESS = b'"progressToken"'
+"""In the request of a client that wants to be told of progress."""
 
 Find = Callable[[str], Awaitable[bytes | RemoteImage]]
 _NOT_OFFERED = (
@@ -107,7 +110,7 @@ class _Exchange(Response):
         async def exchange() -> None:
             manager = StreamableHTTPSessionManager(
                 self._server._lowlevel_server,
-                json_response=True,
+                json_response=PROGRESS not in self._body,  # events for a client that wants to hear of it
                 stateless=True,
                 max_request_body_size=len(self._body) + 1,
             )
@@ -132,7 +135,7 @@ def tool_server(captions: CaptionService, tasks: TaskService, find: Find, image_
         server._lowlevel_server._request_handlers.pop(method, None)
     reads = ToolAnnotations(read_only_hint=True, idempotent_hint=True, open_world_hint=False)
 
-    async def caption_image(image: str, **options: Any) -> Annotated[CallToolResult, ToolCaption]:
+    async def caption_image(image: str, context: Context, **options: Any) -> Annotated[CallToolResult, ToolCaption]:
         """Look at an image and get a long, accurate description of what is in it.
 
         Use it whenever you have an image that you cannot see yourself. The text is the caption; the structured content
@@ -140,7 +143,7 @@ def tool_server(captions: CaptionService, tasks: TaskService, find: Find, image_
         anything.
         """
         try:
-            body = await captions.caption(await find(image), given(options))
+            body = await _followed(captions, await find(image), given(options), context)
         except CaptionServeError as error:
             raise ToolError(error.message) from error
         found = ToolCaption.model_validate(body, from_attributes=True)
@@ -148,7 +151,7 @@ def tool_server(captions: CaptionService, tasks: TaskService, find: Find, image_
             content=[TextContent(type="text", text=body.caption)], structured_content=found.model_dump()
         )
 
-    caption_image.__annotations__["image"] = Annotated[str, Field(description=image_is)]
+    caption_image.__annotations__.update(image=Annotated[str, Field(description=image_is)], context=Context)
     described = {
         name: Annotated[(field.annotation, *constraints(field), Field(description=field.description))]
         for name, field in offered("mcp").items()
@@ -160,6 +163,23 @@ def tool_server(captions: CaptionService, tasks: TaskService, find: Find, image_
             tool = _tool(tasks, task, find, image_is)
             server.tool(task.tool.name, task.tool.title, task.tool.description, annotations=reads)(tool)
     return server
+
+
+async def _followed(
+    captions: CaptionService, image: bytes | RemoteImage, options: dict[str, Any], context: Context
+) -> CaptionBody:
+    """The caption; a client that wants to hear of progress is told of each step."""
+    if (context.request_context.meta or {}).get("progress_token") is None:
+        return await captions.caption(image, options)
+    events = captions.events(image, options)
+    async with contextlib.aclosing(events):
+        number = 0
+        async for event in events:
+            if isinstance(event, ResultEvent):
+                return event
+            number += 1
+            await context.report_progress(number, message=event.event)
+    raise AssertionError("the last event is the result")
 
 
 def _tool(tasks: TaskService, task: Task, find: Find, image_is: str) -> Callable[..., Any]:

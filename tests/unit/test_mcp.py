@@ -78,6 +78,23 @@ async def test_agent_finds_the_tool_and_gets_a_caption(url: str) -> None:
     assert found.structured_content["clauses"][0]["source"]["captioner"] == "fake"
 
 
+async def test_an_agent_that_wants_to_hears_of_each_step(url: str) -> None:
+    heard: list[tuple[float, str | None]] = []
+
+    async def listen(progress: float, _: float | None, message: str | None) -> None:
+        heard.append((progress, message))
+
+    async with Client(url) as client:
+        arguments = {"image": IMAGE, "detail": "low"}
+        found = await client.call_tool("caption_image", arguments, progress_callback=listen)
+        plain = await client.call_tool("caption_image", arguments)
+        refused = await client.call_tool("caption_image", {"image": "AAAA"}, progress_callback=listen)
+    assert found.structured_content == plain.structured_content
+    assert [number for number, _ in heard] == list(range(1, len(heard) + 1))
+    assert [heard[0][1], heard[1][1]] == ["start", "variant"]
+    assert refused.is_error
+
+
 async def test_an_agent_says_how_long_and_hears_what_was_left_out() -> None:
     captioner = TellingCaptioner()
     with running(CaptionService(captioner)) as address:
