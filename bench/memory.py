@@ -1,8 +1,10 @@
 """How much memory images and bodies take in an ingress replica, against what its settings plan.
 
     python -m bench.memory
+    python -m bench.memory --service    # all at once through a running service: four images and three chats
 
-Each figure is the growth of the largest resident size (`VmHWM`) of a process of its own over what it had before.
+Each figure is the growth of the largest resident size (`VmHWM`) of a process over what it had before: of one of its
+own, or of the ingress replica.
 """
 
 from __future__ import annotations
@@ -15,7 +17,10 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
+from collections import Counter
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -55,8 +60,8 @@ def encoded(kind: str) -> bytes:
 KINDS = ("JPEG", "PNG RGB", "PNG RGBA", "PNG palette", "GIF", "TIFF float", "WebP lossless", "AVIF")
 
 
-def peak_bytes() -> int:
-    lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
+def peak_bytes(process: int | str = "self") -> int:
+    lines = Path(f"/proc/{process}/status").read_text(encoding="utf-8").splitlines()
     status = dict(line.split(":", 1) for line in lines if ":" in line)
     return int(status["VmHWM"].split()[0]) * 1024
 
@@ -77,13 +82,8 @@ def four(data: bytes) -> None:
 
 def chats(_: bytes) -> None:
     """Three chats at once, each with as many bytes of base64 as a request may have."""
-    limits = Limits()
-    service = CaptionService(CaptionPipeline(InstantGenerator()), limits)
-    image = io.BytesIO()
-    Image.effect_noise((4000, 3500), 90).save(image, "PNG")
-    uri = "data:image/png;base64," + base64.b64encode(image.getvalue()).decode()
-    parts = [{"type": "image_url", "image_url": {"url": uri}}] * max(1, CHAT_BYTES // len(image.getvalue()))
-    body = json.dumps({"model": "instant", "messages": [{"role": "user", "content": parts}]}).encode()
+    service = CaptionService(CaptionPipeline(InstantGenerator()), Limits())
+    body = chat()
     transport = httpx.ASGITransport(create_app(service))
     reset()
 
@@ -95,11 +95,48 @@ def chats(_: bytes) -> None:
     asyncio.run(run())
 
 
-def reset() -> None:
-    """Forgets the largest size so far: what the benchmark itself needed."""
+def chat() -> bytes:
+    image = io.BytesIO()
+    Image.effect_noise((4000, 3500), 90).save(image, "PNG")
+    uri = "data:image/png;base64," + base64.b64encode(image.getvalue()).decode()
+    parts = [{"type": "image_url", "image_url": {"url": uri}}] * max(1, CHAT_BYTES // len(image.getvalue()))
+    return json.dumps({"model": "instant", "messages": [{"role": "user", "content": parts}]}).encode()
+
+
+def through_a_service() -> None:
+    """Four images at the pixel limit and three chats at the size limit, sent at once to one ingress replica."""
+    from bench import faults  # with Ray, which the other parts do without
+    from bench.http import INSTANT, Service
+
+    image, body = encoded("WebP lossless"), chat()
+    json_type = {"content-type": "application/json"}
+    with tempfile.TemporaryDirectory() as scratch, Service(Path(scratch), faults.settings(), INSTANT, 1) as service:
+        (ingress,) = service.head.processes("ray::ServeReplica:captions:Ingress")
+
+        def send(number: int) -> int:
+            with httpx.Client(base_url=service.url, timeout=300) as client:
+                if number < 4:
+                    return client.post(f"/v1/captions?strategy=basic&seed={number}", content=image).status_code
+                return client.post("/v1/chat/completions", content=body, headers=json_type).status_code
+
+        before = reset(ingress.pid)
+        with ThreadPoolExecutor(7) as threads:
+            statuses = Counter(threads.map(send, range(7)))
+        peak = peak_bytes(ingress.pid)
+    limits = Limits()
+    planned = limits.decode_memory_bytes + limits.body_memory_bytes
+    print(
+        f"four images and three chats at once: the ingress replica grew by {(peak - before) / 1e6:.0f} MB, from "
+        f"{before / 1e6:.0f} to {peak / 1e6:.0f} MB; planned {planned / 1e6:.0f} MB; answers {dict(statuses)}"
+    )
+
+
+def reset(process: int | str = "self") -> int:
+    """Forgets the largest size so far, and gives the present one."""
     global _before
-    Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
-    _before = peak_bytes()
+    Path(f"/proc/{process}/clear_refs").write_text("5", encoding="utf-8")
+    _before = peak_bytes(process)
+    return _before
 
 
 _before = 0
@@ -131,7 +168,11 @@ def measured(work: str, kind: str = "") -> tuple[int, int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--child", nargs=2, metavar=("WORK", "KIND"), help=argparse.SUPPRESS)
+    parser.add_argument("--service", action="store_true", help="through a running service")
     given = parser.parse_args()
+    if given.service:
+        through_a_service()
+        return
     if given.child:
         child(*given.child)
         return
