@@ -155,6 +155,11 @@ class LocalCluster:
             node.kill()
 
     @property
+    def redis_url(self) -> str:
+        """A database of the head's Redis that Ray doesn't use."""
+        return f"redis://127.0.0.1:{self._redis_port}/1"
+
+    @property
     def gcs_address(self) -> str:
         return f"{ray.util.get_node_ip_address()}:{self._gcs_port}"
 

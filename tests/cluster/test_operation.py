@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import hashlib
 import json
 import os
 import random
@@ -224,8 +225,33 @@ def test_an_image_that_crashes_replicas_is_not_given_to_a_third(cluster: LocalCl
             return answer.result()
 
     refused = answer_when_killed_twice_by(signal.SIGSEGV, 801)
-    assert (refused.status_code, refused.json()["type"].rpartition("/")[2]) == (422, "replicas-crashed"), refused.text
+    assert (refused.status_code, refused.json()["type"].rpartition(":")[2]) == (422, "replicas-crashed"), refused.text
     assert captioned_by(answer_when_killed_twice_by(signal.SIGKILL, 802)) in processes(cluster, "Captioner")
+
+
+def test_four_ingress_replicas_count_a_key_s_work_exactly_together(cluster: LocalCluster, tmp_path: Path) -> None:
+    """Without a Redis each replica lets its share of the limit in; the balancer does not deal it out evenly."""
+    keys = tmp_path / "keys"
+    keys.write_text(f"alice:sha256:{hashlib.sha256(b'cs-alice').hexdigest()}\n", encoding="utf-8")
+    config = changed(base_config(cluster), "Ingress", num_replicas=4)
+    config["applications"][0]["args"] |= {
+        "api_keys_file": str(keys),
+        "redis_url": cluster.redis_url,
+        "key_rows_per_minute": 50,
+        "instant_delay_s": 0,
+    }
+    cluster.deploy(config)
+    wait_for(settled(cluster, 3, ingresses=4), "Four ingress replicas", 240)
+    image = faults.noise(1)[0]
+
+    def ask(number: int) -> int:
+        url = f"{cluster.url}/v1/captions?strategy=basic&seed={number}"
+        return httpx.post(url, content=image, headers={"x-api-key": "cs-alice"}, timeout=60).status_code
+
+    time.sleep(max(0.0, 62 - time.time() % 60) if time.time() % 60 > 40 else 0)  # all within one minute of the clock
+    with ThreadPoolExecutor(16) as threads:
+        statuses = Counter(threads.map(ask, range(160)))
+    assert statuses == {200: 50, 429: 110}
 
 
 def test_a_job_captions_through_the_handle_from_another_node(cluster: LocalCluster, tmp_path: Path) -> None:
