@@ -42,7 +42,7 @@ async def answering(model: str, scenes: Iterable[tuple[bytes, Scene]]) -> dict[s
         rng = np.random.default_rng((HELD_OUT_SEED, index, 3))
         pixels = images.read(data, Limits(), info)
         kinds, texts, wanted = zip(*(questions.ask(rng, scene) for _ in range(QUESTIONS_EACH)), strict=True)
-        answers = await asyncio.gather(*(engine.answer(pixels, text) for text in texts))
+        answers = await engine.answers(pixels, texts)
         for kind, answer, want in zip(kinds, answers, wanted, strict=True):
             asked[kind] += 1
             right[kind] += answer.text == want

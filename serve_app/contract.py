@@ -181,14 +181,18 @@ class JobBody(BaseModel):
     )
 
 
-class AnswerBody(BaseModel):
-    """The answer to a question about an image."""
-
-    id: str
-    model: str
+class AnsweredQuestion(BaseModel):
     question: str
     answer: str
     probability: float = Field(description="the model's own, 0 to 1: the product over the answer's tokens")
+
+
+class AnswerBody(AnsweredQuestion):
+    """The answer to a question about an image; of several `answers` has all, and the first stands alone too."""
+
+    id: str
+    model: str
+    answers: list[AnsweredQuestion]
 
 
 class MatchedText(BaseModel):

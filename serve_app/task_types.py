@@ -33,6 +33,6 @@ class Answerer(Protocol):
 
     async def info(self) -> ModelInfo: ...
 
-    async def answer(self, pixels: Pixels, question: str, timeout_s: float | None = None) -> Answer:
-        """Raises `PromptTooLong`, `DeadlineExceeded` and other `ServiceError`s."""
+    async def answers(self, pixels: Pixels, questions: Sequence[str], timeout_s: float | None = None) -> list[Answer]:
+        """An answer to each question. Raises `PromptTooLong`, `DeadlineExceeded` and other `ServiceError`s."""
         ...

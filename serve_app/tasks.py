@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
 from pydantic_core import PydanticCustomError
 
 from serve_app.contract import AnswerBody, EmbeddingsBody, FilterBody, MatchBody
@@ -33,7 +33,18 @@ class Timed(BaseModel):
 
 
 class AnswerOptions(Timed):
-    question: NonEmpty = Field(description='for example "how many dogs are there?"')
+    question: NonEmpty | None = Field(None, description='for example "how many dogs are there?"')
+    questions: list[NonEmpty] | None = Field(None, min_length=1, description="several, instead of `question`")
+
+    @property
+    def all(self) -> list[str]:
+        return [self.question] if self.question is not None else list(self.questions or ())
+
+    @model_validator(mode="after")
+    def _ask_something(self) -> Self:
+        if (self.question is None) == (self.questions is None):
+            raise PydanticCustomError("question", "give `question` or `questions`")
+        return self
 
 
 class MatchOptions(Timed):

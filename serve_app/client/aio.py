@@ -59,8 +59,11 @@ class AsyncCaptionServe(BaseClient):
         """The caption of one image."""
         return await self._answered(wire.caption(image, options))
 
-    async def answer(self, image: Any, question: str, *, timeout_s: float | None = None) -> AnswerBody:
-        """The answer to a question about an image. Raises `NotDeployed` if the service has no answerer."""
+    async def answer(self, image: Any, question: str | Sequence[str], *, timeout_s: float | None = None) -> AnswerBody:
+        """The answer to a question about an image; to several in `answers`.
+
+        Raises `NotDeployed` if the service has no answerer.
+        """
         return await self._answered(wire.answer(image, question, timeout_s))
 
     async def match(self, image: Any, texts: Sequence[str], *, timeout_s: float | None = None) -> MatchBody:

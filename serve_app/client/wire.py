@@ -82,8 +82,9 @@ def batches(images: Iterable[Any], options: Mapping[str, Any]) -> Iterator[tuple
         yield first, Call(BATCH, BatchLine, partial(_of_files, group, options))
 
 
-def answer(image: Any, question: str, timeout_s: float | None) -> Call[AnswerBody]:
-    options = {"question": question, "timeout_s": timeout_s}
+def answer(image: Any, question: str | Sequence[str], timeout_s: float | None) -> Call[AnswerBody]:
+    asked = {"question": question} if isinstance(question, str) else {"questions": list(question)}
+    options = {**asked, "timeout_s": timeout_s}
     return Call(tasks.ANSWERS.path, AnswerBody, partial(_of_image, image, options))
 
 

@@ -79,9 +79,10 @@ class CaptionClient:
         body: dict[str, Any] = await self._patiently("match", image, list(texts))
         return body
 
-    async def answer(self, image: Any, question: str) -> dict[str, Any]:
-        """The answer to a question; raises `NotDeployed` and what `caption` raises."""
-        body: dict[str, Any] = await self._patiently("answer", image, question)
+    async def answer(self, image: Any, question: str | Sequence[str]) -> dict[str, Any]:
+        """The answer to a question, or to several; raises `NotDeployed` and what `caption` raises."""
+        asked = (question,) if isinstance(question, str) else (None, {"questions": list(question)})
+        body: dict[str, Any] = await self._patiently("answer", image, *asked)
         return body
 
     async def captions(

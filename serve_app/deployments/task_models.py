@@ -81,6 +81,6 @@ class HandleAnswerer(TaskModelHandle):
 
     kind = "answerer"
 
-    async def answer(self, pixels: Pixels, question: str, timeout_s: float | None = None) -> Answer:
-        answer: Answer = await self._ask("answer", question, timeout_s=timeout_s, pixels=pixels)
-        return answer
+    async def answers(self, pixels: Pixels, questions: Sequence[str], timeout_s: float | None = None) -> list[Answer]:
+        answers: list[Answer] = await self._ask("answers", list(questions), timeout_s=timeout_s, pixels=pixels)
+        return answers

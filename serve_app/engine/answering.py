@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -42,13 +43,17 @@ class AnswerEngine:
     async def info(self) -> ModelInfo:
         return self._info
 
-    async def answer(self, pixels: Pixels, question: str, timeout_s: float | None = None) -> Answer:
+    async def answers(self, pixels: Pixels, questions: Sequence[str], timeout_s: float | None = None) -> list[Answer]:
         """Raises `PromptTooLong` for a question beyond the model's positions, and what `Batcher.submit` raises."""
         self._normalizer.check(pixels)
-        ids = self._tokenizer(question, split_special_tokens=True)["input_ids"]  # "[SEP]" in a question is plain text
+        jobs = [_Job(pixels, self._ids(question)) for question in questions]
+        return await asyncio.gather(*(self._batcher.submit(job, timeout_s) for job in jobs))
+
+    def _ids(self, question: str) -> list[int]:
+        ids: list[int] = self._tokenizer(question, split_special_tokens=True)["input_ids"]  # "[SEP]" is plain text
         if len(ids) > self._info.max_positions:
             raise PromptTooLong(f"The question has {len(ids)} tokens and the model takes {self._info.max_positions}.")
-        return await self._batcher.submit(_Job(pixels, ids), timeout_s)
+        return ids
 
     def check_health(self) -> None:
         self._batcher.check_health()

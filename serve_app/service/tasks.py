@@ -11,6 +11,7 @@ from typing import Any, Literal, Self, TypeVar
 
 from serve_app.contract import (
     AnswerBody,
+    AnsweredQuestion,
     Embedding,
     EmbeddingsBody,
     EmbeddingUsage,
@@ -73,19 +74,19 @@ class TaskService:
     async def answer(self, image: Any, values: Mapping[str, Any], request_id: str | None = None) -> AnswerBody:
         answerer = self.need_answerer()
         options = validated(AnswerOptions, values)
-        _check_texts([options.question], self._limits, "question")
+        _check_texts(options.all, self._limits, "question" if options.question else "questions")
         deadline = _deadline(options.timeout_s, self._limits)
         info = await _info(answerer, deadline)
         image = await self._captions.fetched(image, deadline)
-        async with self._captions.charged(1):
+        async with self._captions.charged(len(options.all)):
             pixels = await self._captions.read(image, info, deadline)
-            found = await answerer.answer(pixels, options.question, deadline.left_s)
+            found = await answerer.answers(pixels, options.all, deadline.left_s)
+        answers = [
+            AnsweredQuestion(question=question, answer=answer.text, probability=round(answer.probability, 6))
+            for question, answer in zip(options.all, found, strict=True)
+        ]
         return AnswerBody(
-            id=request_id or uuid.uuid4().hex,
-            model=info.name,
-            question=options.question,
-            answer=found.text,
-            probability=round(found.probability, 6),
+            **answers[0].model_dump(), id=request_id or uuid.uuid4().hex, model=info.name, answers=answers
         )
 
     async def match(self, image: Any, values: Mapping[str, Any], request_id: str | None = None) -> MatchBody:

@@ -147,8 +147,8 @@ async def test_answers_are_those_of_transformers_alone_and_in_a_batch(answerer: 
     normalize = Normalizer(loaded.mean, loaded.std, loaded.info)
     rng = np.random.default_rng(0)
     asked = [(pixels, questions.ask(rng, scene)[1]) for pixels, scene in scenes(loaded.info, 20)]
-    found = await asyncio.gather(*(answerer.answer(*pair) for pair in asked))
-    for (pixels, question), answer in zip(asked, found, strict=True):
+    found = await asyncio.gather(*(answerer.answers(pixels, [question]) for pixels, question in asked))
+    for (pixels, question), (answer,) in zip(asked, found, strict=True):
         inputs = loaded.tokenizer(question, return_tensors="pt", return_token_type_ids=False)
         ids = model.generate(**inputs, pixel_values=normalize(pixels), max_new_tokens=20, num_beams=1)
         assert answer.text == loaded.tokenizer.decode(ids[0], skip_special_tokens=True)
@@ -162,8 +162,8 @@ async def test_the_embedded_answerer_is_mostly_right(answerer: AnswerEngine) -> 
         for pixels, scene in scenes(await answerer.info(), 60)
         for _ in range(3)
     ]
-    found = await asyncio.gather(*(answerer.answer(pixels, question) for pixels, question, _ in asked))
-    right = sum(answer.text == want for answer, (_, _, want) in zip(found, asked, strict=True))
+    found = await asyncio.gather(*(answerer.answers(pixels, [question]) for pixels, question, _ in asked))
+    right = sum(answer.text == want for (answer,), (_, _, want) in zip(found, asked, strict=True))
     assert right / len(asked) > 0.7
 
 
@@ -172,11 +172,11 @@ async def test_what_does_not_fit_is_refused(matcher: MatchEngine, answerer: Answ
     wrong = Pixels("w", 8, 8, bytes(8 * 8 * 3))
     for call in (
         matcher.match(pixels, ["a dog", "dog " * 600]),
-        answerer.answer(pixels, "a " * 600),
+        answerer.answers(pixels, ["a", "a " * 600]),
     ):
         with pytest.raises(PromptTooLong, match="takes 512"):
             await call
-    for call in (matcher.match(wrong, ["a"]), matcher.embed_image(wrong), answerer.answer(wrong, "a?")):
+    for call in (matcher.match(wrong, ["a"]), matcher.embed_image(wrong), answerer.answers(wrong, ["a?"])):
         with pytest.raises(WrongImageSize):
             await call
     with pytest.raises(DeadlineExceeded):
@@ -225,7 +225,7 @@ async def test_a_control_token_in_a_text_is_plain_text(matcher: MatchEngine, ans
     run = answerer._batcher._batches.run
     answerer._batcher._batches.run = lambda jobs: asked.extend(job.question for job in jobs) or run(jobs)  # type: ignore[func-returns-value]
     (picture, _), *_ = scenes(await answerer.info(), 1)
-    await answerer.answer(picture, "what is [SEP] here")
+    await answerer.answers(picture, ["what is [SEP] here"])
     assert asked[0].count(answerer._tokenizer.sep_token_id) == 1
 
 

@@ -43,5 +43,5 @@ def test_what_is_deployed_decides_what_is_offered() -> None:
 
 def test_lists_of_a_form_are_known_by_their_options() -> None:
     found = {name for task in TASKS for name, field in task.options.model_fields.items() if is_list(field)}
-    assert found == {"texts", "input"}
+    assert found == {"texts", "input", "questions"}
     assert all(re.fullmatch(r"[a-z]+", task.name) for task in TASKS)

@@ -61,12 +61,12 @@ class RuleAnswerer:
     async def info(self) -> ModelInfo:
         return INFO
 
-    async def answer(self, pixels: Pixels, question: str, timeout_s: float | None = None) -> Answer:
-        if question == "long?":
+    async def answers(self, pixels: Pixels, questions: Sequence[str], timeout_s: float | None = None) -> list[Answer]:
+        if "long?" in questions:
             raise PromptTooLong("The question has 600 tokens and the model takes 512.")
-        if question == "gone?":
+        if "gone?" in questions:
             raise GeneratorUnavailable("No answerer replica could be reached.")
-        return Answer(f"{question.split()[-1]} yes", 0.75)
+        return [Answer(f"{question.split()[-1]} yes", 0.75) for question in questions]
 
 
 @asynccontextmanager
@@ -93,10 +93,27 @@ async def test_a_question_as_form_raw_and_json() -> None:
         ]
     assert [answer.status_code for answer in answers] == [200] * 3
     bodies = [{**answer.json(), "id": ""} for answer in answers]
-    assert (
-        bodies
-        == [{"id": "", "model": "fake", "question": "is there a dog?", "answer": "dog? yes", "probability": 0.75}] * 3
-    )
+    found = {"question": "is there a dog?", "answer": "dog? yes", "probability": 0.75}
+    assert bodies == [{"id": "", "model": "fake", **found, "answers": [found]}] * 3
+
+
+async def test_several_questions_are_one_call() -> None:
+    questions = ["is there a dog?", "a cat?"]
+    async with api() as client:
+        form = await client.post("/v1/answers", files={"image": PNG}, data={"questions": questions})
+        body = (await client.post("/v1/answers", json={"image": TEXT, "questions": questions})).json()
+        none = await client.post("/v1/answers", json={"image": TEXT})
+        both = await client.post("/v1/answers", json={"image": TEXT, "question": "a?", "questions": ["b?"]})
+        many = await client.post("/v1/answers", json={"image": TEXT, "questions": ["a?"] * 65})
+    assert [(found["question"], found["answer"]) for found in body["answers"]] == [
+        ("is there a dog?", "dog? yes"),
+        ("a cat?", "cat? yes"),
+    ]
+    assert form.json()["answers"] == body["answers"]
+    assert (body["question"], body["answer"]) == ("is there a dog?", "dog? yes")
+    for refused in (none, both):
+        assert "give `question` or `questions`" in assert_problem(refused, 422)["detail"]
+    assert "questions: 65 were given" in assert_problem(many, 422)["detail"]
 
 
 async def test_matches_keep_the_order_of_the_texts() -> None:
@@ -283,6 +300,8 @@ async def test_what_is_not_deployed_says_how_to_turn_it_on() -> None:
 async def test_the_python_client_has_all_of_them() -> None:
     async with api() as http, AsyncCaptionServe("http://test", http_client=http) as client:
         assert (await client.answer(PNG, "is there a dog?")).answer == "dog? yes"
+        several = await client.answer(PNG, ["a dog?", "a cat?"])
+        assert [found.answer for found in several.answers] == ["dog? yes", "cat? yes"]
         assert [match.probability for match in (await client.match(PNG, ["a dog"])).matches] == [0.9]
         assert (await client.filter(PNG, ["a cat"], improve=False)).texts[0].keep is False
         assert await client.embed([PNG], ["a"]) == [[1.0, 0.0], [math.cos(1), math.sin(1)]]
