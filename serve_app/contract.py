@@ -27,9 +27,10 @@ class RoundBody(BaseModel):
 class SourceBody(BaseModel):
     """Where a piece of the caption came from; what does not apply is null."""
 
-    kind: Literal["variant", "extension", "round"]
+    kind: Literal["variant", "extension", "round", "answer"]
     index: int | None = Field(
-        description="place among the variants or extensions from 1, or number of the round; null for words of all"
+        description="place among the variants, extensions or questions from 1, or number of the round; null for words "
+        "of all"
     )
     captioner: str = Field(description="name of the model that wrote it")
     prompt: str | None = Field(description="what that model was asked; empty for the unconditional caption")
@@ -56,6 +57,19 @@ class ContestedBody(BaseModel):
     against_score: float = Field(description="the support of that one, 0 to 1")
 
 
+class AnsweredQuestion(BaseModel):
+    question: str
+    answer: str
+    probability: float = Field(description="the model's own, 0 to 1: the product over the answer's tokens")
+
+
+class AskedBody(AnsweredQuestion):
+    """A question that was asked for the caption, and what came of it."""
+
+    statement: str | None = Field(description="the sentence that the answer made; null if it says nothing new")
+    accepted: bool = Field(description="whether the caption says it because of the answer")
+
+
 class CaptionBody(BaseModel):
     """A caption, its parts and how long they took (milliseconds)."""
 
@@ -67,6 +81,7 @@ class CaptionBody(BaseModel):
     rounds: list[RoundBody]
     clauses: list[ClauseBody]
     contested: list[ContestedBody] = Field(description="statements that were left out for a contradiction")
+    answers: list[AskedBody] = Field(default_factory=list, description="questions that were asked, and their answers")
     degraded: list[str] = Field(description="what is missing from this answer and why; empty when nothing is")
     notices: list[str] = Field(description="what a reader should know although nothing is missing")
     seed: int
@@ -126,6 +141,17 @@ class ExtensionEvent(BaseModel):
     accepted: bool
 
 
+class AnswerEvent(BaseModel):
+    """A question was answered; whether the caption says it is known at the end."""
+
+    event: Literal["answer"] = "answer"
+    index: int = Field(description="place among the questions, from 1")
+    question: str
+    answer: str
+    probability: float
+    statement: str | None = Field(description="the sentence that the answer made; null if it says nothing new")
+
+
 class RoundEvent(BaseModel):
     """A round ended; the caption stays what it was unless it is accepted."""
 
@@ -147,7 +173,7 @@ class ErrorEvent(Problem):
     event: Literal["error"] = "error"
 
 
-StepEvent = StartEvent | VariantEvent | MergeEvent | ExtensionEvent | RoundEvent
+StepEvent = StartEvent | VariantEvent | MergeEvent | ExtensionEvent | AnswerEvent | RoundEvent
 Event = Annotated[StepEvent | ResultEvent | ErrorEvent, Field(discriminator="event")]
 EVENT: TypeAdapter[StepEvent | ResultEvent | ErrorEvent] = TypeAdapter(Event)
 
@@ -179,12 +205,6 @@ class JobBody(BaseModel):
     webhook: Literal["waiting", "called", "failed"] | None = Field(
         None, description="what became of the webhook that was asked for"
     )
-
-
-class AnsweredQuestion(BaseModel):
-    question: str
-    answer: str
-    probability: float = Field(description="the model's own, 0 to 1: the product over the answer's tokens")
 
 
 class AnswerBody(AnsweredQuestion):

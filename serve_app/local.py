@@ -17,9 +17,9 @@ def local_service(args: AppArgs) -> CaptionService:
 
 def local_services(args: AppArgs) -> tuple[CaptionService, TaskService]:
     """The same with questions and matching, as far as `args` names models for them."""
-    matcher = start_matcher(args)
-    captions = CaptionService(pipeline_of(args, start_captioner(args), matcher), args.limits())
-    return captions, TaskService(captions, matcher, start_answerer(args))
+    matcher, answerer = start_matcher(args), start_answerer(args)
+    captions = CaptionService(pipeline_of(args, start_captioner(args), matcher, answerer), args.limits())
+    return captions, TaskService(captions, matcher, answerer)
 
 
 def fingerprint(args: AppArgs, strategy: Strategy) -> str:
@@ -29,5 +29,5 @@ def fingerprint(args: AppArgs, strategy: Strategy) -> str:
 
 def local_pipeline(args: AppArgs) -> tuple[CaptionPipeline, Matcher | None]:
     """The pipeline and its matcher, for pixels that are read elsewhere."""
-    matcher = None if args.engine == "instant" else start_matcher(args)
-    return pipeline_of(args, start_captioner(args), matcher), matcher
+    matcher, answerer = (None, None) if args.engine == "instant" else (start_matcher(args), start_answerer(args))
+    return pipeline_of(args, start_captioner(args), matcher, answerer), matcher

@@ -68,6 +68,14 @@ class Options(BaseModel):
     extra_prompts: Annotated[list[Prompt] | None, Offered("cli", "batch", "mcp", "chat")] = Field(
         None, description='variant prompts besides the others: beginnings of sentences, as "the weather is"'
     )
+    ask: Annotated[bool | None, Offered("cli", "batch", "mcp", "chat")] = Field(
+        None,
+        description="whether the rounds of `grounded` ask questions about what the caption lacks; by default where a "
+        "model answers them",
+    )
+    questions: Annotated[list[Prompt] | None, Offered("cli", "batch", "mcp", "chat")] = Field(
+        None, max_length=16, description='your own, answered into the caption: "is anybody wearing a helmet?"'
+    )
     seed: Annotated[int | None, Offered("cli", "batch", "mcp", "chat", "page")] = Field(
         None, ge=0, le=MAX_SEED, description="same request and seed, same answer"
     )
@@ -100,7 +108,11 @@ class Options(BaseModel):
                 raise InvalidOption(f"{name}: {len(given)} were given; at most {limits.max_prompts} are accepted.")
             if any(len(prompt) > limits.max_prompt_characters for prompt in given):
                 raise InvalidOption(f"{name}: at most {limits.max_prompt_characters} characters each are accepted.")
-        resolved = CaptionOptions(**{**values, "prompts": prompts, "extra_prompts": extra_prompts})
+        questions = tuple(self.questions or ())
+        if any(len(question) > limits.max_prompt_characters for question in questions):
+            raise InvalidOption(f"questions: at most {limits.max_prompt_characters} characters each are accepted.")
+        lists = {"prompts": prompts, "extra_prompts": extra_prompts, "questions": questions}
+        resolved = CaptionOptions(**{**values, **lists})
         if resolved.timeout_s > limits.max_timeout_s:
             raise InvalidOption(f"timeout_s: at most {limits.max_timeout_s:g} seconds are accepted.")
         return resolved

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
-from serve_app.types import CaptionOptions, CaptionResult, ModelInfo, Pixels, Round, Strategy, Variant
+from serve_app.types import Asked, CaptionOptions, CaptionResult, ModelInfo, Pixels, Round, Strategy, Variant
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,15 @@ class Extended:
     accepted: bool
 
 
-Step = Started | VariantDone | Merged | Extended | Round
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """A question was answered; `index` is its place among the questions, from 1."""
+
+    index: int
+    asked: Asked
+
+
+Step = Started | VariantDone | Merged | Extended | Answered | Round
 OnStep = Callable[[Step], None]
 
 

@@ -197,6 +197,10 @@ class CaptionOptions:
     max_words: int | None = None
     max_characters: int | None = None
     """Longest caption; whole statements are left out until it fits."""
+    ask: bool | None = None
+    """Whether rounds ask questions; None if there is an answerer."""
+    questions: tuple[str, ...] = ()
+    """A caller's own, asked besides."""
     tidy: bool = True
     """Whether `basic` and `classic` write sentences without noise; False gives their reference's text to the letter."""
 
@@ -219,7 +223,7 @@ class Round:
     accepted: bool
 
 
-SourceKind = Literal["variant", "extension", "round"]
+SourceKind = Literal["variant", "extension", "round", "answer"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -228,7 +232,8 @@ class Source:
 
     kind: SourceKind
     index: int | None = None
-    """Place among the variants or extensions from 1, or number of the round; None for words of all variants."""
+    """Place among the variants, extensions or questions from 1, or number of the round; None for words of all
+    variants."""
     captioner: str | None = None
     """Name of the model that wrote it."""
     prompt: str | None = None
@@ -262,6 +267,19 @@ class Contested:
     against_score: float
 
 
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question that was asked for the caption, and what came of it."""
+
+    question: str
+    answer: str
+    probability: float
+    statement: str | None = None
+    """The sentence that the answer made; None if it says nothing that a caption could."""
+    accepted: bool = False
+    """Whether the caption says it because of the answer."""
+
+
 class Polisher(Protocol):
     """Rewrites a caption fluently and adds nothing."""
 
@@ -283,6 +301,7 @@ class CaptionResult:
     rounds: tuple[Round, ...] = ()
     clauses: tuple[Clause, ...] = ()
     contested: tuple[Contested, ...] = ()
+    answers: tuple[Asked, ...] = ()
     degraded: tuple[str, ...] = ()
     notices: tuple[str, ...] = ()
     """What a reader of the caption should know although nothing is missing."""

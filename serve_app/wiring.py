@@ -6,6 +6,7 @@ import os
 
 from serve_app.args import AppArgs
 from serve_app.pipeline import CaptionPipeline, Presets, Support, fingerprint
+from serve_app.task_types import Answerer
 from serve_app.types import Generator, Matcher, ModelInfo, Polisher, Strategy
 
 
@@ -16,14 +17,23 @@ def presets_of(args: AppArgs) -> Presets:
     return presets
 
 
-def pipeline_of(args: AppArgs, generator: Generator, matcher: Matcher | None = None) -> CaptionPipeline:
+def pipeline_of(
+    args: AppArgs, generator: Generator, matcher: Matcher | None = None, answerer: Answerer | None = None
+) -> CaptionPipeline:
     """Raises `InvalidOption` as `presets_of` does."""
-    return CaptionPipeline(generator, presets_of(args), matcher, _support(args), _polisher(args))
+    return CaptionPipeline(
+        generator, presets_of(args), matcher, _support(args), _polisher(args), answerer, args.answerer
+    )
 
 
-def fingerprint_of(args: AppArgs, strategy: Strategy, captioner: ModelInfo, matcher: ModelInfo | None) -> str:
+def fingerprint_of(
+    args: AppArgs,
+    strategy: Strategy,
+    captioner: ModelInfo,
+    matcher: ModelInfo | None,
+) -> str:
     """What makes the captions of that pipeline, by what is known of its models."""
-    return fingerprint(strategy, captioner, matcher, _support(args), presets_of(args), args.polish_model)
+    return fingerprint(strategy, captioner, matcher, _support(args), presets_of(args), args.polish_model, args.answerer)
 
 
 def _support(args: AppArgs) -> Support:

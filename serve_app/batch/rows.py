@@ -35,7 +35,7 @@ def _column(kind: Any) -> pa.DataType:
 
 _FULL = {
     name: _column(CaptionBody.model_fields[name].annotation)
-    for name in ("variants", "rounds", "clauses", "contested", "degraded", "notices", "seed", "model")
+    for name in ("variants", "rounds", "clauses", "contested", "answers", "degraded", "notices", "seed", "model")
 } | {"timings_ms": _TEXT}
 """Columns of `full`; `timings_ms` is JSON, because its keys depend on the strategy."""
 

@@ -18,6 +18,8 @@ class CaptionArguments(TypedDict, total=False):
     strategy: Strategy
     prompts: Sequence[str]
     extra_prompts: Sequence[str]
+    ask: bool
+    questions: Sequence[str]
     seed: int
     max_words: int
     max_characters: int

@@ -139,7 +139,7 @@ class IngressReplica:
         return None if key is None else key.name
 
     def _pipeline(self, args: AppArgs) -> CaptionPipeline:
-        return pipeline_of(args, self._generator, self._matcher)
+        return pipeline_of(args, self._generator, self._matcher, self._answerer)
 
     def __del__(self) -> None:
         if capacity := getattr(self, "_capacity", None):

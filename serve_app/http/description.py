@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
 from serve_app.contract import (
+    AnswerEvent,
     BatchLine,
     ErrorEvent,
     ExtensionEvent,
@@ -28,7 +29,7 @@ Errors are problem documents (RFC 9457) whose `detail` is one sentence. `x-reque
 made, and sent back. Answers are the same for the same image, options and seed.
 """
 
-EVENTS = (StartEvent, VariantEvent, MergeEvent, ExtensionEvent, RoundEvent, ResultEvent, ErrorEvent)
+EVENTS = (StartEvent, VariantEvent, MergeEvent, ExtensionEvent, AnswerEvent, RoundEvent, ResultEvent, ErrorEvent)
 REFERENCE = "#/components/schemas/"
 
 

@@ -9,13 +9,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from serve_app.deadline import Deadline
-from serve_app.errors import CaptionServeError, DeadlineExceeded, ServiceError
+from serve_app.errors import CaptionServeError, DeadlineExceeded, PromptTooLong, ServiceError
 from serve_app.pipeline.clean import OPENINGS, clean
 from serve_app.pipeline.language.parsing import read
 from serve_app.pipeline.language.reading import Reading
 from serve_app.pipeline.presets import Presets
-from serve_app.pipeline.scores import Scores, Support, per_token
+from serve_app.pipeline.scores import PATIENCE_S, Scores, Support, per_token
 from serve_app.steps import OnStep, Step, VariantDone
+from serve_app.task_types import Answer, Answerer
 from serve_app.types import (
     CaptionOptions,
     Generated,
@@ -62,7 +63,9 @@ class Context:
         matcher: Matcher | None = None,
         support: Support | None = None,
         polisher: Polisher | None = None,
+        answerer: Answerer | None = None,
     ) -> None:
+        self.answerer = answerer
         self.polisher = polisher
         self.presets = presets
         self.options = options
@@ -152,6 +155,15 @@ class Context:
             return []
         self._note_losses(step, outcomes)
         return [self._cleaned(step, outcome) if isinstance(outcome, Generated) else "" for outcome in outcomes]
+
+    async def may_answer(self, step: str, questions: Sequence[str]) -> list[Answer]:
+        """Answers to all questions; none if they were lost, which is only noted."""
+        assert self.answerer is not None
+        try:
+            return await self.answerer.answers(self._pixels, questions, min(self._deadline.left_s, PATIENCE_S))
+        except (PromptTooLong, ServiceError) as error:
+            self.degraded.append(f"{step}: {error.message}")
+            return []
 
     def _cleaned(self, step: str, outcome: Generated, openings: tuple[str, ...] = OPENINGS) -> str:
         return clean(outcome.text, self._echoes(step, outcome), openings)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from serve_app.pipeline import presets
 from serve_app.pipeline.context import Context
-from serve_app.types import LEFT_OUT, TOO_LONG, CaptionOptions, Clause, Contested, Round, Source, Variant
+from serve_app.types import LEFT_OUT, TOO_LONG, Asked, CaptionOptions, Clause, Contested, Round, Source, Variant
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,6 +20,7 @@ class Draft:
     clauses: tuple[Clause, ...]
     rounds: tuple[Round, ...] = ()
     contested: tuple[Contested, ...] = ()
+    answers: tuple[Asked, ...] = ()
     notices: tuple[str, ...] = ()
     matched: bool = False
     """Whether a matcher weighed every statement."""

@@ -23,16 +23,19 @@ def fingerprint(
     support: Support,
     presets: Presets,
     polisher: str | None,
+    answerer: str | None = None,
 ) -> str:
     """`<pipeline>.<captioner>.<matcher>.<settings>`: captions with equal ones were made alike.
 
     The models count by the contents of their files, whatever they are called; the settings are the weights and floors
-    of the gate, the generation parameters, and the model that polishes. What a request asks for, number formats and
-    devices don't count, and what a strategy does not use.
+    of the gate, the generation parameters, and the names of the models that answer and polish. What a request asks
+    for, number formats and devices don't count, and what a strategy does not use.
     """
     weighs = PLANS[strategy].weighs
     weights = support.alone if matcher is None else support.matched
-    settings = (weights if weighs else None, presets, polisher)
+    settings: tuple[Any, ...] = (weights if weighs else None, presets, polisher)
+    if weighs and answerer is not None:
+        settings = (*settings, answerer, support.answered)
     parts = (_model(captioner), _model(matcher) if weighs and matcher else NO_MATCHER, _digest(settings))
     return ".".join((str(PIPELINE_VERSION), *parts))
 

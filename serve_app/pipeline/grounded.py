@@ -3,7 +3,7 @@
 gather: candidates of all variants, read into statements · weigh: each statement by matcher and agreement · choose:
 the text that begins the caption, contradictions settled, what is new joins · write: once, with the place of every
 statement. Extension and rounds pass the same gate. The matcher is called for the
-candidates, for the extension and for each round.
+candidates, for the extension, for answers and for each round.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 
 from serve_app.errors import PolishFailed
 from serve_app.pipeline import presets
+from serve_app.pipeline.asking import BY_ROUND, Asking
 from serve_app.pipeline.choosing import begun, distinct
 from serve_app.pipeline.composition import Composition
 from serve_app.pipeline.context import Context
@@ -52,14 +53,20 @@ async def grounded(context: Context) -> Draft:
         with context.timed("extension"):
             state = await _extend(context, state, scores)
     rounds: list[Round] = []
-    with context.timed("rounds"):
-        for number in range(2, context.options.rounds + 1 if state.composition is not None else 2):
-            before = state
-            state = await _round(context, number, state, scores)
-            rounds.append(Round(number, state.text, state.text != before.text))
-            context.tell(rounds[-1])
-            if not rounds[-1].accepted:
-                break  # the next round would be asked the same again
+    asking = Asking(context)
+    if state.composition is not None and asking.begins:
+        state = await _ask(context, asking, min(BY_ROUND), state, scores)
+    for number in range(2, context.options.rounds + 1 if state.composition is not None else 2):
+        before = state
+        if asks := asking.takes(number, scores):
+            state = await _ask(context, asking, number, state, scores)
+        if not asks or asking.lost:
+            with context.timed("rounds"):
+                state = await _round(context, number, state, scores)
+        rounds.append(Round(number, state.text, state.text != before.text))
+        context.tell(rounds[-1])
+        if not rounds[-1].accepted and not (asks and asking.has_more(state.text)):
+            break  # the next round would be asked the same again
     if state.composition is not None:
         state = _fitted(context, state)
         if context.polisher is not None:
@@ -71,8 +78,16 @@ async def grounded(context: Context) -> Draft:
         )
     best = _best_of_variants(candidates, scores)
     variants = tuple(Variant(prompt, *best.get(number, ("", None))) for number, prompt in enumerate(prompts, start=1))
+    clauses = state.clauses()
     return Draft(
-        state.text, variants, state.clauses(), tuple(rounds), state.contested(), state.notices, scores.has_matcher
+        state.text,
+        variants,
+        clauses,
+        tuple(rounds),
+        state.contested(),
+        asking.answers(clauses),
+        state.notices,
+        scores.has_matcher,
     )
 
 
@@ -183,6 +198,11 @@ async def _round(context: Context, number: int, state: _State, scores: Scores) -
     return await _grow(context, state, texts, [Source("round", number, prompt=presets.ROUND_PROMPT)], scores)
 
 
+async def _ask(context: Context, asking: Asking, number: int, state: _State, scores: Scores) -> _State:
+    with context.timed("questions"):
+        return await _join(state, await asking.candidates(number, state.text, scores), scores)
+
+
 def _shown(state: _State) -> str:
     """The caption as a prompt shows it."""
     return state.text.rstrip(" .")
@@ -192,13 +212,18 @@ async def _grow(
     context: Context, state: _State, texts: Sequence[str], sources: Sequence[Source], scores: Scores
 ) -> _State:
     """The state with those statements of the texts that pass the gate; its text is the same if none does."""
-    assert state.composition is not None
     found = []
     for text, source in zip(texts, sources, strict=False):
         said = untokenized(tokens(text))  # as the caption is written: "t-shirt" where a decoder puts "t - shirt"
         rest = denoise(added(_shown(state), said))
         if rest:
             found.append(Candidate(context.read(rest), source))
+    return await _join(state, found, scores)
+
+
+async def _join(state: _State, found: Sequence[Candidate], scores: Scores) -> _State:
+    """The state with what is supported of the candidates."""
+    assert state.composition is not None
     if not found:
         return state
     await scores.learn(_texts(found))

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from serve_app.pipeline.composition import Also, Composition
 from serve_app.pipeline.language import comparing, grammar, lexicon
-from serve_app.pipeline.language.grammar import MEDIA
+from serve_app.pipeline.language.grammar import DETERMINERS, MEDIA
 from serve_app.pipeline.language.kinds import WHERE, concept, content, kind_of_adjective, kinds_of
 from serve_app.pipeline.language.reading import Piece, Reading, Statement
 from serve_app.pipeline.language.writing import Word
@@ -49,12 +49,17 @@ class Joining:
             self._tell(other, number, pairing)
         elif statement.kind == "thing":
             self._name(other, number, pairing)
+        elif statement.kind == "count" and other.source.kind == "answer":
+            self._number(other, number, pairing)
 
     def _describe(self, other: Candidate, number: int, pairing: dict[int, int]) -> None:
         """Lets a describing word join its thing: "a dog" becomes "a brown dog"."""
         statement = other.reading.statements[number]
         ours = pairing.get(statement.about[0])
-        if ours is None or not self._may_describe(other, statement.about[0], ours):
+        if ours is None:
+            self._answer_about_also(other, number)
+            return
+        if not self._may_describe(other, statement.about[0], ours):
             return
         words = other.reading.said_of(statement.spans[0])
         present = self.caption.attributes_of(ours)
@@ -74,6 +79,43 @@ class Joining:
         mark = self.caption.mark(other, number)
         self.caption.described.setdefault(ours, []).append(tuple(Word(word, mark) for word in words))
         self.caption.said |= statement.claims
+
+    def _answer_about_also(self, other: Candidate, number: int) -> None:
+        """Lets an answer join a thing that is "also" there: "a lamp" becomes "a red lamp on the table"."""
+        statement = other.reading.statements[number]
+        head = other.reading.things[statement.about[0]].head
+        found = [
+            place
+            for place, also in enumerate(self.caption.things)
+            if head in {concept(word.text.lower()) for word in also.words}
+        ]
+        words = self._extract(other, number) if statement.kind == "piece" else []
+        if other.source.kind != "answer" or len(found) != 1:
+            return
+        also = self.caption.things[found[0]]
+        marks = {word.mark.statement.kind for word in also.words if word.mark is not None}
+        if statement.kind in marks:
+            return
+        if statement.kind == "attribute":
+            mark = self.caption.mark(other, number)
+            at = int(also.words[0].text.lower() in DETERMINERS)
+            described = [Word(word, mark) for word in other.reading.said_of(statement.spans[0])]
+            self.caption.things[found[0]] = Also(also.several, (*also.words[:at], *described, *also.words[at:]))
+        elif words:
+            self.caption.things[found[0]] = Also(also.several, (*also.words, *words))
+        self.caption.said |= statement.claims
+
+    def _number(self, other: Candidate, number: int, pairing: dict[int, int]) -> None:
+        """Lets a number join things of which the caption only says that there are several."""
+        statement, reading = other.reading.statements[number], self.caption.reading
+        ours = pairing.get(statement.about[0])
+        if ours is None or ours in self.caption.counted or not reading.things[ours].plural:
+            return
+        quantity = reading.things[ours].quantity
+        if set(reading.said_of(quantity)) <= {"some", "several"}:
+            self.caption.hidden.update(range(*quantity))
+            (word,) = other.reading.said_of(statement.spans[0])
+            self.caption.counted[ours] = Word(word, self.caption.mark(other, number))
 
     def _may_describe(self, other: Candidate, theirs: int, ours: int) -> bool:
         """Whether what describes a thing in its text describes the caption's, too: not if the text has two of that
@@ -95,6 +137,7 @@ class Joining:
         about = [pairing.get(each) for each in statement.about]
         if len(about) == 1 and about[0] is None:
             self._tell_alone(other, statement)
+            self._answer_about_also(other, number)
             return
         if None in about:
             return

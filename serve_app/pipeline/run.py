@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 
-from serve_app.errors import GenerationFailed
+from serve_app.errors import GenerationFailed, NotDeployed
+from serve_app.pipeline.asking import most_questions
 from serve_app.pipeline.context import Context
 from serve_app.pipeline.fingerprint import fingerprint
 from serve_app.pipeline.presets import Presets
 from serve_app.pipeline.registry import PLANS
 from serve_app.pipeline.scores import Support
 from serve_app.steps import OnStep, Started
+from serve_app.task_types import Answerer
 from serve_app.types import (
     CaptionOptions,
     CaptionResult,
@@ -38,7 +41,11 @@ class CaptionPipeline:
         matcher: Matcher | None = None,
         support: Support | None = None,
         polisher: Polisher | None = None,
+        answerer: Answerer | None = None,
+        answerer_name: str | None = None,
     ) -> None:
+        self._answerer = answerer
+        self._answerer_name = answerer_name
         self._generator = generator
         self._presets = presets or Presets()
         self._matcher = matcher
@@ -55,10 +62,20 @@ class CaptionPipeline:
         at all.
         """
         plan = PLANS[options.strategy]
+        if self._answerer is None and (options.ask or options.questions):
+            raise NotDeployed("ask, questions: no model answers questions here; the setting `answerer` turns it on.")
         start = time.perf_counter()
         model = await self._generator.info()
         context = Context(
-            self._generator, self._presets, pixels, options, on_step, self._matcher, self._support, self._polisher
+            self._generator,
+            self._presets,
+            pixels,
+            options,
+            on_step,
+            self._matcher,
+            self._support,
+            self._polisher,
+            self._answerer,
         )
         context.tell(Started(model.name, plan.prompts(options), plan.rounds(options)))
         draft = await plan.run(context)
@@ -71,6 +88,7 @@ class CaptionPipeline:
             rounds=draft.rounds,
             clauses=draft.clauses,
             contested=draft.contested,
+            answers=draft.answers,
             degraded=tuple(context.degraded),
             notices=draft.notices,
             timings_ms={**context.timings_ms, "total": (time.perf_counter() - start) * 1000},
@@ -87,11 +105,17 @@ class CaptionPipeline:
             self._support,
             self._presets,
             self._polisher.model if self._polisher is not None else None,
+            self._answerer_name,
         )
 
     def work(self, options: CaptionOptions) -> int:
-        """Rows that the request decodes: what admission and capacity count."""
-        return PLANS[options.strategy].work(options, self._presets)
+        """Rows that the request decodes, a question counting as one: what admission and capacity count."""
+        plan = PLANS[options.strategy]
+        if self._answerer is None or not plan.weighs:
+            return plan.work(options, self._presets)
+        asked = most_questions(options)
+        prompted = options if self._matcher is None or options.ask is False else replace(options, rounds=1)
+        return plan.work(prompted, self._presets) + asked
 
     async def probe(self) -> None:
         """Generates two tokens for a grey image; raises when that does not work."""

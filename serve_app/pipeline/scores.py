@@ -22,8 +22,8 @@ MAX_TEXTS = 96
 """Most texts of one matcher call."""
 UNLIKELY = -1.0
 """Mean log-probability per token that stands for what no text says; lower ones count as this."""
-_LEAST = 0.02
-"""Match scores nearer to 0 or 1 count as this near."""
+LEAST = 0.02
+"""Probabilities nearer to 0 or 1 count as this near."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,27 +39,32 @@ class Weights:
     fact: float
     keep: float
     margin: float
+    answer: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Support:
-    """The weights with a matcher and without one."""
+    """The weights with a matcher and without one, and those of what a model answered, with a matcher."""
 
     matched: Weights
     alone: Weights
+    answered: Weights
 
     @classmethod
     def of(cls, matcher: str | None = None, captioner: str | None = None) -> Support:
         """Those of the models of these names; the defaults if none are known for one."""
         known, default = _known(), _known()["default"]
+        beside = known.get(matcher or "", default)
         return cls(
-            Weights(**known.get(matcher or "", default)["matched"]),
+            Weights(**beside["matched"]),
             Weights(**known.get(captioner or "", default)["alone"]),
+            Weights(**beside.get("answered", default["answered"])),
         )
 
     def with_floor(self, floor: float) -> Support:
         """The same with one floor for everything that a matcher weighs."""
-        return replace(self, matched=replace(self.matched, thing=floor, fact=floor, keep=floor))
+        floors = {"thing": floor, "fact": floor, "keep": floor}
+        return replace(self, matched=replace(self.matched, **floors), answered=replace(self.answered, **floors))
 
 
 @cache
@@ -155,13 +160,21 @@ class Agreement:
         return found
 
 
-def support(weights: Weights, match: float | None, features: tuple[float, float, float]) -> float:
-    """The probability that a statement is true; `match` is its match score if there is one."""
-    odds = 0.0 if match is None else math.log(max(match, _LEAST) / max(1 - match, _LEAST))
+def support(
+    weights: Weights, match: float | None, features: tuple[float, float, float], answer: float | None = None
+) -> float:
+    """The probability that a statement is true; `match` is its match score if there is one, `answer` the probability
+    of the answer that made it."""
     named, said, likely = features
-    sum_ = weights.bias + weights.match * odds + weights.named * named + weights.said * said + weights.likely * likely
+    sum_ = weights.bias + weights.named * named + weights.said * said + weights.likely * likely
+    sum_ += weights.match * clipped_odds(match) + weights.answer * clipped_odds(answer)
     # Rounded, since a match score may differ in its eighth place by the other texts of its batch.
     return round(1 / (1 + math.exp(-sum_)), 4)
+
+
+def clipped_odds(probability: float | None) -> float:
+    """Log-odds of what is never quite sure; none tells nothing."""
+    return 0.0 if probability is None else math.log(max(probability, LEAST) / max(1 - probability, LEAST))
 
 
 def log_odds(probability: float) -> float:
@@ -183,6 +196,7 @@ class Scores:
         self._support = support
         self._matches: dict[str, float] = {}
         self._supports: dict[Statement, float] = {}
+        self._answers: dict[str, float] = {}
 
     @property
     def has_matcher(self) -> bool:
@@ -196,6 +210,11 @@ class Scores:
         """Texts that agreement counts."""
         self.agreement = Agreement((*self.agreement.candidates, *candidates))
         self._supports.clear()
+
+    def hear(self, text: str, probability: float) -> None:
+        """A statement that a model's answer made, with the answer's probability."""
+        if text not in self._matches:  # what the variants said before is weighed as it was
+            self._answers[text] = max(probability, self._answers.get(text, 0.0))
 
     async def learn(self, texts: Iterable[str]) -> None:
         """Scores the texts that are not known yet, in one call as long as they are no more than `MAX_TEXTS`."""
@@ -239,7 +258,13 @@ class Scores:
         match = self._matches.get(statement.text) if self._matcher is not None else None
         if match is None and self._matcher is not None:
             return 0.0
-        return support(self.weights, match, self.agreement.features(other))
+        weights, answer = self._weights_of(statement)
+        return support(weights, match, self.agreement.features(other), answer)
+
+    def _weights_of(self, statement: Statement) -> tuple[Weights, float | None]:
+        """With the probability of the answer that made a statement, if a matcher weighs it too."""
+        answer = self._answers.get(statement.text) if self._matcher is not None else None
+        return (self.weights, None) if answer is None else (self._support.answered, answer)
 
     def match(self, candidate: Candidate) -> float:
         """The match score of a whole text that was learned; without a matcher the share of the variants that say what
@@ -252,7 +277,8 @@ class Scores:
 
     def passes(self, statement: Statement) -> bool:
         """Whether a statement that was learned has the support that one of its kind needs."""
-        floor = self.weights.thing if statement.kind == "thing" else self.weights.fact
+        weights, _ = self._weights_of(statement)
+        floor = weights.thing if statement.kind == "thing" else weights.fact
         return self.of(statement) >= floor
 
     def stays(self, statement: Statement) -> bool:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 
 from serve_app.contract import (
+    AnswerEvent,
+    AskedBody,
     CaptionBody,
     ClauseBody,
     ContestedBody,
@@ -19,7 +21,7 @@ from serve_app.contract import (
     VariantBody,
     VariantEvent,
 )
-from serve_app.steps import Extended, Merged, Started, Step, VariantDone
+from serve_app.steps import Answered, Extended, Merged, Started, Step, VariantDone
 from serve_app.types import (
     CaptionOptions,
     CaptionResult,
@@ -41,6 +43,9 @@ def caption_body(result: CaptionResult, request_id: str, intake_ms: float) -> Ca
         rounds=[RoundBody(round=r.round, text=r.text, accepted=r.accepted) for r in result.rounds],
         clauses=[_clause_body(clause, result.model) for clause in result.clauses],
         contested=[ContestedBody(**asdict(contested)) for contested in result.contested],
+        answers=[
+            AskedBody(**{**asdict(asked), "probability": round(asked.probability, 6)}) for asked in result.answers
+        ],
         degraded=list(result.degraded),
         notices=list(result.notices),
         seed=result.seed,
@@ -74,5 +79,14 @@ def step_event(step: Step, request_id: str, options: CaptionOptions) -> StepEven
             return MergeEvent(text=step.text)
         case Extended():
             return ExtensionEvent(text=step.text, accepted=step.accepted)
+        case Answered():
+            asked = step.asked
+            return AnswerEvent(
+                index=step.index,
+                question=asked.question,
+                answer=asked.answer,
+                probability=round(asked.probability, 6),
+                statement=asked.statement,
+            )
         case Round():
             return RoundEvent(round=step.round, text=step.text, accepted=step.accepted)

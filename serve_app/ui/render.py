@@ -167,7 +167,8 @@ def details(view: View, language: str) -> str:
         for r in body["rounds"]
     )
     contested = "".join(_contested(entry, language) for entry in body["contested"])
-    sections = {"variants": variants, "rounds": rounds, "contested": contested}
+    answers = "".join(_asked(entry, language) for entry in body.get("answers", ()))
+    sections = {"variants": variants, "answers": answers, "rounds": rounds, "contested": contested}
     shown = "".join(f"<h3>{text(language, name)}</h3><ul>{found}</ul>" for name, found in sections.items() if found)
     return f'<details class="how"><summary>{text(language, "how")}</summary>{shown}</details>'
 
@@ -175,6 +176,11 @@ def details(view: View, language: str) -> str:
 def _entry(title: str, words: str, score: float | None, language: str, scored: bool = True) -> str:
     badge = _badge(score, language) if scored and score is not None else ""
     return f"<li><b>{escape(title)}</b>{badge}<span>{escape(words)}</span></li>"
+
+
+def _asked(entry: Mapping[str, Any], language: str) -> str:
+    title = f"{entry['question']} · {text(language, 'said' if entry['accepted'] else 'unsaid')}"
+    return _entry(title, entry["answer"], entry["probability"], language)
 
 
 def _contested(entry: Mapping[str, Any], language: str) -> str:

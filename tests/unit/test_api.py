@@ -85,8 +85,8 @@ async def test_answer_has_every_field_of_the_contract() -> None:
         response = await client.post("/v1/captions", files={"image": PNG}, headers={"x-request-id": "me-1"})
     body = response.json()
     assert set(body) == {
-        "id", "model", "caption", "stats", "variants", "rounds", "clauses", "contested", "degraded", "notices",
-        "seed", "fingerprint", "timings_ms",
+        "id", "model", "caption", "stats", "variants", "rounds", "clauses", "contested", "answers", "degraded",
+        "notices", "seed", "fingerprint", "timings_ms",
     }  # fmt: skip
     assert body["id"] == response.headers["x-request-id"] == "me-1"
     assert body["stats"] == {"characters": len(body["caption"]), "words": len(body["caption"].split())}

@@ -1,0 +1,88 @@
+"""Rounds that ask: statements that a caption lacks are found by questions and pass the gate like all others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from serve_app.pipeline.context import Context
+from serve_app.pipeline.questions import Question, questions_about
+from serve_app.pipeline.scores import Candidate, Scores
+from serve_app.steps import Answered
+from serve_app.types import Asked, CaptionOptions, Clause, Source
+
+FLOOR = 0.4
+"""Probability below which an answer is none."""
+BY_ROUND = {2: 6, 3: 10}
+"""Most questions of each round."""
+
+
+def most_questions(options: CaptionOptions) -> int:
+    """How many a request may ask at most."""
+    return len(options.questions) + sum(most for number, most in BY_ROUND.items() if _may_ask(options, number))
+
+
+def _may_ask(options: CaptionOptions, number: int) -> bool:
+    if options.ask is False:
+        return False
+    return number <= options.rounds or bool(options.ask and number == min(BY_ROUND))
+
+
+class Asking:
+    """The questions of one request: none is asked twice.
+
+    Where a model answers and another one weighs, questions take the place of the rounds' prompt: on scenes they told
+    more in less time, and the prompt nothing besides.
+    """
+
+    def __init__(self, context: Context) -> None:
+        self._context = context
+        self._own = [Question(text) for text in context.options.questions]
+        self._asked: list[Asked] = []
+        self.lost = False
+        """Whether answers failed to come."""
+
+    @property
+    def begins(self) -> bool:
+        """Whether there is something to ask although no round follows, or that no round would ask."""
+        options = self._context.options
+        return self._context.answerer is not None and (bool(self._own) or (options.rounds == 1 and bool(options.ask)))
+
+    def takes(self, number: int, scores: Scores) -> bool:
+        """Whether a round asks instead of prompting."""
+        there = self._context.answerer is not None and scores.has_matcher and not self.lost
+        return there and _may_ask(self._context.options, number)
+
+    def has_more(self, caption: str) -> bool:
+        return bool(self._new(caption))
+
+    def _new(self, caption: str) -> list[Question]:
+        known = {asked.question for asked in self._asked}
+        return [each for each in questions_about(self._context.read(caption)) if each.text not in known]
+
+    async def candidates(self, number: int, caption: str, scores: Scores) -> list[Candidate]:
+        """What the answers to a round's questions say; the caller's own stand for a round of their own."""
+        chosen, self._own = self._own, []
+        if not chosen:
+            chosen = self._new(caption)[: BY_ROUND[number]]
+        if not chosen:
+            return []
+        answers = await self._context.may_answer("questions", [question.text for question in chosen])
+        self.lost = not answers
+        found = []
+        for question, answer in zip(chosen, answers, strict=False):
+            statement = question.statement(answer.text) if answer.probability >= FLOOR else None
+            asked = Asked(question.text, answer.text, answer.probability, statement)
+            self._asked.append(asked)
+            self._context.tell(Answered(len(self._asked), asked))
+            if statement is not None:
+                source = Source("answer", len(self._asked), prompt=question.text)
+                found.append(Candidate(self._context.read(statement), source))
+                for each in found[-1].reading.statements:
+                    scores.hear(each.text, answer.probability)
+        return found
+
+    def answers(self, clauses: Sequence[Clause]) -> tuple[Asked, ...]:
+        """All that was asked, each with whether one of the caption's clauses comes from it."""
+        told = {clause.source.index for clause in clauses if clause.source.kind == "answer"}
+        return tuple(replace(asked, accepted=place in told) for place, asked in enumerate(self._asked, start=1))
