@@ -8,7 +8,8 @@ Images are captioned; every statement of every variant, extension and round is t
 that neither training nor evaluation draws) `lab.facts` knows which. Of an image with captions by people a statement
 counts as true when people said every word of it, else as false; that errs where people left out what is there, the
 same for all statements, so that agreement and match score still weigh rightly against each other. Two logistic
-regressions are fitted, with the matcher's score and without it; a floor is the lowest support from which on at most
+regressions are fitted, with the matcher's score and without it, and a third one for what an answerer says; a floor
+is the lowest support from which on at most
 `--wrong` of the statements that pass are false. The figures are printed as they stand in
 `serve_app/pipeline/support.toml`, under the names of the models.
 """
@@ -30,8 +31,9 @@ from lab import coco
 from lab.facts import claims
 from lab.objects import nouns_in
 from lab.scenes import CALIBRATION_SEED, Scene, draw_scene
-from serve_app.engine import load, load_matcher, start, start_matcher
+from serve_app.engine import load, load_answerer, load_matcher, start, start_answerer, start_matcher
 from serve_app.limits import Limits
+from serve_app.pipeline.asking import FLOOR
 from serve_app.pipeline.clean import clean
 from serve_app.pipeline.grounded import SEQUENCES
 from serve_app.pipeline.language.kinds import content, kinds_of
@@ -40,12 +42,13 @@ from serve_app.pipeline.language.parsing import read
 from serve_app.pipeline.language.reading import Statement
 from serve_app.pipeline.language.tokens import tokens
 from serve_app.pipeline.presets import EXTENSION_PROMPTS, ROUND_PROMPT, VARIANT_PROMPTS, Presets
+from serve_app.pipeline.questions import questions_about
 from serve_app.pipeline.refine import added, fill
-from serve_app.pipeline.scores import FEATURES, Agreement, Candidate, per_token
+from serve_app.pipeline.scores import FEATURES, LEAST, Agreement, Candidate, per_token
 from serve_app.service import images
+from serve_app.task_types import Answerer
 from serve_app.types import Generated, GenerateJob, Generator, Pixels, Source
 
-LEAST = 0.02
 MIN_PASSING = 50
 """Statements that must lie above a floor for its share of false ones to mean something."""
 MARGIN = 0.5
@@ -62,6 +65,8 @@ class Labelled:
     score: float
     features: tuple[float, float, float]
     true: bool
+    answer: float | None = None
+    """Probability of the answer that made it, if one did."""
 
 
 def of_scene(scene: Scene) -> Truth:
@@ -120,8 +125,25 @@ async def candidates_of(generator: Generator, pixels: Pixels) -> tuple[list[Cand
     return found, [denoise(added(longest, clean(one.text))) for one in later if isinstance(one, Generated)]
 
 
-async def label(model: str, matcher_name: str, inputs: Iterator[tuple[bytes, Truth]]) -> list[Labelled]:
+async def asked_of(answerer: Answerer, pixels: Pixels, caption: str) -> dict[Statement, float]:
+    """The statements that answers to all questions about a caption make, with the answers' probabilities."""
+    questions = questions_about(read(caption))
+    if not questions:
+        return {}
+    answers = await answerer.answers(pixels, [question.text for question in questions])
+    return {
+        statement: answer.probability
+        for question, answer in zip(questions, answers, strict=True)
+        if answer.probability >= FLOOR and (text := question.statement(answer.text)) is not None
+        for statement in read(text).statements
+    }
+
+
+async def label(
+    model: str, matcher_name: str, answerer_name: str | None, inputs: Iterator[tuple[bytes, Truth]]
+) -> list[Labelled]:
     generator, matcher = start(load(model)), start_matcher(load_matcher(matcher_name))
+    answerer = None if answerer_name is None else start_answerer(load_answerer(answerer_name))
     info = await generator.info()
     found: list[Labelled] = []
     for number, (data, truth) in enumerate(inputs, start=1):
@@ -135,10 +157,20 @@ async def label(model: str, matcher_name: str, inputs: Iterator[tuple[bytes, Tru
         for (text, true), match in zip(labels.items(), matches, strict=True):
             statement = every[text]
             found.append(Labelled(statement.kind, match.probability, agreement.features(statement), true))
+        if answerer is not None:
+            longest = max((candidate.text for candidate in candidates), key=len, default="")
+            asked = await asked_of(answerer, pixels, longest)
+            new = {each: known for each in asked if each.text not in every and (known := truth(each)) is not None}
+            matches = await matcher.match(pixels, [each.text for each in new]) if new else []
+            for (statement, true), match in zip(new.items(), matches, strict=True):
+                features = agreement.features(statement)
+                found.append(Labelled(statement.kind, match.probability, features, true, asked[statement]))
         if number % 50 == 0:
             print(f"{number} images, {len(found)} statements", file=sys.stderr, flush=True)
     generator.close()
     matcher.close()
+    if answerer is not None:
+        answerer.close()
     return found
 
 
@@ -167,15 +199,20 @@ def block(name: str, found: list[Labelled], matched: bool, wrong: float) -> str:
     scores = np.clip([each.score for each in found], LEAST, 1 - LEAST)
     odds = np.log(scores / (1 - scores))[:, None] * float(matched)
     inputs = np.column_stack([odds, np.array([each.features for each in found])])
+    answered = found[0].answer is not None
+    if answered:
+        answers = np.clip([each.answer or 0.0 for each in found], LEAST, 1 - LEAST)
+        inputs = np.column_stack([inputs, np.log(answers / (1 - answers))])
     weights = logistic(inputs if matched else inputs[:, 1:], true)
     values = [weights[0], *(weights[1:] if matched else (0.0, *weights[1:]))]
+    names = ("bias", *FEATURES, *(("answer",) if answered else ()))
     fitted = 1 / (1 + np.exp(-(values[0] + inputs @ np.array(values[1:]))))
     things = np.array([each.kind == "thing" for each in found])
     floors = {
         "thing": floor_of(fitted[things], true[things], wrong),
         "fact": floor_of(fitted[~things], true[~things], wrong),
     }
-    lines = [f"[{name}]", *(f"{key} = {value:.2f}" for key, value in zip(("bias", *FEATURES), values, strict=True))]
+    lines = [f"[{name}]", *(f"{key} = {value:.2f}" for key, value in zip(names, values, strict=True))]
     lines += [f"{key} = {value}" for key, value in floors.items()]
     return "\n".join([*lines, f"keep = {floors['thing']}", f"margin = {MARGIN}"])
 
@@ -184,6 +221,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="demo", help="captioner: demo, a directory or a hub id")
     parser.add_argument("--matcher", default="demo", help="the same, for the matcher")
+    parser.add_argument("--answerer", default="demo", help="the same, for the answerer; none to leave questions out")
     parser.add_argument("--scenes", type=int, default=300, help="scenes, or most images of --images")
     parser.add_argument("--images", type=Path, help="directory of images that the annotations name")
     parser.add_argument("--annotations", type=Path, help="captions by people in COCO's format")
@@ -192,13 +230,20 @@ def main() -> None:
     if (args.images is None) != (args.annotations is None):
         parser.error("--images and --annotations go together")
     inputs = annotated(args.images, args.annotations, args.scenes) if args.images else scenes(args.scenes)
-    found = asyncio.run(label(args.model, args.matcher, inputs))
+    every = asyncio.run(label(args.model, args.matcher, None if args.answerer == "none" else args.answerer, inputs))
+    found = [each for each in every if each.answer is None]
+    asked = [each for each in every if each.answer is not None]
     if not found or all(each.true for each in found) or not any(each.true for each in found):
         sys.exit("There are no statements both true and false to fit to.")
     print(block(f'"{args.matcher}".matched', found, True, args.wrong), end="\n\n")
     print(block(f'"{args.model}".alone', found, False, args.wrong), end="\n\n")
-    true = sum(each.true for each in found) / len(found)
-    print(json.dumps({"statements": len(found), "true": round(true, 4)}))
+    if asked:
+        print(block(f'"{args.matcher}".answered', asked, True, args.wrong), end="\n\n")
+    shares = {
+        name: {"statements": len(some), "true": round(sum(each.true for each in some) / max(1, len(some)), 4)}
+        for name, some in (("said", found), ("answered", asked))
+    }
+    print(json.dumps(shares))
 
 
 if __name__ == "__main__":

@@ -25,13 +25,14 @@ from lab import coco, held_out, tasks
 from lab.scenes import Scene
 from lab.score import MEASURES, Score
 from serve_app.args import matcher_for
-from serve_app.engine import load, load_matcher, start, start_matcher
+from serve_app.engine import load, load_answerer, load_matcher, start, start_answerer, start_matcher
 from serve_app.limits import Limits
 from serve_app.pipeline import CaptionPipeline, Support
 from serve_app.pipeline.clean import clean
 from serve_app.pipeline.language.writing import tidied
 from serve_app.pipeline.presets import VARIANT_PROMPTS, Presets
 from serve_app.service import images
+from serve_app.task_types import Answer, Answerer
 from serve_app.types import (
     ROUNDS_BY_DETAIL,
     CaptionOptions,
@@ -57,22 +58,25 @@ SEQUENCES = 3
 
 @dataclass
 class Cost:
-    """What a caption took: seconds, generate jobs and matcher calls."""
+    """What a caption took: seconds, generate jobs, matcher calls and questions."""
 
     seconds: float = 0.0
     generated: int = 0
     matched: int = 0
+    asked: int = 0
 
 
 @dataclass
 class Remembering:
-    """A Generator and Matcher that answers a call that it has seen from memory, and charges what it took then.
+    """A Generator, Matcher and Answerer that answers a generate call that it has seen from memory, and charges what it
+    took then.
 
     Detail levels share their first steps, and every job's random stream is fixed by its seed.
     """
 
     generator: Generator
     matcher: Matcher | None
+    answerer: Answerer | None = None
     cost: Cost = field(default_factory=Cost)
     """Its seconds are those that memory saved."""
     _calls: dict[tuple[GenerateJob, ...], tuple[list[Outcome], float]] = field(default_factory=dict)
@@ -108,6 +112,11 @@ class Remembering:
         self.cost.matched += 1
         return await self.matcher.match(pixels, texts, timeout_s, similarity=similarity)
 
+    async def answers(self, pixels: Pixels, questions: Sequence[str], timeout_s: float | None = None) -> list[Answer]:
+        assert self.answerer is not None
+        self.cost.asked += len(questions)
+        return await self.answerer.answers(pixels, questions, timeout_s)
+
 
 @dataclass(frozen=True)
 class Runner:
@@ -137,6 +146,7 @@ class Texts:
             "seconds": round(sum(cost.seconds for cost in self.costs) / count, 4),
             "generate_calls": round(sum(cost.generated for cost in self.costs) / count, 2),
             "match_calls": round(sum(cost.matched for cost in self.costs) / count, 2),
+            "questions": round(sum(cost.asked for cost in self.costs) / count, 2),
         }
 
 
@@ -144,8 +154,15 @@ class Evaluation:
     """Captions one image by every strategy."""
 
     def __init__(
-        self, generator: Generator, matcher: Matcher | None, support: Support, seed: int, greedy_only: bool
+        self,
+        generator: Generator,
+        matcher: Matcher | None,
+        answerer: Answerer | None,
+        support: Support,
+        seed: int,
+        greedy_only: bool,
     ) -> None:
+        self._answerer = answerer
         self._generator = generator
         self._matcher = matcher
         self._support = support
@@ -154,7 +171,7 @@ class Evaluation:
         self.found: dict[str, Texts] = {}
 
     async def caption(self, pixels: Pixels) -> None:
-        models = Remembering(self._generator, self._matcher)
+        models = Remembering(self._generator, self._matcher, self._answerer)
         await self._run("variants, greedy, united", models, _greedy(models, pixels))
         if self._greedy_only:
             return
@@ -168,11 +185,27 @@ class Evaluation:
             for detail, rounds in ROUNDS_BY_DETAIL.items():
                 name = f"{strategy} {detail}" + (", no matcher" if strategy == "grounded" and not matched else "")
                 await self._run(name, models, self._strategy(models, pixels, strategy, rounds, matched))
+        if self._matcher is not None and self._answerer is not None:
+            for detail, rounds in ROUNDS_BY_DETAIL.items():
+                if rounds > 1:
+                    asking = self._strategy(models, pixels, "grounded", rounds, True, asks=True)
+                    await self._run(f"grounded {detail}, asking", models, asking)
 
     async def _strategy(
-        self, models: Remembering, pixels: Pixels, strategy: Strategy, rounds: int, matched: bool
+        self,
+        models: Remembering,
+        pixels: Pixels,
+        strategy: Strategy,
+        rounds: int,
+        matched: bool,
+        asks: bool = False,
     ) -> str:
-        pipeline = CaptionPipeline(models, matcher=models if matched else None, support=self._support)
+        pipeline = CaptionPipeline(
+            models,
+            matcher=models if matched else None,
+            support=self._support,
+            answerer=models if asks else None,
+        )
         return (await pipeline.caption(pixels, CaptionOptions(strategy, rounds, (), self._seed, TIMEOUT_S))).caption
 
     async def _run(self, name: str, models: Remembering, work: Coroutine[Any, Any, str]) -> None:
@@ -210,13 +243,14 @@ async def evaluate(args: argparse.Namespace, runner: Runner) -> dict[str, Texts]
     name = matcher_for(args.model, args.matcher)
     matcher = start_matcher(load_matcher(name)) if name else None
     info = await engine.info()
-    evaluation = Evaluation(engine, matcher, Support.of(name, args.model), args.seed, args.greedy_only)
+    answerer = None if args.answerer == "none" else start_answerer(load_answerer(args.answerer))
+    evaluation = Evaluation(engine, matcher, answerer, Support.of(name, args.model), args.seed, args.greedy_only)
     begun = time.monotonic()
     for number, (data, _) in enumerate(held_out.scenes_of(args.scenes), start=1):
         await evaluation.caption(images.read(data, Limits(), info))
         if number % 20 == 0:
             print(f"{number} scenes, {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
-    for model in (engine, matcher):
+    for model in (engine, matcher, answerer):
         if model is not None:
             model.close()
     return evaluation.found
@@ -235,7 +269,7 @@ def report_of(scenes: Sequence[Scene], texts: dict[str, Texts], first: dict[str,
 
 def table(name: str, rows: dict[str, dict[str, Any]]) -> str:
     shares = [measure for measure in MEASURES if measure != "words"]
-    numbers = ["words", "seconds", "generate_calls", "match_calls"]
+    numbers = ["words", "seconds", "generate_calls", "match_calls", "questions"]
     lines = [f"{name:28}" + "".join(f"{title:>22}" for title in shares) + "".join(f"{title:>16}" for title in numbers)]
     for strategy, row in rows.items():
         cells = (
@@ -254,7 +288,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="demo", help="demo, a local directory, or a hub id")
     parser.add_argument("--matcher", help="the same; none disables it (default: demo with --model demo, else none)")
-    parser.add_argument("--answerer", default="demo", help="the same, for --questions")
+    parser.add_argument("--answerer", default="demo", help="the same, for captions that ask, and for --questions")
     parser.add_argument("--scenes", type=int, default=held_out.COUNT, help="beyond 200 they are drawn anew")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--greedy-only", action="store_true", help="only the greedy variants")

@@ -50,6 +50,15 @@ class Claim:
         return self.value == group.cell if " " in self.value or self.value == "center" else self.value in group.cell
 
 
+def facts_of(scene: Scene) -> set[Claim]:
+    """What could be told of a scene: count, size and place of every group, and the background."""
+    found = {Claim("background", "", BACKGROUNDS[scene.background].name)}
+    for group in scene.groups:
+        values = {"count": str(group.count), "size": group.size, "position": group.cell}
+        found |= {Claim(kind, group.noun, value) for kind, value in values.items()}
+    return found
+
+
 @dataclass
 class _Subject:
     """The nouns that a position would be said of."""

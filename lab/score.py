@@ -2,7 +2,8 @@
 
 Object recall is the share of the scenes' kinds that a caption names; the wrong-object rate is the share of the kinds
 named that are not there, the instance measure of CHAIR (Rohrbach et al. 2018, https://arxiv.org/abs/1809.02156).
-Counts and relations (sizes and positions) are shares of what the captions claim (`lab.facts`), well-formed captions
+Counts and relations (sizes and positions) are shares of what the captions claim (`lab.facts`), told is the share of the
+scenes' facts (count, size and place of every group, background) that they state rightly, well-formed captions
 those without a fault (`lab.grammar`). Intervals are percentiles of a bootstrap over scenes (Efron and Tibshirani, An
 Introduction to the Bootstrap, 1993).
 """
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lab.facts import claims
+from lab.facts import claims, facts_of
 from lab.grammar import faults
 from lab.objects import nouns_in
 from lab.scenes import Scene
@@ -24,6 +25,7 @@ MEASURES: dict[str, tuple[str, str]] = {
     "wrong": ("invented", "named"),
     "counts": ("counts right", "counts"),
     "relations": ("relations right", "relations"),
+    "told": ("told", "facts"),
     "well_formed": ("well-formed", "scenes"),
     "repeated": ("repeated", "words"),
     "words": ("words", "scenes"),
@@ -54,6 +56,8 @@ class Score:
                 "counts right": sum(claim.holds(scene) for claim in counts),
                 "relations": len(relations),
                 "relations right": sum(claim.holds(scene) for claim in relations),
+                "told": len(claimed & facts_of(scene)),
+                "facts": len(facts_of(scene)),
                 "well-formed": not faults(text),
                 "repeated": repeated(text),
                 "words": len(text.split()),
