@@ -10,17 +10,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import faulthandler
-import getpass
+import logging
 import os
 import tempfile
 import time
 from collections.abc import Sequence
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
 import ray
 from ray import serve
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+logger = logging.getLogger("ray.serve")
 
 READ_S = 15.0
 """How long a node may take to say what it knows."""
@@ -31,58 +34,80 @@ _COUNT = 20
 
 
 class BlackBox:
-    """The file of this process's replica. It can only be removed by the replica, so that a lost one leaves it."""
+    """The file of this process's replica. A replica that ends in peace removes it; a lost one leaves it.
+
+    Without a place for it (no writable directory for temporary files) every loss counts as one from outside.
+    """
 
     def __init__(self) -> None:
-        directory = _directory()
-        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-        for old in directory.iterdir():
-            with contextlib.suppress(OSError):
-                if time.time() - old.stat().st_mtime > KEPT_S:
-                    old.unlink()
-        self._path = directory / serve.get_replica_context().replica_id.unique_id
-        self._file = self._path.open("w+b", buffering=0)
+        self._path = _directory() / serve.get_replica_context().replica_id.unique_id
+        self._file: FileIO | None = None
+        try:
+            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _remove_old(self._path.parent)
+            self._file = FileIO(self._path, "w+")
+        except OSError:
+            logger.warning("crashes of this replica cannot be told from kills", exc_info=True)
+            return
         self.update()
         self._file.seek(0, os.SEEK_END)
         faulthandler.enable(self._file, all_threads=False)
 
     def update(self) -> None:
         """Notes how many processes were killed for want of memory until now."""
-        os.pwrite(self._file.fileno(), b"%0*d\n" % (_COUNT, _killed_for_memory()), 0)
+        if self._file is not None:
+            with contextlib.suppress(OSError):  # the disk is full
+                os.pwrite(self._file.fileno(), b"%0*d\n" % (_COUNT, _killed_for_memory()), 0)
 
     def remove(self) -> None:
-        faulthandler.disable()
-        self._file.close()
-        self._path.unlink(missing_ok=True)
+        if self._file is not None:
+            faulthandler.disable()
+            self._file.close()
+            self._path.unlink(missing_ok=True)
 
 
 async def crashed(replicas: Sequence[tuple[str, str]]) -> bool:
     """Whether all of these replicas (id and node) are known to have crashed or run out of memory."""
     found = await asyncio.gather(*(_found(replica, node) for replica, node in replicas))
+    for (replica, _), cause in zip(replicas, found, strict=True):
+        if cause:
+            logger.error("replica %s was lost: %s", replica, cause)
     return all(found)
 
 
-async def _found(replica: str, node: str) -> bool:
+async def _found(replica: str, node: str) -> str:
     strategy = NodeAffinitySchedulingStrategy(node, soft=False)
     asked: Any = _read.options(scheduling_strategy=strategy).remote(replica)
     try:
-        return bool(await asyncio.wait_for(asyncio.wrap_future(asked.future()), READ_S))
+        async with asyncio.timeout(READ_S):
+            return str(await asyncio.wrap_future(asked.future()))
     except (TimeoutError, ray.exceptions.RayError):  # the node is lost too, or has no room
-        return False
+        return ""
 
 
 @ray.remote(num_cpus=0, max_retries=0)
-def _read(replica: str) -> bool:
-    """What the replica's node knows."""
+def _read(replica: str) -> str:
+    """What the replica's node knows of its end; empty if it was no crash."""
     try:
         text = (_directory() / replica).read_bytes()
     except OSError:
-        return False
-    return _CRASHED in text or _killed_for_memory() > int(text[:_COUNT])
+        return ""
+    if _CRASHED in text:
+        return text[_COUNT:].decode(errors="replace").strip()
+    if text[:_COUNT].isdigit() and _killed_for_memory() > int(text[:_COUNT]):
+        return "The kernel killed a process for want of memory."
+    return ""
+
+
+def _remove_old(directory: Path) -> None:
+    for old in directory.iterdir():
+        with contextlib.suppress(OSError):
+            if time.time() - old.stat().st_mtime > KEPT_S:
+                old.unlink()
 
 
 def _directory() -> Path:
-    return Path(tempfile.gettempdir()) / f"caption-serve-{getpass.getuser()}" / "replicas"
+    return Path(tempfile.gettempdir()) / f"caption-serve-{os.getuid()}" / "replicas"
 
 
 def _killed_for_memory() -> int:

@@ -27,7 +27,15 @@ from serve_app.service.jobs import Jobs
 from serve_app.service.keys import KeyStore
 from serve_app.service.tasks import TaskService
 
-EXPOSED = ("x-request-id", "retry-after", "x-ratelimit-limit", "x-ratelimit-remaining", "x-ratelimit-reset")
+EXPOSED = (
+    "x-request-id",
+    "retry-after",
+    "location",
+    "preference-applied",
+    "x-ratelimit-limit",
+    "x-ratelimit-remaining",
+    "x-ratelimit-reset",
+)
 """Response headers that web pages of other origins may read."""
 
 

@@ -11,28 +11,21 @@ from starlette.responses import JSONResponse, Response
 from serve_app.contract import JobBody
 from serve_app.errors import JobUnknown
 from serve_app.http import problems
+from serve_app.http.preferences import RESPOND_ASYNC
 from serve_app.service.jobs import Jobs
 from serve_app.service.sources import RemoteImage
 
-PREFERENCE = "respond-async"
-"""RFC 7240, 4.1."""
 WEBHOOK = "webhook-url"
 """Header with the URL that is called when the caption is done."""
 
 router = APIRouter()
 
 
-def prefers_async(request: Request) -> bool:
-    """Whether the caller wants no more than an id, and the service can give one."""
-    wanted = ",".join(request.headers.getlist("prefer")).lower().replace(" ", "").split(",")
-    return request.app.state.jobs is not None and PREFERENCE in wanted
-
-
 async def accepted(request: Request, image: bytes | RemoteImage, options: dict[str, Any]) -> Response:
     body = await request.app.state.jobs.submit(image, options, request.headers.get(WEBHOOK))
     headers = {
         "Location": f"{request.scope.get('root_path', '')}/v1/captions/{body.id}",
-        "Preference-Applied": PREFERENCE,
+        "Preference-Applied": RESPOND_ASYNC,
         "Vary": "Prefer",
     }
     return JSONResponse(body.model_dump(), 202, headers)

@@ -15,9 +15,10 @@ from serve_app.http.batches import read_batch_request
 from serve_app.http.body import read_caption_request
 from serve_app.http.description import CAPTION, EVENT_EXAMPLE, EVENTS, PIXEL, REFERENCE, event_stream
 from serve_app.http.disconnect import ClientGone, while_connected
-from serve_app.http.job_routes import WEBHOOK, accepted, prefers_async
+from serve_app.http.job_routes import WEBHOOK, accepted
 from serve_app.http.middleware.request_id import request_id
 from serve_app.http.paths import BATCH
+from serve_app.http.preferences import is_background, prefers_async
 from serve_app.http.streams import EVENT_STREAM, NDJSON, batch_response, event_response, wants_events
 from serve_app.options import Options
 from serve_app.service.captions import CaptionService
@@ -111,22 +112,17 @@ async def captions(request: Request) -> Response:
     service: CaptionService = request.app.state.service
     try:
         image, options = await read_caption_request(request, service.limits, request.app.state.fetcher)
-        if prefers_async(request):
+        if request.app.state.jobs is not None and prefers_async(request.headers):
             return await accepted(request, image, options)
         if wants_events(request):
             return await event_response(request, service.events(image, options, request_id(request.scope)))
         fresh = "no-cache" in request.headers.get("cache-control", "").lower()
-        background = is_background(request.headers.get("priority", ""))
+        background = is_background(request.headers)
         work = service.caption(image, options, request_id(request.scope), background=background, fresh=fresh)
         body = await while_connected(request, work)
     except (ClientGone, ClientDisconnect):
         return Response(status_code=problems.CLIENT_CLOSED_REQUEST)
     return JSONResponse(body.model_dump())
-
-
-def is_background(priority: str) -> bool:
-    """Whether a `Priority` header names the urgency of background work (RFC 9218, 4.1)."""
-    return "u=7" in (member.partition(";")[0].strip() for member in priority.split(","))
 
 
 @router.post(

@@ -14,12 +14,14 @@ import re
 import uuid
 from collections.abc import Callable, Mapping
 from contextvars import Context
+from functools import partial
 from typing import Any, Literal, TypeVar
 
-from serve_app.contract import JobBody, JobError
+from serve_app.contract import CaptionBody, JobBody, JobError
 from serve_app.deadline import Deadline
 from serve_app.errors import CaptionServeError, JobsUnavailable, JobUnknown, Overloaded
 from serve_app.options import parse_options
+from serve_app.retry import Retries, retried
 from serve_app.service.captions import CaptionService
 from serve_app.service.job_store import JobStore
 from serve_app.service.quota import OWNER
@@ -35,6 +37,8 @@ LOOK_S = 5.0
 AT_ONCE = 8
 """Jobs of a replica that are in progress or wait for capacity."""
 MOST_OPEN = 10_000
+MAX_RETRIES = 8
+"""Of a caption that fails although it may succeed later: some two minutes."""
 RETRY_AFTER_S = 60.0
 
 
@@ -49,6 +53,7 @@ class Jobs:
         self._running: dict[str, asyncio.Task[None]] = {}
         self._captioning: set[str] = set()
         self._look: asyncio.Task[None] | None = None
+        self._room = asyncio.Event()
 
     async def submit(
         self, image: bytes | RemoteImage, options: Mapping[str, Any], webhook: str | None = None
@@ -73,7 +78,7 @@ class Jobs:
             raise Overloaded("There are too many captions in progress; try again later.", RETRY_AFTER_S)
         await self._put(stored, data)
         self.start()
-        self._take(stored.id)
+        self._room.set()
         return stored.body()
 
     async def find(self, job_id: str) -> JobBody:
@@ -94,6 +99,7 @@ class Jobs:
     def start(self) -> None:
         """Looks after jobs that no replica has."""
         if self._look is None or self._look.done():
+            # Nothing of a request that is running: its key was charged, its line in the log is its own.
             self._look = asyncio.create_task(self._look_after(), context=Context())
 
     async def stop(self) -> None:
@@ -119,32 +125,39 @@ class Jobs:
     async def _look_after(self) -> None:
         while True:
             with contextlib.suppress(JobsUnavailable):  # which is in the log
-                for job_id in await _stored_in(self._store.open_jobs):
-                    self._take(job_id)
-            await asyncio.sleep(LOOK_S)
+                await self._take_what_fits()
+            with contextlib.suppress(TimeoutError):  # not wait_for, which may lose a cancellation before Python 3.12
+                async with asyncio.timeout(LOOK_S):
+                    await self._room.wait()
 
-    def _take(self, job_id: str) -> None:
-        """Begins the job if there is room here; it ends at once if it is another replica's."""
-        if job_id in self._running or len(self._captioning) >= AT_ONCE:
-            return
-        self._captioning.add(job_id)
-        # Nothing of the request that submitted it: its key was charged, its line in the log is written.
-        self._running[job_id] = asyncio.create_task(self._run(job_id), context=Context())
-        self._running[job_id].add_done_callback(lambda _: self._end(job_id))
+    async def _take_what_fits(self) -> None:
+        """Begins the oldest jobs that no replica has, as many as there is room for here."""
+        self._room.clear()
+        for job_id in await _stored_in(self._store.open_jobs):
+            if len(self._captioning) >= AT_ONCE:
+                return
+            if job_id in self._running or not await _stored_in(self._store.lease, job_id, self._me, LEASE_S):
+                continue
+            self._captioning.add(job_id)
+            self._running[job_id] = asyncio.create_task(self._run(job_id))
+            self._running[job_id].add_done_callback(partial(self._end, job_id))
 
-    def _end(self, job_id: str) -> None:
+    def _end(self, job_id: str, _: asyncio.Task[None]) -> None:
         del self._running[job_id]
+        self._captioned(job_id)
+
+    def _captioned(self, job_id: str) -> None:
         self._captioning.discard(job_id)
+        self._room.set()
 
     async def _run(self, job_id: str) -> None:
-        with contextlib.suppress(JobsUnavailable):  # the job stays open, and is looked at again
-            if not await _stored_in(self._store.lease, job_id, self._me, LEASE_S):
-                return
-            renewing = asyncio.create_task(self._renew(job_id, asyncio.current_task()))
-            try:
-                await self._work(job_id)
-            finally:
-                renewing.cancel()
+        renewing = asyncio.create_task(self._renew(job_id, asyncio.current_task()))
+        try:
+            await self._work(job_id)
+        except JobsUnavailable:  # the job stays open, and is looked at again
+            await asyncio.sleep(LOOK_S)
+        finally:
+            renewing.cancel()
 
     async def _work(self, job_id: str) -> None:
         stored, data = await self._find(job_id), await _stored_in(self._store.data, job_id)
@@ -155,15 +168,19 @@ class Jobs:
             if (now := await self._find(job_id)) is None or now.status == "cancelled":
                 return
             await self._put(stored)
-        self._captioning.discard(job_id)
+        self._captioned(job_id)
         if stored is not None and stored.webhook == "waiting":
             await self._put(stored.model_copy(update={"webhook": await self._called(stored)}))
         await _stored_in(self._store.close, job_id)
 
     async def _ended(self, stored: _Stored, data: bytes) -> _Stored:
         waits = Deadline.after(self._captions.limits.job_kept_s)
+
+        async def caption() -> CaptionBody:
+            return await self._captions.caption(data, stored.options, stored.id, queue_until=waits)
+
         try:
-            result = await self._captions.caption(data, stored.options, stored.id, queue_until=waits)
+            result = await retried(caption, Retries(MAX_RETRIES, waits))
             return stored.model_copy(update={"status": "done", "result": result})
         except CaptionServeError as error:
             found = JobError(type=error.slug, status=error.status, detail=error.message)

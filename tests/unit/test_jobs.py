@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -122,6 +123,30 @@ async def test_a_job_can_be_ended(place: str) -> None:
         assert (await client.get(address)).json()["status"] == "cancelled"
         while found._running:
             await asyncio.sleep(0.02)
+
+
+async def test_a_full_service_accepts_what_may_wait(place: str) -> None:
+    async with replica(place, delay_s=0.3, rows=33) as (client, _):
+        running = asyncio.create_task(client.post("/v1/captions", files={"image": PNG}))
+        await asyncio.sleep(0.1)
+        assert_problem(await client.post("/v1/captions", files={"image": PNG}), 503)
+        answer = await client.post("/v1/captions", **FORM)
+        assert (answer.status_code, (await running).status_code) == (202, 200)
+        assert (await ended(client, answer.headers["location"]))["status"] == "done"
+
+
+async def test_more_jobs_than_fit_are_done_one_after_the_other_without_a_pause(
+    place: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A replica whose oldest jobs were another one's took none of the others, and looked for more every 5 s only."""
+    monkeypatch.setattr(jobs, "AT_ONCE", 2)
+    async with replica(place, delay_s=0.02) as (client, first), replica(place, delay_s=0.02) as (_, second):
+        second.start()
+        started = time.monotonic()
+        addresses = [(await client.post("/v1/captions", **FORM)).headers["location"] for _ in range(12)]
+        assert {(await ended(client, address))["status"] for address in addresses} == {"done"}
+        assert time.monotonic() - started < jobs.LOOK_S, first
+        await second.stop()
 
 
 async def test_jobs_leave_half_of_the_capacity_to_requests(place: str) -> None:

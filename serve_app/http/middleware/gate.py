@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
 
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
@@ -14,6 +15,7 @@ from serve_app.errors import CaptionServeError, ImageTooLarge, Overloaded
 from serve_app.http.body import OVERHEAD_BYTES, discard
 from serve_app.http.incoming import Incoming, Uploads
 from serve_app.http.paths import BATCH, MCP, route_path
+from serve_app.http.preferences import prefers_async
 from serve_app.service.captions import CaptionService
 from serve_app.tasks import TASKS
 
@@ -25,7 +27,7 @@ DISCARD_S = 5.0
 
 _OTHERS = frozenset((*(task.path for task in TASKS if not task.by_captioner), BATCH, MCP))
 """Routes whose work other deployments do, with queues of their own; batches wait for capacity, and agents are told by
-the tool."""
+the tool. What may be answered later waits too."""
 
 
 class GateMiddleware:
@@ -49,7 +51,7 @@ class GateMiddleware:
         body = Incoming(scope, receive, self._uploads, self._service.bodies, limits.body_memory_bytes, accepted)
         try:
             try:
-                if route_path(scope) not in _OTHERS:
+                if route_path(scope) not in _OTHERS and not prefers_async(Headers(scope=scope)):
                     self._service.admission.check()
                 body.take_declared()
             except (Overloaded, ImageTooLarge) as error:
