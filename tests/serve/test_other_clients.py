@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import base64
+import json
+import shutil
+import subprocess
 from typing import Any
 
 import pytest
@@ -75,3 +78,17 @@ def test_llama_index(service: Service) -> None:
     image = types.ImageBlock(image=IMAGE.read_bytes(), image_mimetype="image/jpeg")
     blocks = [types.TextBlock(text="Describe it."), image]
     assert "hamburger" in str(chat.chat([types.ChatMessage(role="user", blocks=blocks)]).message.content)
+
+
+def test_openai_for_node_and_the_ai_sdk(service: Service) -> None:
+    """`npm install --no-save openai ai @ai-sdk/openai-compatible` at the root installs them."""
+    node = shutil.which("node")
+    if node is None or not (ROOT / "node_modules" / "openai").is_dir():
+        pytest.skip("node or its packages are not installed")
+    command = [node, str(ROOT / "tests" / "serve" / "node_clients.mjs"), service.url, str(IMAGE)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    found = json.loads(done.stdout)
+    assert 20 < len(found["chat"]) <= 120
+    assert {found[name] for name in ("streamed", "responses", "aiText", "aiStream")} == {found["chat"]}
+    assert (found["models"], found["vectors"], found["refused"]) == (["demo"], 2, 404)
