@@ -76,7 +76,7 @@ def captioned(item: Input, body: Mapping[str, Any], digest: str, settings: JobSe
     if settings.texts_column is not None:
         row["source"] = "new"
     if settings.full:
-        row |= {name: body[name] for name in _FULL}
+        row |= {name: body.get(name) for name in _FULL}  # an older service may lack some
         row["timings_ms"] = json.dumps(body["timings_ms"])
     return row
 

@@ -35,6 +35,9 @@ BODY: dict[str, Any] = {
         }
     ],
     "contested": [{"text": "A mouse.", "score": 0.31, "against": "A cat.", "against_score": 0.92}],
+    "answers": [
+        {"question": "is it red?", "answer": "no", "probability": 0.9, "statement": None, "accepted": False}
+    ],
     "variants": [{"prompt": "a photography of", "text": "A dog", "score": None}],
     "rounds": [{"round": 2, "text": "A dog and more", "accepted": False}],
     "degraded": [],
