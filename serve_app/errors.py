@@ -13,7 +13,6 @@
         UnsupportedImage        415
         InvalidOption           422
         PromptTooLong           422
-        ReplicasCrashed         422
         UrlNotAllowed           422
         FetchFailed             424
       ServiceError              500   a later try may succeed
@@ -22,6 +21,7 @@
         GeneratorUnavailable    503
         WrongImageSize          503
         JobsUnavailable         503
+        ReplicasCrashed         422
         FetchUnavailable        502
         DeadlineExceeded        504
         FetchTimedOut           504
@@ -138,12 +138,6 @@ class JobUnknown(RequestError):
     status = 404
 
 
-class ReplicasCrashed(RequestError):
-    """Replicas crashed or ran out of memory while they worked on the image."""
-
-    status = 422
-
-
 class PromptTooLong(RequestError):
     """The prompt takes all of the model's positions, and none is left for an answer."""
 
@@ -220,6 +214,13 @@ class WrongImageSize(ServiceError):
 
     status = 503
     retryable = True
+
+
+class ReplicasCrashed(ServiceError):
+    """Replicas crashed or ran out of memory while they worked on the image. A caption does without a step that is lost
+    so; without any text it is the image that cannot be processed."""
+
+    status = 422
 
 
 class JobsUnavailable(ServiceError):

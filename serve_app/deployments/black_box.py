@@ -12,6 +12,7 @@ import contextlib
 import faulthandler
 import logging
 import os
+import stat
 import tempfile
 import time
 from collections.abc import Sequence
@@ -25,9 +26,11 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 logger = logging.getLogger("ray.serve")
 
-READ_S = 15.0
+READ_S = 5.0
 """How long a node may take to say what it knows."""
 KEPT_S = 86_400.0
+MOST_TEXT = 4000
+"""Bytes of a crash's trace that are told."""
 _CRASHED = b"Fatal Python error"
 _COUNT = 20
 """Digits of the number at the beginning of a file."""
@@ -44,6 +47,7 @@ class BlackBox:
         self._file: FileIO | None = None
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            _check(self._path.parent)
             _remove_old(self._path.parent)
             self._file = FileIO(self._path, "w+")
         except OSError:
@@ -93,10 +97,18 @@ def _read(replica: str) -> str:
     except OSError:
         return ""
     if _CRASHED in text:
-        return text[_COUNT:].decode(errors="replace").strip()
+        return text[_COUNT : _COUNT + MOST_TEXT].decode(errors="replace").strip()
     if text[:_COUNT].isdigit() and _killed_for_memory() > int(text[:_COUNT]):
         return "The kernel killed a process for want of memory."
     return ""
+
+
+def _check(directory: Path) -> None:
+    """Raises `OSError` for a directory that somebody else has made, or made a link: others may write to its parent."""
+    for each in (directory, directory.parent):
+        found = each.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o022:
+            raise PermissionError(f"{each} is not this user's own directory")
 
 
 def _remove_old(directory: Path) -> None:

@@ -101,13 +101,18 @@ class ModelHandle:
                 return await send()
             except GeneratorUnavailable as error:
                 lost += 1
-                if lost == MOST_CRASHES and session is not None and await _crashed(session):
+                if lost == MOST_CRASHES and session is not None and await self._crashed(session):
                     raise ReplicasCrashed(
                         f"{MOST_CRASHES} {self.kind} replicas crashed with this image in work; it is not tried again."
                     ) from error
                 raise
 
         return await retried(attempt, retries, on_retry=self._log)
+
+    async def _crashed(self, session: str) -> bool:
+        """Whether the last replicas that had the session's calls crashed."""
+        replicas = ROUTES.last(f"{self._handle.deployment_name}:{session}")
+        return len(replicas) == MOST_CRASHES and await black_box.crashed(replicas)
 
     @asynccontextmanager
     async def _patience(self, deadline: Deadline) -> AsyncIterator[None]:
@@ -118,8 +123,3 @@ class ModelHandle:
 
     def _log(self, _: CaptionServeError) -> None:
         logger.warning("A %s replica was lost; what it has not answered is sent again.", self.kind)
-
-
-async def _crashed(session: str) -> bool:
-    replicas = ROUTES.last(session)
-    return len(replicas) == MOST_CRASHES and await black_box.crashed(replicas)

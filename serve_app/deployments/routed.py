@@ -6,7 +6,7 @@ import threading
 from collections import OrderedDict, deque
 
 REMEMBERED = 2000
-"""Sessions (images) of which it is known where their calls went."""
+"""Sessions (images of a deployment) of which it is known where their calls went."""
 
 
 class Routes:
@@ -20,8 +20,9 @@ class Routes:
         with self._lock:
             route = self._found.setdefault(session, deque(maxlen=2))
             self._found.move_to_end(session)
-            if (replica, node) not in route:
-                route.append((replica, node))
+            if (replica, node) in route:
+                route.remove((replica, node))
+            route.append((replica, node))
             if len(self._found) > REMEMBERED:
                 self._found.popitem(last=False)
 

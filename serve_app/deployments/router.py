@@ -29,4 +29,4 @@ class ImageAffinityRouter(ConsistentHashRouter):
         super().on_request_routed(pending_request, replica_id, result)
         session, replica = pending_request.metadata.session_id, self.curr_replicas.get(replica_id)
         if session and replica is not None:
-            routed.ROUTES.add(session, replica_id.unique_id, replica.node_id)
+            routed.ROUTES.add(f"{replica_id.deployment_id.name}:{session}", replica_id.unique_id, replica.node_id)

@@ -72,7 +72,7 @@ def create_app(
     app.add_exception_handler(HTTPException, problems.on_http_exception)
     app.add_exception_handler(Exception, problems.on_bug)
     # The last one added meets a request first.
-    app.add_middleware(GateMiddleware, service=service, refuse=_refuse)
+    app.add_middleware(GateMiddleware, service=service, refuse=_refuse, has_jobs=jobs is not None)
     if keys is not None and keys.active:
         app.add_middleware(GuardMiddleware, check=check_of(keys), limits=lambda: service.limits, refuse=_refuse)
     if cors_origins:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from starlette.types import Scope
 
-BATCH = "/v1/captions/batch"
+CAPTIONS = "/v1/captions"
+"""The route for one image."""
+BATCH = f"{CAPTIONS}/batch"
 """The route for several images."""
 MCP = "/mcp"
 """The route for agents."""

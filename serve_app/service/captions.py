@@ -111,8 +111,8 @@ class CaptionService:
             async with self._admitted(self._captioner.work(resolved), background, queue_until):
                 return await self._run(image, resolved, name, until=queue_until or NEVER, took_s=took_s)
 
-        if not self.limits.result_cache_entries or fresh or not isinstance(image, bytes):
-            return await make()
+        if not self.limits.result_cache_entries or fresh or queue_until is not None or not isinstance(image, bytes):
+            return await make()  # what waits for capacity is not waited for by others
         return await self._kept(image, resolved, name, make)
 
     async def _kept(

@@ -109,8 +109,8 @@ class Fetcher:
         target = check_webhook(url, limits)
         try:
             async with (
-                asyncio.timeout(limits.fetch_timeout_s),
                 self._room,
+                asyncio.timeout(limits.fetch_timeout_s),
                 self._stream(target, limits, _WEBHOOK, "POST", headers, content) as response,
             ):
                 if not 200 <= response.status < 300:

@@ -28,12 +28,22 @@ class JobStore(Protocol):
 
     def data(self, job_id: str) -> bytes | None: ...
 
+    def drop_data(self, job_id: str) -> None:
+        """The input is not needed any more."""
+        ...
+
     def lease(self, job_id: str, owner: str, seconds: float) -> bool:
         """Takes or renews a lease; False while it is another owner's."""
         ...
 
+    def cancel(self, job_id: str) -> None:
+        """Marks the job, whatever else is written to its state."""
+        ...
+
+    def is_cancelled(self, job_id: str) -> bool: ...
+
     def close(self, job_id: str) -> None:
-        """The job has ended: its input and lease go, its state stays."""
+        """The job has ended: its input and lease go, its state and mark stay."""
         ...
 
     def open_jobs(self) -> list[str]:
@@ -64,6 +74,17 @@ class RedisStore:
 
     def data(self, job_id: str) -> bytes | None:
         return self._get("input", job_id)
+
+    def drop_data(self, job_id: str) -> None:
+        with _as_os_error():
+            self._redis.delete(_key("input", job_id))
+
+    def cancel(self, job_id: str) -> None:
+        with _as_os_error():
+            self._redis.set(_key("cancelled", job_id), b"1", px=self._kept_ms)
+
+    def is_cancelled(self, job_id: str) -> bool:
+        return self._get("cancelled", job_id) is not None
 
     def lease(self, job_id: str, owner: str, seconds: float) -> bool:
         name, until_ms = _key("lease", job_id), int(seconds * 1000)
@@ -105,10 +126,11 @@ def _as_os_error() -> Iterator[None]:
 
 
 class DirectoryStore:
-    """`ID.json` has a state, `ID.input` an input, `ID.lease` an owner; a lease ends at the file's time."""
+    """Files in a directory of its own, `ID.SUFFIX`: `json` has a state, `input` an input, `open` is there until the job
+    has ended, `cancelled` marks it, `lease` names an owner and ends at the file's time."""
 
     def __init__(self, directory: str, kept_s: float) -> None:
-        self._directory = Path(directory)
+        self._directory = Path(directory) / "caption-serve-jobs"
         self._kept_s = kept_s
 
     def put(self, job_id: str, state: bytes, data: bytes | None = None) -> None:
@@ -116,12 +138,23 @@ class DirectoryStore:
         if data is not None:
             self._write(f"{job_id}.input", data)
         self._write(f"{job_id}.json", state)
+        if data is not None:
+            self._write(f"{job_id}.open", b"")
 
     def state(self, job_id: str) -> bytes | None:
         return self._read(f"{job_id}.json")
 
     def data(self, job_id: str) -> bytes | None:
         return self._read(f"{job_id}.input")
+
+    def drop_data(self, job_id: str) -> None:
+        self._remove(job_id, "input")
+
+    def cancel(self, job_id: str) -> None:
+        self._write(f"{job_id}.cancelled", b"")
+
+    def is_cancelled(self, job_id: str) -> bool:
+        return (self._directory / f"{job_id}.cancelled").exists()
 
     def lease(self, job_id: str, owner: str, seconds: float) -> bool:
         with (self._directory / f"{job_id}.lease").open("a+", encoding="utf-8") as file:
@@ -138,19 +171,18 @@ class DirectoryStore:
             return True
 
     def close(self, job_id: str) -> None:
-        for suffix in ("input", "lease"):
-            (self._directory / f"{job_id}.{suffix}").unlink(missing_ok=True)
+        self._remove(job_id, "open", "input", "lease")
 
     def open_jobs(self) -> list[str]:
         """Removes what is too old on the way."""
         found = []
         oldest = time.time() - self._kept_s
-        for file in self._directory.glob("*") if self._directory.is_dir() else ():
+        for file in self._directory.iterdir() if self._directory.is_dir() else ():
             with contextlib.suppress(FileNotFoundError):
                 written = file.stat().st_mtime
                 if written < oldest:
                     file.unlink()
-                elif file.suffix == ".input":
+                elif file.suffix == ".open":
                     found.append((written, file.stem))
         return [job_id for _, job_id in sorted(found)]
 
@@ -163,3 +195,7 @@ class DirectoryStore:
         with contextlib.suppress(FileNotFoundError):
             return (self._directory / name).read_bytes()
         return None
+
+    def _remove(self, job_id: str, *suffixes: str) -> None:
+        for suffix in suffixes:
+            (self._directory / f"{job_id}.{suffix}").unlink(missing_ok=True)

@@ -13,6 +13,7 @@ import logging
 import re
 import uuid
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextvars import Context
 from functools import partial
 from typing import Any, Literal, TypeVar
@@ -37,6 +38,10 @@ LOOK_S = 5.0
 AT_ONCE = 8
 """Jobs of a replica that are in progress or wait for capacity."""
 MOST_OPEN = 10_000
+MAX_TRIES = 3
+"""Of a job whose replicas end while they work on it."""
+STORE_THREADS = 4
+"""Of their own: a storage that hangs must not hold up what other requests do in threads."""
 MAX_RETRIES = 8
 """Of a caption that fails although it may succeed later: some two minutes."""
 RETRY_AFTER_S = 60.0
@@ -54,6 +59,7 @@ class Jobs:
         self._captioning: set[str] = set()
         self._look: asyncio.Task[None] | None = None
         self._room = asyncio.Event()
+        self._threads = ThreadPoolExecutor(STORE_THREADS, thread_name_prefix="jobs")
 
     async def submit(
         self, image: bytes | RemoteImage, options: Mapping[str, Any], webhook: str | None = None
@@ -64,6 +70,8 @@ class Jobs:
         resolved = parse_options(dict(options), limits)
         if webhook is not None:
             self._webhooks.check(webhook, limits)
+        if len(await self._stored(self._store.open_jobs)) >= MOST_OPEN:
+            raise Overloaded("There are too many captions in progress; try again later.", RETRY_AFTER_S)
         async with self._captions.charged(self._captions.work(options)):
             data: bytes = await self._captions.fetched(image, Deadline.after(resolved.timeout_s))
         stored = _Stored(
@@ -74,8 +82,6 @@ class Jobs:
             options=dict(options),
             webhook_url=webhook,
         )
-        if len(await _stored_in(self._store.open_jobs)) >= MOST_OPEN:
-            raise Overloaded("There are too many captions in progress; try again later.", RETRY_AFTER_S)
         await self._put(stored, data)
         self.start()
         self._room.set()
@@ -87,14 +93,12 @@ class Jobs:
 
     async def cancel(self, job_id: str) -> JobBody:
         """Ends a job that has not ended; another replica notices within seconds. Raises as `find` does."""
-        stored = await self._owned(job_id)
-        if stored.status in ("queued", "running"):
-            stored = stored.model_copy(update={"status": "cancelled", "webhook": None})
-            await self._put(stored)
-            await _stored_in(self._store.close, job_id)
+        if (await self._owned(job_id)).status in ("queued", "running"):
+            await self._stored(self._store.cancel, job_id)
             if (task := self._running.get(job_id)) is not None:
                 task.cancel()
-        return stored.body()
+            await self._stored(self._store.close, job_id)
+        return (await self._owned(job_id)).body()
 
     def start(self) -> None:
         """Looks after jobs that no replica has."""
@@ -108,6 +112,7 @@ class Jobs:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
+        self._threads.shutdown(wait=False)
 
     async def _owned(self, job_id: str) -> _Stored:
         stored = await self._find(job_id) if _ID.fullmatch(job_id) else None
@@ -116,11 +121,24 @@ class Jobs:
         return stored
 
     async def _find(self, job_id: str) -> _Stored | None:
-        data = await _stored_in(self._store.state, job_id)
-        return None if data is None else _Stored.model_validate_json(data)
+        data = await self._stored(self._store.state, job_id)
+        if data is None:
+            return None
+        stored = _Stored.model_validate_json(data)
+        if stored.status in ("queued", "running") and await self._stored(self._store.is_cancelled, job_id):
+            return stored.model_copy(update={"status": "cancelled", "webhook": None})
+        return stored
 
     async def _put(self, stored: _Stored, data: bytes | None = None) -> None:
-        await _stored_in(self._store.put, stored.id, stored.model_dump_json().encode(), data)
+        await self._stored(self._store.put, stored.id, stored.model_dump_json().encode(), data)
+
+    async def _stored(self, method: Callable[..., Result], *arguments: Any) -> Result:
+        """What a method of the store returns, called in a thread. Raises `JobsUnavailable`."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._threads, method, *arguments)
+        except OSError as error:
+            logger.warning("the storage of jobs failed", exc_info=True)
+            raise JobsUnavailable("Captions that outlive their request cannot be stored at present.") from error
 
     async def _look_after(self) -> None:
         while True:
@@ -133,10 +151,10 @@ class Jobs:
     async def _take_what_fits(self) -> None:
         """Begins the oldest jobs that no replica has, as many as there is room for here."""
         self._room.clear()
-        for job_id in await _stored_in(self._store.open_jobs):
+        for job_id in await self._stored(self._store.open_jobs):
             if len(self._captioning) >= AT_ONCE:
                 return
-            if job_id in self._running or not await _stored_in(self._store.lease, job_id, self._me, LEASE_S):
+            if job_id in self._running or not await self._stored(self._store.lease, job_id, self._me, LEASE_S):
                 continue
             self._captioning.add(job_id)
             self._running[job_id] = asyncio.create_task(self._run(job_id))
@@ -156,22 +174,39 @@ class Jobs:
             await self._work(job_id)
         except JobsUnavailable:  # the job stays open, and is looked at again
             await asyncio.sleep(LOOK_S)
+        except Exception:  # of a state that cannot be read, for example
+            logger.exception("job %s cannot be run", job_id)
+            await asyncio.sleep(LEASE_S)
         finally:
             renewing.cancel()
 
     async def _work(self, job_id: str) -> None:
-        stored, data = await self._find(job_id), await _stored_in(self._store.data, job_id)
-        if stored is not None and data is not None and stored.status in ("queued", "running"):
-            await self._put(stored.model_copy(update={"status": "running"}))
-            OWNER.set(stored.owner)
-            stored = await self._ended(stored, data)
-            if (now := await self._find(job_id)) is None or now.status == "cancelled":
-                return
-            await self._put(stored)
+        stored = await self._find(job_id)
+        if stored is not None and stored.status in ("queued", "running"):
+            stored = await self._captioned_by_now(stored)
         self._captioned(job_id)
-        if stored is not None and stored.webhook == "waiting":
+        if stored is not None and stored.status in ("done", "failed") and stored.webhook == "waiting":
             await self._put(stored.model_copy(update={"webhook": await self._called(stored)}))
-        await _stored_in(self._store.close, job_id)
+        await self._stored(self._store.close, job_id)
+
+    async def _captioned_by_now(self, stored: _Stored) -> _Stored | None:
+        """The job as it has ended; None if it was cancelled meanwhile."""
+        stored = stored.model_copy(update={"status": "running", "tries": stored.tries + 1})
+        data = await self._stored(self._store.data, stored.id)
+        if data is None or stored.tries > MAX_TRIES:
+            why = "The image is not stored any more." if data is None else "Its service ended each time it was tried."
+            found = JobError(type="internal", status=500, detail=why)
+            ended = stored.model_copy(update={"status": "failed", "error": found})
+        else:
+            await self._put(stored)
+            OWNER.set(stored.owner)
+            ended = await self._ended(stored, data)
+        now = await self._find(stored.id)
+        if now is None or now.status == "cancelled":
+            return None
+        await self._put(ended)
+        await self._stored(self._store.drop_data, stored.id)
+        return ended
 
     async def _ended(self, stored: _Stored, data: bytes) -> _Stored:
         waits = Deadline.after(self._captions.limits.job_kept_s)
@@ -205,7 +240,7 @@ class Jobs:
         while True:
             await asyncio.sleep(LEASE_S / 3)
             with contextlib.suppress(JobsUnavailable):
-                mine = await _stored_in(self._store.lease, job_id, self._me, LEASE_S)
+                mine = await self._stored(self._store.lease, job_id, self._me, LEASE_S)
                 stored = await self._find(job_id)
                 if not mine or stored is None or stored.status == "cancelled":
                     assert work is not None
@@ -219,18 +254,11 @@ class _Stored(JobBody):
     """Name of the key that it was accepted for; empty without keys."""
     options: dict[str, Any]
     webhook_url: str | None
+    tries: int = 0
+    """How often a replica has begun it."""
 
     def body(self) -> JobBody:
         return JobBody.model_validate(self.model_dump(include=set(JobBody.model_fields)))
 
 
 _ID = re.compile(r"[0-9a-f]{32}")
-
-
-async def _stored_in(method: Callable[..., Result], *arguments: Any) -> Result:
-    """What a method of the store returns, called in a thread. Raises `JobsUnavailable`."""
-    try:
-        return await asyncio.to_thread(method, *arguments)
-    except OSError as error:
-        logger.warning("the storage of jobs failed", exc_info=True)
-        raise JobsUnavailable("Captions that outlive their request cannot be stored at present.") from error

@@ -13,7 +13,7 @@ from typing import Any
 from standardwebhooks import Webhook
 
 from serve_app.deadline import Deadline
-from serve_app.errors import InvalidOption, UrlNotAllowed
+from serve_app.errors import FetchFailed, FetchUnavailable, InvalidOption, UrlNotAllowed
 from serve_app.limits import Limits
 from serve_app.retry import Retries, retried
 from serve_app.service.fetch import Fetcher, check_webhook
@@ -56,7 +56,10 @@ class Webhooks:
                 "webhook-timestamp": str(int(tried_at.timestamp())),
                 "webhook-signature": signer.sign(event_id, tried_at, body),
             }
-            await self._fetcher.post(url, body.encode(), headers, limits)
+            try:
+                await self._fetcher.post(url, body.encode(), headers, limits)
+            except FetchFailed as error:  # a name that is not found may be so for a moment
+                raise FetchUnavailable(error.message) from error
 
         await retried(send, Retries(math.inf, Deadline.after(TRIED_S)))
 

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from serve_app.errors import CaptionServeError, ImageTooLarge, Overloaded
 from serve_app.http.body import OVERHEAD_BYTES, discard
 from serve_app.http.incoming import Incoming, Uploads
-from serve_app.http.paths import BATCH, MCP, route_path
+from serve_app.http.paths import BATCH, CAPTIONS, MCP, route_path
 from serve_app.http.preferences import prefers_async
 from serve_app.service.captions import CaptionService
 from serve_app.tasks import TASKS
@@ -27,7 +27,7 @@ DISCARD_S = 5.0
 
 _OTHERS = frozenset((*(task.path for task in TASKS if not task.by_captioner), BATCH, MCP))
 """Routes whose work other deployments do, with queues of their own; batches wait for capacity, and agents are told by
-the tool. What may be answered later waits too."""
+the tool."""
 
 
 class GateMiddleware:
@@ -36,8 +36,9 @@ class GateMiddleware:
     At ten times the load nine of ten end here.
     """
 
-    def __init__(self, app: ASGIApp, service: CaptionService, refuse: Refuse) -> None:
+    def __init__(self, app: ASGIApp, service: CaptionService, refuse: Refuse, has_jobs: bool = False) -> None:
         self._app = app
+        self._has_jobs = has_jobs
         self._service = service
         self._refuse = refuse
         self._uploads = Uploads()
@@ -51,7 +52,7 @@ class GateMiddleware:
         body = Incoming(scope, receive, self._uploads, self._service.bodies, limits.body_memory_bytes, accepted)
         try:
             try:
-                if route_path(scope) not in _OTHERS and not prefers_async(Headers(scope=scope)):
+                if route_path(scope) not in _OTHERS and not self._may_wait(scope):
                     self._service.admission.check()
                 body.take_declared()
             except (Overloaded, ImageTooLarge) as error:
@@ -60,6 +61,10 @@ class GateMiddleware:
             await self._app(scope, body.receive, send)
         finally:
             body.close()
+
+    def _may_wait(self, scope: Scope) -> bool:
+        """Whether the caption may be made later."""
+        return self._has_jobs and route_path(scope) == CAPTIONS and prefers_async(Headers(scope=scope))
 
     async def _turn_away(self, request: Request, error: CaptionServeError, send: Send) -> None:
         # A client that still sends would see a broken connection instead of the answer; a slow one has to.
