@@ -31,6 +31,7 @@ from lab import coco
 from lab.facts import claims
 from lab.objects import nouns_in
 from lab.scenes import CALIBRATION_SEED, Scene, draw_scene
+from serve_app.args import matcher_for
 from serve_app.engine import load, load_answerer, load_matcher, start, start_answerer, start_matcher
 from serve_app.limits import Limits
 from serve_app.pipeline.asking import FLOOR
@@ -221,7 +222,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="demo", help="captioner: demo, a directory or a hub id")
     parser.add_argument("--matcher", default="demo", help="the same, for the matcher")
-    parser.add_argument("--answerer", default="demo", help="the same, for the answerer; none to leave questions out")
+    parser.add_argument("--answerer", help="the same; none leaves questions out (default: demo with --model demo)")
     parser.add_argument("--scenes", type=int, default=300, help="scenes, or most images of --images")
     parser.add_argument("--images", type=Path, help="directory of images that the annotations name")
     parser.add_argument("--annotations", type=Path, help="captions by people in COCO's format")
@@ -230,7 +231,7 @@ def main() -> None:
     if (args.images is None) != (args.annotations is None):
         parser.error("--images and --annotations go together")
     inputs = annotated(args.images, args.annotations, args.scenes) if args.images else scenes(args.scenes)
-    every = asyncio.run(label(args.model, args.matcher, None if args.answerer == "none" else args.answerer, inputs))
+    every = asyncio.run(label(args.model, args.matcher, matcher_for(args.model, args.answerer), inputs))
     found = [each for each in every if each.answer is None]
     asked = [each for each in every if each.answer is not None]
     if not found or all(each.true for each in found) or not any(each.true for each in found):

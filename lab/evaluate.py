@@ -243,7 +243,8 @@ async def evaluate(args: argparse.Namespace, runner: Runner) -> dict[str, Texts]
     name = matcher_for(args.model, args.matcher)
     matcher = start_matcher(load_matcher(name)) if name else None
     info = await engine.info()
-    answerer = None if args.answerer == "none" else start_answerer(load_answerer(args.answerer))
+    asked = matcher_for(args.model, args.answerer)
+    answerer = None if asked is None else start_answerer(load_answerer(asked))
     evaluation = Evaluation(engine, matcher, answerer, Support.of(name, args.model), args.seed, args.greedy_only)
     begun = time.monotonic()
     for number, (data, _) in enumerate(held_out.scenes_of(args.scenes), start=1):
@@ -288,7 +289,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="demo", help="demo, a local directory, or a hub id")
     parser.add_argument("--matcher", help="the same; none disables it (default: demo with --model demo, else none)")
-    parser.add_argument("--answerer", default="demo", help="the same, for captions that ask, and for --questions")
+    parser.add_argument("--answerer", help="the same, for captions that ask, and for --questions")
     parser.add_argument("--scenes", type=int, default=held_out.COUNT, help="beyond 200 they are drawn anew")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--greedy-only", action="store_true", help="only the greedy variants")

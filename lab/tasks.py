@@ -75,7 +75,7 @@ async def matching(model: str, scenes: Iterable[tuple[bytes, Scene]]) -> dict[st
 def main(args: argparse.Namespace) -> None:
     report = {
         "scenes": args.scenes,
-        "answering": asyncio.run(answering(args.answerer, held_out.scenes_of(args.scenes))),
+        "answering": asyncio.run(answering(args.answerer or "demo", held_out.scenes_of(args.scenes))),
         "matching": asyncio.run(matching(args.matcher or "demo", held_out.scenes_of(args.scenes))),
     }
     if not args.json:

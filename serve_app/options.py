@@ -74,7 +74,7 @@ class Options(BaseModel):
         "model answers them",
     )
     questions: Annotated[list[Prompt] | None, Offered("cli", "batch", "mcp", "chat")] = Field(
-        None, max_length=16, description='your own, answered into the caption: "is anybody wearing a helmet?"'
+        None, max_length=16, description='your own, answered into the caption: "is the man wearing a helmet?"'
     )
     seed: Annotated[int | None, Offered("cli", "batch", "mcp", "chat", "page")] = Field(
         None, ge=0, le=MAX_SEED, description="same request and seed, same answer"

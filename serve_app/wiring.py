@@ -22,7 +22,7 @@ def pipeline_of(
 ) -> CaptionPipeline:
     """Raises `InvalidOption` as `presets_of` does."""
     return CaptionPipeline(
-        generator, presets_of(args), matcher, _support(args), _polisher(args), answerer, args.answerer
+        generator, presets_of(args), matcher, _support(args), _polisher(args), answerer, _answerer(args)
     )
 
 
@@ -33,7 +33,12 @@ def fingerprint_of(
     matcher: ModelInfo | None,
 ) -> str:
     """What makes the captions of that pipeline, by what is known of its models."""
-    return fingerprint(strategy, captioner, matcher, _support(args), presets_of(args), args.polish_model, args.answerer)
+    presets, support = presets_of(args), _support(args)
+    return fingerprint(strategy, captioner, matcher, support, presets, args.polish_model, _answerer(args))
+
+
+def _answerer(args: AppArgs) -> str | None:
+    return None if args.answerer is None else f"{args.answerer}@{args.answerer_revision or ''}"
 
 
 def _support(args: AppArgs) -> Support:

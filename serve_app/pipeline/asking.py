@@ -43,10 +43,9 @@ class Asking:
         """Whether answers failed to come."""
 
     @property
-    def begins(self) -> bool:
-        """Whether there is something to ask although no round follows, or that no round would ask."""
-        options = self._context.options
-        return self._context.answerer is not None and (bool(self._own) or (options.rounds == 1 and bool(options.ask)))
+    def has_own(self) -> bool:
+        """Whether questions of the caller wait, which are asked before all others."""
+        return self._context.answerer is not None and bool(self._own)
 
     def takes(self, number: int, scores: Scores) -> bool:
         """Whether a round asks instead of prompting."""
@@ -57,14 +56,15 @@ class Asking:
         return bool(self._new(caption))
 
     def _new(self, caption: str) -> list[Question]:
-        known = {asked.question for asked in self._asked}
+        known = {asked.question.lower() for asked in self._asked}
         return [each for each in questions_about(self._context.read(caption)) if each.text not in known]
 
     async def candidates(self, number: int, caption: str, scores: Scores) -> list[Candidate]:
         """What the answers to a round's questions say; the caller's own stand for a round of their own."""
-        chosen, self._own = self._own, []
-        if not chosen:
-            chosen = self._new(caption)[: BY_ROUND[number]]
+        new = self._new(caption)
+        templates = {question.text: question for question in new}
+        chosen, self._own = [templates.get(own.text.lower(), own) for own in self._own], []
+        chosen = chosen or new[: BY_ROUND[number]]
         if not chosen:
             return []
         answers = await self._context.may_answer("questions", [question.text for question in chosen])

@@ -38,6 +38,8 @@ class Also:
 
     several: bool
     words: tuple[Word, ...]
+    head: str = ""
+    """The concept of its noun, if it is one thing."""
 
 
 class Composition:

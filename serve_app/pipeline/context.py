@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from serve_app.deadline import Deadline
-from serve_app.errors import CaptionServeError, DeadlineExceeded, PromptTooLong, ServiceError
+from serve_app.errors import CaptionServeError, DeadlineExceeded, PromptTooLong, ServiceError, WrongImageSize
 from serve_app.pipeline.clean import OPENINGS, clean
 from serve_app.pipeline.language.parsing import read
 from serve_app.pipeline.language.reading import Reading
@@ -161,7 +161,16 @@ class Context:
         assert self.answerer is not None
         try:
             return await self.answerer.answers(self._pixels, questions, min(self._deadline.left_s, PATIENCE_S))
-        except (PromptTooLong, ServiceError) as error:
+        except PromptTooLong as error:  # of one of them
+            half = len(questions) // 2
+            if not half:
+                self.degraded.append(f"{step}: {error.message}")
+                return [Answer("", 0.0)]
+            first = await self.may_answer(step, questions[:half])
+            return [*first, *await self.may_answer(step, questions[half:])]
+        except WrongImageSize:  # a model for other pictures than the captioner's; only /v1/answers asks it
+            return []
+        except ServiceError as error:
             self.degraded.append(f"{step}: {error.message}")
             return []
 

@@ -54,7 +54,9 @@ async def grounded(context: Context) -> Draft:
             state = await _extend(context, state, scores)
     rounds: list[Round] = []
     asking = Asking(context)
-    if state.composition is not None and asking.begins:
+    if state.composition is not None and asking.has_own:
+        state = await _ask(context, asking, min(BY_ROUND), state, scores)
+    if state.composition is not None and context.options.rounds == 1 and asking.takes(min(BY_ROUND), scores):
         state = await _ask(context, asking, min(BY_ROUND), state, scores)
     for number in range(2, context.options.rounds + 1 if state.composition is not None else 2):
         before = state
@@ -65,7 +67,7 @@ async def grounded(context: Context) -> Draft:
                 state = await _round(context, number, state, scores)
         rounds.append(Round(number, state.text, state.text != before.text))
         context.tell(rounds[-1])
-        if not rounds[-1].accepted and not (asks and asking.has_more(state.text)):
+        if not rounds[-1].accepted and not (asks and not asking.lost and asking.has_more(state.text)):
             break  # the next round would be asked the same again
     if state.composition is not None:
         state = _fitted(context, state)

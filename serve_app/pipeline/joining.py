@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from serve_app.pipeline.composition import Also, Composition
 from serve_app.pipeline.language import comparing, grammar, lexicon
@@ -11,10 +12,12 @@ from serve_app.pipeline.language.kinds import WHERE, concept, content, kind_of_a
 from serve_app.pipeline.language.reading import Piece, Reading, Statement
 from serve_app.pipeline.language.writing import Word
 from serve_app.pipeline.placing import Insert, Placing
+from serve_app.pipeline.questions import UNCOUNTED
 from serve_app.pipeline.scores import Candidate
 from serve_app.pipeline.wording import Wording
 
 MAX_ATTRIBUTES = 3
+SOMEBODY = frozenset(("somebody", "someone", "anybody", "anyone"))
 
 
 class Joining:
@@ -84,11 +87,7 @@ class Joining:
         """Lets an answer join a thing that is "also" there: "a lamp" becomes "a red lamp on the table"."""
         statement = other.reading.statements[number]
         head = other.reading.things[statement.about[0]].head
-        found = [
-            place
-            for place, also in enumerate(self.caption.things)
-            if head in {concept(word.text.lower()) for word in also.words}
-        ]
+        found = [place for place, also in enumerate(self.caption.things) if also.head == head]
         words = self._extract(other, number) if statement.kind == "piece" else []
         if other.source.kind != "answer" or len(found) != 1:
             return
@@ -100,9 +99,10 @@ class Joining:
             mark = self.caption.mark(other, number)
             at = int(also.words[0].text.lower() in DETERMINERS)
             described = [Word(word, mark) for word in other.reading.said_of(statement.spans[0])]
-            self.caption.things[found[0]] = Also(also.several, (*also.words[:at], *described, *also.words[at:]))
+            said = (*also.words[:at], *described, *also.words[at:])
+            self.caption.things[found[0]] = replace(also, words=said)
         elif words:
-            self.caption.things[found[0]] = Also(also.several, (*also.words, *words))
+            self.caption.things[found[0]] = replace(also, words=(*also.words, *words))
         self.caption.said |= statement.claims
 
     def _number(self, other: Candidate, number: int, pairing: dict[int, int]) -> None:
@@ -112,10 +112,10 @@ class Joining:
         if ours is None or ours in self.caption.counted or not reading.things[ours].plural:
             return
         quantity = reading.things[ours].quantity
-        if set(reading.said_of(quantity)) <= {"some", "several"}:
+        words = other.reading.said_of(statement.spans[0])
+        if len(words) == 1 and words != ("dozen",) and set(reading.said_of(quantity)) <= UNCOUNTED:
             self.caption.hidden.update(range(*quantity))
-            (word,) = other.reading.said_of(statement.spans[0])
-            self.caption.counted[ours] = Word(word, self.caption.mark(other, number))
+            self.caption.counted[ours] = Word(words[0], self.caption.mark(other, number))
 
     def _may_describe(self, other: Candidate, theirs: int, ours: int) -> bool:
         """Whether what describes a thing in its text describes the caption's, too: not if the text has two of that
@@ -181,7 +181,10 @@ class Joining:
         clause = next((each for each in reading.clauses if theirs in each.subjects), None)
         if clause is None or not clause.verb or clause.subjects != (theirs,) or len(clause.pieces) != 1:
             return
-        if reading.words[thing.span[0]] != "the" or thing.head in self.caption.heads or thing.head in MEDIA:
+        somebody = other.source.kind == "answer" and thing.head in SOMEBODY
+        if not somebody and reading.words[thing.span[0]] != "the":
+            return
+        if thing.head in self.caption.heads or thing.head in MEDIA:
             return
         if comparing.is_said(thing.head, frozenset(self.caption.said)):
             return
@@ -299,7 +302,8 @@ class Joining:
         theirs = statement.about[0]
         thing = reading.things[theirs]
         said = frozenset(self.caption.said)
-        if theirs in pairing or not pairing or thing.pronoun or thing.head in MEDIA or thing.head in self.caption.heads:
+        alone = not pairing and other.source.kind != "answer"
+        if theirs in pairing or alone or thing.pronoun or thing.head in MEDIA or thing.head in self.caption.heads:
             return
         if reading.words[thing.span[0]] == "the" or comparing.is_said(thing.head, said) or self._is_member(thing.head):
             return
@@ -309,7 +313,7 @@ class Joining:
             return
         words = self.wording.thing(other, theirs)
         words += self._own_pieces(other, theirs)
-        self.caption.things.append(Also(statement.text.startswith("there are"), tuple(words)))
+        self.caption.things.append(Also(statement.text.startswith("there are"), tuple(words), thing.head))
         self.caption.heads.add(thing.head)
         self.caption.said |= statement.words | content(word.text.lower() for word in words)
 

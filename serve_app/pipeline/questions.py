@@ -13,15 +13,30 @@ from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
-from serve_app.pipeline.language.grammar import CLOTHING, DETERMINERS, MASS, MEDIA, NUMBERS, PREPOSITIONS, VAGUE, data
+from serve_app.pipeline.language.grammar import (
+    CLOTHING,
+    DETERMINERS,
+    MASS,
+    MEDIA,
+    NUMBERS,
+    POSSESSIVES,
+    PREPOSITIONS,
+    VAGUE,
+    data,
+)
 from serve_app.pipeline.language.kinds import WHERE, concept, kind_of_adjective, kinds_of
-from serve_app.pipeline.language.lexicon import lemma
+from serve_app.pipeline.language.lexicon import is_plural, parts_of_speech
 from serve_app.pipeline.language.parsing import read
 from serve_app.pipeline.language.reading import Reading
 from serve_app.pipeline.language.statements import count_of
 
 LONGEST_ANSWER = 12
 """Words; longer ones are no answers."""
+UNCOUNTED = frozenset(("some", "several"))
+"""Words before a noun that a number may take the place of."""
+_SMALL_NUMBERS = ("two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
+_DIGITS = {str(number): word for number, word in enumerate(_SMALL_NUMBERS, start=2)}
+_BINDING = PREPOSITIONS | {"of"}
 _PLACES = frozenset(("outside", "inside", "outdoors", "indoors", "upstairs", "downstairs"))
 _ANYBODY = {"anybody": "somebody", "anyone": "someone", "anything": "something", "any": "some"}
 _YES_NO = re.compile(r"(is|are) (there )?(.+?)\?*$")
@@ -44,17 +59,25 @@ class Question:
             return _declared(self.text, answer)
         if not words or len(words) > LONGEST_ANSWER or words[0] in _nothing() or not _fits(self.takes, words):
             return None
-        said = " ".join(words)
         if self.takes == "thing":
-            said = _with_article(words)
-        several = self.plural if self.name else words[0] in NUMBERS - {"one"} or " and " in said
+            items = _items(words)
+            if self.name:  # several things that somebody wears would be told one after the other
+                items = [item for item in items[:1] if not self.plural or _is_several(item.split())]
+            if not items:
+                return None
+            said, several = " and ".join(items), len(items) > 1 or _is_several(items[0].split())
+        elif self.takes == "number" and words[0] in _DIGITS:
+            said, several = _DIGITS[words[0]], True
+        else:
+            said, several = " ".join(_articled(words) if self.takes in ("place", "action") else words), False
         article = "" if self.plural else "an" if said[0] in "aeiou" else "a"
+        several = self.plural if self.name else several
         text = self.say.format(a=article, be="are" if several else "is", name=self.name, answer=said)
         return " ".join(text.split())
 
 
 def questions_about(reading: Reading) -> list[Question]:
-    """What a caption leaves open: of the scene, then of its things in turn, each kind of question before the next."""
+    """What a caption leaves open: of its things in turn, each kind of question before the next, then of the scene."""
     ranked: list[tuple[int, int, Question]] = []
     for rank, form in enumerate(_forms()["thing"]):
         for place, number in enumerate(_things(reading)):
@@ -62,7 +85,7 @@ def questions_about(reading: Reading) -> list[Question]:
             if wanted and form["lacks"] not in _known(reading, number):
                 ranked.append((rank + place, place, _about(reading, number, form)))
     scene = [_of_scene(form) for form in _forms()["scene"] if form["lacks"] not in _known_of_scene(reading)]
-    return [*scene, *(question for _, _, question in sorted(ranked, key=lambda each: each[:2]))]
+    return [*(question for _, _, question in sorted(ranked, key=lambda each: each[:2])), *scene]
 
 
 def _things(reading: Reading) -> list[int]:
@@ -82,8 +105,12 @@ def _things(reading: Reading) -> list[int]:
 
 
 def _is_definite(reading: Reading, number: int) -> bool:
-    """Whether it is spoken of as something that is known: "the dog", "it"."""
-    return reading.things[number].pronoun or reading.words[reading.things[number].span[0]] == "the"
+    """Whether it is spoken of as something that was named before: "the dog", "it"."""
+    thing = reading.things[number]
+    if thing.pronoun:
+        return True
+    earlier = any(other.head == thing.head and other.span[0] < thing.span[0] for other in reading.things)
+    return earlier and reading.words[thing.span[0]] == "the"
 
 
 def _mentions(reading: Reading, number: int) -> list[int]:
@@ -107,7 +134,12 @@ def _known(reading: Reading, number: int) -> set[str]:
 
 def _said_of(reading: Reading, number: int) -> set[str]:
     known: set[str] = set()
-    for span in reading.things[number].attributes:
+    thing, last = reading.things[number], reading.words[reading.things[number].noun[1] - 1]
+    if not set(reading.said_of(thing.quantity)) <= UNCOUNTED or last in CLOTHING | MASS:
+        known.add("count")
+    if last in CLOTHING | MASS:
+        known.add("size")
+    for span in thing.attributes:
         known |= {kind for word in reading.said_of(span) if (kind := kind_of_adjective(word)) is not None}
     if count_of(reading, number) is not None:
         known.add("count")
@@ -164,11 +196,45 @@ def _fits(takes: str, words: list[str]) -> bool:
     return kinds == {takes}
 
 
-def _with_article(words: list[str]) -> str:
-    """A noun phrase as a sentence has it: "beach" → "a beach"; "trees", "the sky" and "water" stand as they are."""
+def _items(words: list[str]) -> list[str]:
+    """The noun phrases of a list, each with its article; none if one of them only describes ("black")."""
+    parts = [part.split() for part in re.split(r",| and ", " ".join(words)) if part.strip()]
+    if any(all(kind_of_adjective(word) is not None for word in part) for part in parts):
+        return []
+    return [" ".join(_phrase(part)) for part in parts]
+
+
+def _is_several(phrase: list[str]) -> bool:
+    number = phrase[0]
+    return (number in NUMBERS - {"one"}) or (number.isdigit() and number != "1") or is_plural(phrase[-1])
+
+
+def _phrase(words: list[str]) -> list[str]:
+    """A noun phrase with the article that it lacks."""
     first, last = words[0], words[-1]
-    bare = first in DETERMINERS or last in MASS or lemma(last) != last or "and" in words
-    return " ".join(words) if bare else f"{'an' if first[0] in 'aeiou' else 'a'} {' '.join(words)}"
+    articles = _forms()["articles"]
+    if first in DETERMINERS | POSSESSIVES | NUMBERS or first.isdigit():
+        return words
+    if last in articles["the"].split():
+        return ["the", *words]
+    if is_plural(last) or last in MASS or last in articles["none"].split() or "NOUN" not in parts_of_speech(last):
+        return words
+    return ["an" if first[0] in "aeiou" else "a", *words]
+
+
+def _articled(words: list[str]) -> list[str]:
+    """A place or what is done, with the articles that answers leave out: "on beach" → "on a beach"."""
+    found: list[str] = []
+    at = 0
+    while at < len(words):
+        binds = words[at] in _BINDING or (at == 0 and words[at].endswith("ing"))
+        found.append(words[at])
+        at += 1
+        end = next((n for n in range(at, len(words)) if words[n] in _BINDING or words[n] == "and"), len(words))
+        if binds and end > at:
+            found += _phrase(words[at:end])
+            at = end
+    return found
 
 
 def _declared(question: str, answer: str) -> str | None:
@@ -178,6 +244,8 @@ def _declared(question: str, answer: str) -> str | None:
         return None
     be, there, rest = asked.groups()
     words = [_ANYBODY.get(word, word) for word in rest.split()]
+    if "or" in words or "," in rest:
+        return None
     if there:
         return f"there {be} {' '.join(words)}"
     return next((f"{head} {be} {tail}" for head, tail in _splits(words)), None)
@@ -189,9 +257,9 @@ def _splits(words: list[str]) -> Iterator[tuple[str, str]]:
         head = " ".join(words[:end])
         reading = read(head)
         alone = words[0] in _ANYBODY.values() and end == 1
-        if alone or (
-            len(reading.things) == 1 and not reading.pieces and reading.things[0].span == (0, len(reading.tokens))
-        ):
+        whole = len(reading.things) == 1 and not reading.pieces and reading.things[0].span == (0, len(reading.tokens))
+        named = kind_of_adjective(words[end - 1]) is None and words[end] not in ("and", "of")
+        if alone or (whole and named):
             yield head, " ".join(words[end:])
 
 

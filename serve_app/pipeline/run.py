@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from dataclasses import replace
 
-from serve_app.errors import GenerationFailed, NotDeployed
+from serve_app.errors import GenerationFailed, InvalidOption, NotDeployed
 from serve_app.pipeline.asking import most_questions
 from serve_app.pipeline.context import Context
 from serve_app.pipeline.fingerprint import fingerprint
@@ -62,6 +62,8 @@ class CaptionPipeline:
         at all.
         """
         plan = PLANS[options.strategy]
+        if (options.ask or options.questions) and not plan.weighs:
+            raise InvalidOption("ask, questions: only the strategy grounded asks.")
         if self._answerer is None and (options.ask or options.questions):
             raise NotDeployed("ask, questions: no model answers questions here; the setting `answerer` turns it on.")
         start = time.perf_counter()
@@ -113,9 +115,9 @@ class CaptionPipeline:
         plan = PLANS[options.strategy]
         if self._answerer is None or not plan.weighs:
             return plan.work(options, self._presets)
-        asked = most_questions(options)
-        prompted = options if self._matcher is None or options.ask is False else replace(options, rounds=1)
-        return plan.work(prompted, self._presets) + asked
+        if self._matcher is None or options.ask is False:
+            return plan.work(options, self._presets) + len(options.questions)
+        return plan.work(replace(options, rounds=1), self._presets) + most_questions(options)
 
     async def probe(self) -> None:
         """Generates two tokens for a grey image; raises when that does not work."""

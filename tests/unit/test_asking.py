@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import httpx
 import pytest
 
-from serve_app.errors import DeadlineExceeded, GeneratorUnavailable, NotDeployed
+from serve_app.errors import DeadlineExceeded, GeneratorUnavailable, InvalidOption, NotDeployed, PromptTooLong
 from serve_app.http import create_app
 from serve_app.limits import Limits
 from serve_app.pipeline import CaptionPipeline
@@ -75,6 +75,10 @@ def told(answers: dict[str, str]) -> ScriptedAnswerer:
         ("a man wearing a hat", ["where is the man?"], ["what is the man wearing?"]),
         ("a large wooden table", ["what color is the table?"],
          ["what size is the table?", "what is the table made of?"]),
+        ("the man is surfing", ["where is the man?"], ["what is the man doing?"]),
+        ("a group of people in a kitchen", ["what are the people doing?"], ["how many people are there?"]),
+        ("a man wearing glasses", [], ["how many glasses are there?", "what size are the glasses?"]),
+        ("a large kitchen", [], ["where is the kitchen?"]),
         ("a dog on the green grass", ["what color is the dog?"], ["what is the background?", "where is the dog?"]),
         ("a dog in the top left", ["what is the background?"], ["where is the dog?"]),
         ("a dog next to a dog", [], ["where is the dog?", "what color is the dog?"]),
@@ -110,21 +114,40 @@ DOG = {"name": "dog", "say": "{a} {answer} {name}"}
             "large": None, "dog": None, "none": None, "yes": None, "": None, "brown " * 20: None,
         }),
         (Question("how many dogs are there?", "dogs", True, "number", "{answer} {name}"), {
-            "two": "two dogs", "4": "4 dogs", "one": None, "0": None, "many": None, "two dogs": None,
+            "two": "two dogs", "4": "four dogs", "one": None, "0": None, "many": None, "two dogs": None,
         }),
         (Question("where is the dog?", "dog", False, "place", "the {name} {be} {answer}"), {
             "on the couch": "the dog is on the couch", "outside": "the dog is outside", "couch": None, "on": None,
         }),
-        (Question("what is the background?", takes="thing", say="the background is {answer}"), {
-            "beach": "the background is a beach", "the green grass": "the background is the green grass",
-            "trees": "the background is trees", "nothing": None, "unknown": None,
+        (Question("what is the background?", takes="thing", say="there {be} {answer} in the background"), {
+            "beach": "there is a beach in the background", "trees": "there are trees in the background",
+            "sky": "there is the sky in the background", "nothing": None, "unknown": None, "blue": None,
+        }),
+        (Question("where is the dog?", "dog", False, "place", "the {name} {be} {answer}"), {
+            "on beach": "the dog is on a beach", "in sky": "the dog is in the sky", "on left": "the dog is on the left",
+            "in front of house": "the dog is in front of a house", "in bed": "the dog is in bed",
+            "on green grass": "the dog is on green grass", "near old tree": "the dog is near an old tree",
+        }),
+        (Question("what is the man doing?", "man", False, "action", "the {name} {be} {answer}"), {
+            "swinging bat": "the man is swinging a bat", "playing tennis": "the man is playing tennis",
+            "looking at camera": "the man is looking at the camera", "riding wave": "the man is riding a wave",
+            "standing": "the man is standing", "tennis": None,
+        }),
+        (Question("what is the man wearing?", "man", False, "thing", "the {name} {be} wearing {answer}"), {
+            "glasses": "the man is wearing glasses", "suit and tie": "the man is wearing a suit",
+            "shorts": "the man is wearing shorts", "ski gear": "the man is wearing ski gear",
+            "black": None, "black and white": None, "red hat": "the man is wearing a red hat",
         }),
         (Question("what is in the picture?", takes="thing", say="there {be} {answer}"), {
-            "dog": "there is a dog", "two dogs": "there are two dogs", "a dog and a cat": "there are a dog and a cat",
+            "dog": "there is a dog", "two dogs": "there are two dogs", "dog and cat": "there are a dog and a cat",
+            "trees": "there are trees", "2 dogs": "there are 2 dogs",
         }),
         (Question("is anybody wearing a helmet?"), {"yes": "somebody is wearing a helmet", "no": None, "man": None}),
         (Question("are there any people in the water?"), {"yes": "there are some people in the water"}),
         (Question("is the man wearing a helmet?"), {"yes": "the man is wearing a helmet"}),
+        (Question("is the man wearing a hat or a cap?"), {"yes": None}),
+        (Question("is the dog brown and white?"), {"yes": "the dog is brown and white"}),
+        (Question("is the man wearing a tie, yes or no?"), {"yes": None}),
         (Question("what brand is the car?"), {"ford": None, "yes": None}),
     ],
 )  # fmt: skip
@@ -231,6 +254,54 @@ def test_a_caller_s_own_questions_come_first_and_at_every_detail() -> None:
     ]
 
 
+def test_yes_to_a_caller_s_question_is_said() -> None:
+    answerer = told({"is the man wearing a helmet?": "yes", "is anybody wearing a helmet?": "yes"})
+    for question, said in (
+        ("is the man wearing a helmet?", "A man wearing a helmet on a street."),
+        ("Is anybody wearing a helmet?", "A man on a street. There is also somebody wearing a helmet."),
+    ):
+        answerer = ScriptedAnswerer(lambda _: "yes")
+        assert caption("a man on a street", answerer, rounds=1, questions=(question,)).caption == said
+
+
+def test_a_caller_s_question_takes_no_other_s_place() -> None:
+    answerer = told({"what color is the dog?": "brown", "where is the dog?": "on a couch"})
+    asked = ("what color is the dog?",)
+    assert caption("a dog", answerer, questions=asked).caption == "A brown dog on a couch."
+    assert caption("a dog", answerer, rounds=1, ask=True, questions=asked).caption == "A brown dog on a couch."
+
+
+def test_one_question_that_is_too_long_costs_the_others_nothing() -> None:
+    def rule(question: str) -> str:
+        if len(question) > 100:
+            raise PromptTooLong("The question has 600 tokens and the model takes 512.")
+        return "brown" if "color" in question else "unknown"
+
+    result = caption("a dog", ScriptedAnswerer(rule), questions=("is it a dog?", "x" * 200))
+    assert result.caption == "A brown dog."
+    assert len(result.degraded) == 1
+
+
+@pytest.mark.parametrize("number", ["a couple of", "a dozen", "a pair of"])
+def test_numbers_of_several_words_are_left_alone(number: str) -> None:
+    """They ended the request with a 500."""
+    question = f"are there {number} dogs?"
+    assert caption("dogs on a couch", told({question: "yes"}), questions=(question,)).caption == "Dogs on a couch."
+
+
+def test_an_answer_about_an_object_is_not_said_of_its_holder() -> None:
+    """It once read "There is also a small man holding a frisbee."."""
+    text = "a dog on a couch and a man holding a frisbee"
+    result = caption(text, told({"what size is the frisbee?": "small"}), rounds=3)
+    assert "small man" not in result.caption
+
+
+def test_only_grounded_asks() -> None:
+    pipeline = CaptionPipeline(RuleGenerator(lambda asked: asked), answerer=told({}))
+    with pytest.raises(InvalidOption, match="grounded"):
+        asyncio.run(pipeline.caption(PIXELS, options(strategy="classic", questions=("a?",))))
+
+
 def test_asking_can_be_turned_off_and_on() -> None:
     answerer = told({})
     caption("a dog", answerer, ask=False)
@@ -245,10 +316,12 @@ def test_asking_can_be_turned_off_and_on() -> None:
 
 def test_questions_count_as_work() -> None:
     generator = RuleGenerator(lambda asked: asked)
-    alone, asking = CaptionPipeline(generator), CaptionPipeline(generator, answerer=told({}))
+    alone = CaptionPipeline(generator)
+    asking = CaptionPipeline(generator, matcher=RuleMatcher(believes), answerer=told({}))
     for rounds, most in ((1, 0), (2, 6), (3, 16)):
         given = options(strategy="grounded", rounds=rounds)
-        assert asking.work(given) - alone.work(given) == most == most_questions(given)
+        variants = alone.work(options(strategy="grounded", rounds=1))
+        assert asking.work(given) - variants == most == most_questions(given), "no round prompts then"
     assert asking.work(options(rounds=3)) == alone.work(options(rounds=3)), "classic does not ask"
 
 
