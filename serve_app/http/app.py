@@ -59,12 +59,12 @@ def create_app(
     app.state.tasks = tasks or TaskService(service)
     app.state.fetcher = Fetcher()
     app.state.jobs = jobs
-    app.include_router(router)
-    app.include_router(job_routes.router)
-    app.include_router(task_routes.router)
-    app.include_router(openai.router)
-    app.include_router(ollama.router)
+    routers = (router, job_routes.router, task_routes.router, openai.router, ollama.router)
+    for each in routers:
+        app.include_router(each)
     mount_mcp(app, allowed_origins=cors_origins)
+    # FastAPI hides the routes of its routers.
+    app.state.routes = [*app.routes, *(route for each in routers for route in each.routes)]
     description.describe(
         app, requests=[openai.ChatRequest, openai.ResponsesRequest], keys_needed=keys is not None and keys.active
     )

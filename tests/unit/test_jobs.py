@@ -87,6 +87,14 @@ async def test_an_id_at_once_and_the_caption_later(place: str) -> None:
             assert_problem(await client.get(f"/v1/captions/{unknown}"), 404)
 
 
+async def test_the_address_of_a_caption_says_all_that_it_may_be_asked_with(tmp_path: Path) -> None:
+    """Starlette names the methods of one route only."""
+    async with replica(str(tmp_path)) as (client, _):
+        answer = await client.options("/v1/captions/" + "0" * 32)
+        assert (answer.status_code, answer.headers["allow"]) == (405, "DELETE, GET")
+        assert (await client.delete("/v1/captions")).headers["allow"] == "POST"
+
+
 async def test_without_a_storage_the_answer_comes_at_once() -> None:
     async with replica(None) as (client, _):
         answer = await client.post("/v1/captions", **FORM)
