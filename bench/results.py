@@ -156,19 +156,6 @@ def cost(found: Mapping[str, Result]) -> str:
     )
 
 
-def floor(found: Mapping[str, Result]) -> str:
-    one = found["http"]["figures"]["floor"]
-    latency, clients, rates = one["one_client_p50_ms"], one["24_clients_per_s"], one["highest_open_loop_rate"]
-    return table(
-        ["", "one client, median", "24 clients", "open loop, 99 % within 1 s"],
-        [
-            ["captions", f"{latency['captions']} ms", f"{clients['captions']:.0f} /s", f"{rates['captions']} /s"],
-            ["Ray's echo", f"{latency['echo']} ms", f"{clients['echo']:.0f} /s", f"{rates['echo']} /s"],
-            ["ratio", f"{one['latency_ratio']:.1f}", f"{one['24_clients_ratio']:.2f}", f"{one['rate_ratio']:.2f}"],
-        ],
-    )
-
-
 def overload(found: Mapping[str, Result]) -> str:
     one = found["http"]["figures"]["overload"]
     accepted, shed = one["accepted_ms"], one["shed_ms"]
