@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import UUID
 
 from fastapi import APIRouter
 from starlette.requests import Request
@@ -11,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 from serve_app.contract import JobBody
 from serve_app.errors import JobUnknown
 from serve_app.http import problems
+from serve_app.http.paths import CAPTIONS
 from serve_app.http.preferences import RESPOND_ASYNC
 from serve_app.service.jobs import Jobs
 from serve_app.service.sources import RemoteImage
@@ -24,34 +26,36 @@ router = APIRouter()
 async def accepted(request: Request, image: bytes | RemoteImage, options: dict[str, Any]) -> Response:
     body = await request.app.state.jobs.submit(image, options, request.headers.get(WEBHOOK))
     headers = {
-        "Location": f"{request.scope.get('root_path', '')}/v1/captions/{body.id}",
+        "Location": f"{request.scope.get('root_path', '')}{CAPTIONS}/{body.id}",
         "Preference-Applied": RESPOND_ASYNC,
         "Vary": "Prefer",
     }
     return JSONResponse(body.model_dump(), 202, headers)
 
 
+_PATH = f"{CAPTIONS}/{{job_id:uuid}}"
+"""Nothing else, or it would stand for the other routes below it."""
 _PROBLEMS = problems.responses((401, 404, 503))
 
 
 @router.get(
-    "/v1/captions/{job_id}",
+    _PATH,
     response_model=JobBody,
     responses=_PROBLEMS,
     summary="A caption that was asked for with `Prefer: respond-async`",
 )
-async def find(request: Request, job_id: str) -> Response:
-    return JSONResponse((await _jobs(request).find(job_id)).model_dump())
+async def find(request: Request, job_id: UUID) -> Response:
+    return JSONResponse((await _jobs(request).find(job_id.hex)).model_dump())
 
 
 @router.delete(
-    "/v1/captions/{job_id}",
+    _PATH,
     response_model=JobBody,
     responses=_PROBLEMS,
     summary="End a caption that was asked for with `Prefer: respond-async`",
 )
-async def cancel(request: Request, job_id: str) -> Response:
-    return JSONResponse((await _jobs(request).cancel(job_id)).model_dump())
+async def cancel(request: Request, job_id: UUID) -> Response:
+    return JSONResponse((await _jobs(request).cancel(job_id.hex)).model_dump())
 
 
 def _jobs(request: Request) -> Jobs:

@@ -208,12 +208,12 @@ def test_version_that_cannot_load_its_model_leaves_the_old_one_serving(cluster: 
 def test_an_image_that_crashes_replicas_is_not_given_to_a_third(cluster: LocalCluster) -> None:
     """An image that ended its replica's process was sent on, from one replica to the next."""
     config = changed(base_config(cluster), "Captioner", num_replicas=1)
-    config["applications"][0]["args"]["instant_delay_s"] = 4
+    config["applications"][0]["args"]["instant_delay_s"] = 8  # the second one has not ended when it is seen to run
     cluster.deploy(config)
     wait_for(settled(cluster, 1), "One captioner", 240)
 
     def answer_when_killed_twice_by(cause: signal.Signals, seed: int) -> httpx.Response:
-        url = f"{cluster.url}/v1/captions?detail=low"
+        url = f"{cluster.url}/v1/captions?strategy=basic"
         with ThreadPoolExecutor(1) as threads:
             answer = threads.submit(httpx.post, url, content=faults.noise(seed)[0], timeout=120)
             for _ in range(2):

@@ -93,6 +93,7 @@ async def test_the_address_of_a_caption_says_all_that_it_may_be_asked_with(tmp_p
         answer = await client.options("/v1/captions/" + "0" * 32)
         assert (answer.status_code, answer.headers["allow"]) == (405, "DELETE, GET")
         assert (await client.delete("/v1/captions")).headers["allow"] == "POST"
+        assert (await client.options("/v1/captions/batch")).headers["allow"] == "POST"
 
 
 async def test_without_a_storage_the_answer_comes_at_once() -> None:
