@@ -26,7 +26,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 logger = logging.getLogger("ray.serve")
 
-READ_S = 5.0
+READ_S = 15.0
 """How long a node may take to say what it knows."""
 KEPT_S = 86_400.0
 MOST_TEXT = 4000
