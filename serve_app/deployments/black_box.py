@@ -26,8 +26,8 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 logger = logging.getLogger("ray.serve")
 
-READ_S = 15.0
-"""How long a node may take to say what it knows."""
+READ_S = 30.0
+"""How long a node may take to say what it knows: a worker starts for it."""
 KEPT_S = 86_400.0
 MOST_TEXT = 4000
 """Bytes of a crash's trace that are told."""
