@@ -34,6 +34,8 @@ class Answers:
 class StreamHandle:
     """Answers each job until `survives(call)` jobs were answered, then is lost."""
 
+    deployment_name = "Captioner"
+
     def __init__(self, survives: Callable[[int], int]) -> None:
         self.stream = self
         self.calls: list[list[str]] = []
