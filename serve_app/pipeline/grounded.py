@@ -21,10 +21,10 @@ from serve_app.pipeline.draft import Draft, length_notices, length_of, variant_p
 from serve_app.pipeline.fitting import Fitting
 from serve_app.pipeline.joining import Joining
 from serve_app.pipeline.language.grammar import NEGATIONS
-from serve_app.pipeline.language.noise import denoise
+from serve_app.pipeline.language.noise import denoise, says_nothing
 from serve_app.pipeline.language.reading import Reading, Statement, places_of
 from serve_app.pipeline.language.tokens import tokens, untokenized
-from serve_app.pipeline.language.writing import as_sentence
+from serve_app.pipeline.language.writing import as_sentence, tidied
 from serve_app.pipeline.refine import added, fill, needs_extension
 from serve_app.pipeline.rendering import Rendering
 from serve_app.pipeline.scores import Candidate, Scores
@@ -37,6 +37,9 @@ LONGEST = 3
 SEQUENCES = 3
 """Sequences that each variant returns: the best of its beams, which it has decoded anyway."""
 NOTHING_PASSED = "No statement had enough support: the caption is the text that agrees best with the others."
+LITTLE = "The model recognises little in this image: no statement is likelier true than false."
+LIKELY = 0.5
+"""Support from which on a statement is likelier true than false."""
 
 
 async def grounded(context: Context) -> Draft:
@@ -44,10 +47,10 @@ async def grounded(context: Context) -> Draft:
     prompts = variant_prompts(context.options)
     scores = context.scores()
     with context.timed("variants"):
-        candidates = await _gather(context, prompts)
+        candidates, denials = await _gather(context, prompts)
     with context.timed("merge"):
         await _weigh(scores, candidates)
-        state = _merge(candidates, scores)
+        state = _merge(candidates, denials, scores)
     context.tell(Merged(state.text))
     if state.composition is not None and needs_extension(state.text):
         with context.timed("extension"):
@@ -88,7 +91,7 @@ async def grounded(context: Context) -> Draft:
         tuple(rounds),
         state.contested(),
         asking.answers(clauses),
-        state.notices,
+        (*state.notices, *_little(clauses)),
         scores.has_matcher,
     )
 
@@ -130,18 +133,26 @@ class _State:
         return tuple(self.composition.contested) if self.composition is not None else ()
 
 
-async def _gather(context: Context, prompts: Sequence[str]) -> list[Candidate]:
-    """The texts of all variants, each read once."""
+def _little(clauses: Sequence[Clause]) -> tuple[str, ...]:
+    """The notice of a caption whose support is low everywhere."""
+    return () if any((clause.score or 0.0) > LIKELY for clause in clauses) else (LITTLE,)
+
+
+async def _gather(context: Context, prompts: Sequence[str]) -> tuple[list[Candidate], list[str]]:
+    """The texts of all variants, each read once, and those that say that nothing is to be seen."""
     parameters = context.presets.variant
     several = min(SEQUENCES, parameters.num_beams or 1)
     found = await context.sequences("variant", prompts, replace(parameters, num_return_sequences=several), ())
-    candidates = []
+    candidates, denials = [], []
     for number, (prompt, sequences) in enumerate(zip(prompts, found, strict=True), start=1):
         for sequence in sequences:
-            if text := denoise(sequence.text):
+            text = denoise(sequence.text)
+            if says_nothing(text):
+                denials.append(text)
+            elif text:
                 source = Source("variant", number, prompt=prompt)
                 candidates.append(Candidate(context.read(text), source, number, sequence.log_probability))
-    return candidates
+    return candidates, denials
 
 
 async def _weigh(scores: Scores, candidates: Sequence[Candidate]) -> None:
@@ -161,12 +172,15 @@ def _best_of_variants(candidates: Sequence[Candidate], scores: Scores) -> dict[i
     return best
 
 
-def _merge(candidates: Sequence[Candidate], scores: Scores) -> _State:
+def _merge(candidates: Sequence[Candidate], denials: Sequence[str], scores: Scores) -> _State:
+    """What the candidates say; a denial stands only where nothing else has support."""
     texts = distinct(candidates)
     composition = begun(texts, scores)
+    unsupported = composition is None or not any(map(scores.stays, composition.reading.statements))
+    if unsupported and denials:
+        return _State(None, tidied(denials[0]))
     if composition is None:
         return _State(None)
-    unsupported = not any(map(scores.stays, composition.reading.statements))
     Settling(composition).settle(texts)
     Rendering(composition).note_said()
     Joining(composition).grow(texts)

@@ -9,6 +9,7 @@ import pytest
 
 from serve_app.errors import DeadlineExceeded, GeneratorUnavailable
 from serve_app.pipeline import CaptionPipeline, context
+from serve_app.pipeline.grounded import LIKELY, LITTLE, NOTHING_PASSED
 from serve_app.pipeline.language import parsing
 from serve_app.pipeline.language.reading import Reading
 from serve_app.pipeline.presets import VARIANT_PROMPTS
@@ -146,8 +147,7 @@ def test_where_nothing_passes_the_most_central_text_is_taken_whole_and_the_answe
     result, _ = run(dict.fromkeys(VARIANT_PROMPTS, "a pizza on a mat"), RuleMatcher(lambda text: 0.0))
     assert result.caption == "A pizza on a mat."
     assert all(clause.score is not None and clause.score < 0.5 for clause in result.clauses)
-    (notice,) = result.notices
-    assert "enough support" in notice
+    assert result.notices == (NOTHING_PASSED, LITTLE)
 
 
 @pytest.mark.parametrize("matcher", [None, BrokenMatcher(no_pizza)])
@@ -573,3 +573,24 @@ def test_places_that_begin_with_the_same_word_are_both_said() -> None:
     caption = caption_of("a clerk in a vest standing in an office", "a clerk in a vest in front of a bookcase")
     assert "office" in caption
     assert "bookcase" in caption
+
+
+def test_a_caption_with_little_support_says_so() -> None:
+    """On pictures of things that it did not know, a model named things and nothing told how little that meant."""
+    result, _ = run(TEXTS, RuleMatcher(lambda _: WRONG))
+    assert result.caption
+    assert all((clause.score or 0) <= LIKELY for clause in result.clauses)
+    assert LITTLE in result.notices
+    supported, _ = run(TEXTS, RuleMatcher(believes))
+    assert supported.notices == ()
+
+
+def test_what_a_captioner_does_not_know_is_no_statement() -> None:
+    """ "Nothing that I know" was read as a sentence with the statements "I" and "know"."""
+    unknown = "nothing that i know"
+    result, _ = run(dict.fromkeys(VARIANT_PROMPTS, unknown), RuleMatcher(believes))
+    assert (result.caption, result.clauses) == ("Nothing that I know.", ())
+    assert result.notices == (LITTLE,)
+    others = dict(zip(VARIANT_PROMPTS, [unknown, unknown, "a dog on a couch", unknown], strict=True))
+    assert run(others, RuleMatcher(believes))[0].caption == "A dog on a couch."
+    assert run(others, RuleMatcher(lambda _: WRONG))[0].caption == "Nothing that I know."

@@ -40,6 +40,7 @@ _VIEW = re.compile(
 )
 _LOST_NUMBER = re.compile(r"\b(the|a|in|of) [-–—] ")
 """What is left of "the 100-meter race" after numbers were taken out."""
+_NOTHING = re.compile(rf"^\s*(?:{_THERE})?nothing\b", re.IGNORECASE)
 _STOPS = frozenset(".;:!?")
 MAX_LOOP_TOKENS = 12
 """Longest repeated stretch that is looked for."""
@@ -56,6 +57,11 @@ _MOVES = words_of(
     "look walk go pass drive fly ride run move come roll sail watch turn light hang dress stand stick take line pull"
 )
 """Verbs that end with a particle: "while others look on", "two people walk by"."""
+
+
+def says_nothing(text: str) -> bool:
+    """Whether a text says that nothing is to be seen, or nothing that its captioner knows."""
+    return _NOTHING.match(text) is not None
 
 
 def denoise(text: str) -> str:
