@@ -31,7 +31,8 @@ import ray
 from PIL import Image
 
 from bench.cluster import ROOT, LocalCluster, wait_for
-from lab.scenes import HELD_OUT_SEED, draw_scene
+from lab.composers import draw_grid
+from lab.scenes import HELD_OUT_SEED
 from serve_app.batch import index, sources, state
 from serve_app.batch.command import settings_of
 from serve_app.batch.flow import Engines, Flow, connected, image_size
@@ -49,7 +50,7 @@ WINDOW = 10_000
 def draw(directory: Path, count: int) -> Path:
     directory.mkdir(parents=True, exist_ok=True)
     for number in range(count):
-        image, _ = draw_scene((HELD_OUT_SEED, FIRST_SCENE + number))
+        image, _ = draw_grid((HELD_OUT_SEED, FIRST_SCENE + number))
         image.save(directory / f"{number:05d}.jpg", quality=90)
     return directory
 

@@ -8,13 +8,17 @@ import math
 import numpy as np
 from PIL import Image, ImageEnhance, ImageFilter
 
-from lab.scenes import SIZE
+from lab.scenes import SIZE, Scene, told, visible
+from lab.sprites import Box
 
-Box = tuple[float, float, float, float]
+_LEAST_SEEN = 0.5
+"""Share of a thing that no change of the picture may hide, beyond what its composer hid."""
 
 
-def _warp(rng: np.random.Generator, image: Image.Image, boxes: list[Box]) -> tuple[Image.Image, list[Box]]:
-    scale, aspect = rng.uniform(0.75, 1.08), math.exp(rng.uniform(-0.12, 0.12))
+def _warp(rng: np.random.Generator, image: Image.Image, boxes: list[list[Box]]) -> tuple[Image.Image, list[list[Box]]]:
+    """Framed, moved, stretched and turned a little, as pictures of pictures are."""
+    low, high = (0.62, 0.85) if rng.random() < 0.2 else (0.82, 1.06)
+    scale, aspect = rng.uniform(low, high), math.exp(rng.uniform(-0.12, 0.12))
     angle = math.radians(rng.uniform(-6, 6))
     wide, tall = scale * math.sqrt(aspect), scale / math.sqrt(aspect)
     slack = max(0.0, 1 - scale) / 3 + 0.02
@@ -27,12 +31,14 @@ def _warp(rng: np.random.Generator, image: Image.Image, boxes: list[Box]) -> tup
     warped = image.transform(
         (SIZE, SIZE), Image.Transform.AFFINE, coefficients, Image.Resampling.BILINEAR, fillcolor=fill
     )
-    moved = []
-    for left, top, right, bottom in boxes:
+
+    def moved(box: Box) -> Box:
+        left, top, right, bottom = box
         x, y = turn @ ((left + right) / 2 - 0.5, (top + bottom) / 2 - 0.5) + middle
         half_w, half_h = (right - left) / 2 * wide, (bottom - top) / 2 * tall
-        moved.append((x - half_w, y - half_h, x + half_w, y + half_h))
-    return warped, moved
+        return x - half_w, y - half_h, x + half_w, y + half_h
+
+    return warped, [[moved(box) for box in group] for group in boxes]
 
 
 def _enhance(rng: np.random.Generator, image: Image.Image) -> Image.Image:
@@ -54,18 +60,28 @@ def _soften(rng: np.random.Generator, image: Image.Image) -> Image.Image:
     return image.resize((side, side), Image.Resampling.BILINEAR).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
 
 
-def augment(rng: np.random.Generator, image: Image.Image, boxes: list[Box]) -> tuple[np.ndarray, list[Box]]:
-    """Returns the changed picture, uint8 [SIZE, SIZE, 3], and the boxes as shares of its side."""
+def augment(rng: np.random.Generator, image: Image.Image, scene: Scene) -> tuple[np.ndarray, Scene]:
+    """Returns the changed picture, uint8 [SIZE, SIZE, 3], and what is then to be seen where."""
+    resampling = Image.Resampling.BILINEAR if rng.random() < 0.5 else Image.Resampling.BICUBIC
+    image = image.resize((SIZE, SIZE), resampling)
     if rng.random() < 0.5:
-        image, boxes = _warp(rng, image, boxes)
+        boxes = [list(group.boxes) for group in scene.groups]
+        warped, moved = _warp(rng, image, boxes)
+        before, after = (
+            min([visible(box) for group in every for box in group], default=1.0) for every in (boxes, moved)
+        )
+        if after >= min(_LEAST_SEEN, before):
+            image, scene = warped, told(scene, moved)
     if rng.random() < 0.4:
         image = _enhance(rng, image)
+    if rng.random() < 0.03 and not any(group.color for group in scene.groups):
+        image = image.convert("L").convert("RGB")
     if rng.random() < 0.15:
         image = _soften(rng, image)
     if rng.random() < 0.25:
         image = _resave(rng, image)
     pixels = np.asarray(image)
     if rng.random() < 0.2:
-        noise = rng.normal(0, rng.uniform(2, 12), pixels.shape)
+        noise = rng.normal(0, rng.uniform(2, 12), (*pixels.shape[:2], 1 if rng.random() < 0.3 else 3))
         pixels = np.clip(pixels + noise, 0, 255).astype(np.uint8)
-    return pixels, boxes
+    return pixels, scene

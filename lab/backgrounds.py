@@ -1,4 +1,4 @@
-"""Procedural backgrounds of a scene, each with the words that describe it."""
+"""Backgrounds of a scene: drawn ones with the words that describe them, plain ones, and those that have no words."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image, ImageDraw
 
+from lab import photographs
+
 Draw = Callable[[np.random.Generator, int], Image.Image]
 
 
 @dataclass(frozen=True, slots=True)
 class Background:
-    """`phrase` places things on it ("on the green grass"); `name` names it ("the green grass")."""
+    """`phrase` places things on it ("on the green grass") and is empty if it has no words; `name` names it."""
 
     name: str
     phrase: str
@@ -113,7 +115,77 @@ def _paper(rng: np.random.Generator, size: int) -> Image.Image:
     return image
 
 
-BACKGROUNDS: tuple[Background, ...] = (
+def _plain(rng: np.random.Generator, size: int) -> Image.Image:
+    return Image.new("RGB", (size, size), tuple(int(v) for v in rng.integers(0, 256, 3)))
+
+
+def _gradient(rng: np.random.Generator, size: int) -> Image.Image:
+    corners = rng.integers(0, 256, (2, 2, 3)).astype(np.uint8)
+    corners[0, 1] = corners[0, 0] if rng.random() < 0.5 else corners[0, 1]
+    return Image.fromarray(corners).resize((size, size), Image.Resampling.BILINEAR)
+
+
+def _clouds(rng: np.random.Generator, size: int) -> Image.Image:
+    """Noise of several scales, as the spectra of photographs have it."""
+    field = np.zeros((size, size, 3))
+    grey = rng.random() < 0.4
+    strength = rng.uniform(0.6, 1.4)
+    for cells in (2, 4, 8, 16, 32, 64):
+        layer = rng.normal(0, 1, (cells, cells, 1 if grey else 3)) * np.ones(3)
+        small = Image.fromarray(np.clip(127 + 42 * layer, 0, 255).astype(np.uint8))
+        field += (np.asarray(small.resize((size, size), Image.Resampling.BICUBIC), float) - 127) / cells**strength
+    spread = rng.uniform(20, 60) / max(1e-6, field.std())
+    return Image.fromarray(np.clip(field * spread + rng.uniform(60, 200, 3), 0, 255).astype(np.uint8))
+
+
+def _leaves(rng: np.random.Generator, size: int) -> Image.Image:
+    """Shapes without a name over one another (dead leaves: Lee, Mumford and Huang 2001)."""
+    image = _clouds(rng, size) if rng.random() < 0.5 else _gradient(rng, size)
+    draw = ImageDraw.Draw(image)
+    base = rng.uniform(30, 225, 3)
+    for _ in range(int(rng.integers(8, 50))):
+        radius = size * 0.04 / rng.uniform(0.08, 1.0)
+        x, y = rng.uniform(0, size, 2)
+        corners = int(rng.integers(3, 9))
+        angles = np.sort(rng.uniform(0, 2 * np.pi, corners))
+        reach = radius * rng.uniform(0.4, 1.2, corners)
+        points = [(x + r * np.cos(a), y + r * np.sin(a)) for a, r in zip(angles, reach, strict=True)]
+        fill = tuple(int(v) for v in np.clip(base + rng.normal(0, 55, 3), 0, 255))
+        draw.polygon(points, fill=fill)
+    return image
+
+
+def _photograph(rng: np.random.Generator, size: int) -> Image.Image:
+    every = photographs.training()
+    return photographs.crop(rng, every[int(rng.integers(len(every)))], size)
+
+
+def _stripes(rng: np.random.Generator, size: int) -> Image.Image:
+    first, second = rng.integers(0, 256, (2, 3))
+    angle, period = rng.uniform(0, np.pi), rng.uniform(4, 40) * size / 128
+    y, x = np.mgrid[:size, :size]
+    wave = np.sin((x * np.cos(angle) + y * np.sin(angle)) * 2 * np.pi / period)
+    if rng.random() < 0.4:
+        wave = wave * np.sin((y * np.cos(angle) - x * np.sin(angle)) * 2 * np.pi / period)
+    share = (wave[..., None] > 0) if rng.random() < 0.5 else (wave[..., None] + 1) / 2
+    return Image.fromarray((first * share + second * (1 - share)).astype(np.uint8))
+
+
+_WITHOUT_WORDS: tuple[tuple[Draw, float], ...] = (
+    (_gradient, 0.2),
+    (_clouds, 0.15),
+    (_leaves, 0.2),
+    (_photograph, 0.35),
+    (_stripes, 0.1),
+)
+
+
+def _unknown(rng: np.random.Generator, size: int) -> Image.Image:
+    draws, shares = zip(*_WITHOUT_WORDS, strict=True)
+    return draws[int(rng.choice(len(draws), p=shares))](rng, size)
+
+
+NAMED: tuple[Background, ...] = (
     Background("the green grass", "on the green grass", _grass),
     Background("the yellow sand", "on the yellow sand", _sand),
     Background("the white snow", "in the white snow", _snow),
@@ -124,4 +196,14 @@ BACKGROUNDS: tuple[Background, ...] = (
     Background("the grey road", "on the grey road", _road),
     Background("the red carpet", "on the red carpet", _carpet),
     Background("the lined paper", "on the lined paper", _paper),
+)
+"""The drawn ones."""
+PLAIN = len(NAMED)
+"""Number of the background of one color."""
+UNNAMED = PLAIN + 1
+"""Number of the backgrounds without words: gradients, noise, patterns and photographs."""
+BACKGROUNDS: tuple[Background, ...] = (
+    *NAMED,
+    Background("a plain background", "before a plain background", _plain),
+    Background("unknown", "", _unknown),
 )

@@ -28,9 +28,10 @@ from pathlib import Path
 import numpy as np
 
 from lab import coco
+from lab.composers import draw
 from lab.facts import claims
 from lab.objects import nouns_in
-from lab.scenes import CALIBRATION_SEED, Scene, draw_scene
+from lab.scenes import CALIBRATION_SEED, Scene
 from serve_app.args import matcher_for
 from serve_app.engine import load, load_answerer, load_matcher, start, start_answerer, start_matcher
 from serve_app.limits import Limits
@@ -93,7 +94,7 @@ def of_captions(captions: list[str]) -> Truth:
 
 def scenes(count: int) -> Iterator[tuple[bytes, Truth]]:
     for index in range(count):
-        image, scene = draw_scene((CALIBRATION_SEED, index))
+        image, scene = draw((CALIBRATION_SEED, index))
         buffer = io.BytesIO()
         image.save(buffer, "PNG")
         yield buffer.getvalue(), of_scene(scene)

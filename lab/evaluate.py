@@ -5,7 +5,9 @@ matcher's, is no measure here. `--against` runs further engines and number forma
 texts that are the same to the letter.
 
     python -m lab.evaluate --scenes 500                      # all strategies, about twenty minutes on two cores
+    python -m lab.evaluate --world unseen --scenes 500       # scenes by composers that training never uses
     python -m lab.evaluate --questions                       # question answering and matching instead
+    python -m lab.evaluate --photographs                     # what is said of pictures of unknown things
     python -m lab.evaluate --images DIR --annotations captions.json --instances instances.json   # COCO's format
 """
 
@@ -21,7 +23,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lab import coco, held_out, tasks
+from lab import coco, held_out, tasks, unknown
+from lab.composers import HELD_OUT
 from lab.scenes import Scene
 from lab.score import MEASURES, Score
 from serve_app.args import matcher_for
@@ -52,8 +55,14 @@ from serve_app.types import (
 
 GREEDY = GenerationParameters(num_beams=1, do_sample=False, max_length=150)
 TIMEOUT_S = 600.0
+BY_COMPOSER = "grounded high"
+"""The strategy that is told apart by composer."""
 SEQUENCES = 3
 """Of each variant, for the best of N by match score."""
+
+
+NUMBERS = ("words", "seconds", "generate_calls", "match_calls", "questions")
+"""Columns of the table that are no shares."""
 
 
 @dataclass
@@ -247,7 +256,7 @@ async def evaluate(args: argparse.Namespace, runner: Runner) -> dict[str, Texts]
     answerer = None if asked is None else start_answerer(load_answerer(asked))
     evaluation = Evaluation(engine, matcher, answerer, Support.of(name, args.model), args.seed, args.greedy_only)
     begun = time.monotonic()
-    for number, (data, _) in enumerate(held_out.scenes_of(args.scenes), start=1):
+    for number, (data, _) in enumerate(held_out.scenes_of(args.scenes, args.world), start=1):
         await evaluation.caption(images.read(data, Limits(), info))
         if number % 20 == 0:
             print(f"{number} scenes, {time.monotonic() - begun:.0f} s", file=sys.stderr, flush=True)
@@ -268,9 +277,20 @@ def report_of(scenes: Sequence[Scene], texts: dict[str, Texts], first: dict[str,
     return rows
 
 
+def by_composer(scenes: Sequence[Scene], texts: dict[str, Texts], strategy: str) -> dict[str, dict[str, Any]]:
+    """The figures of one strategy for each of the composers that training never uses."""
+    rows = {}
+    for place, composer in enumerate(HELD_OUT):
+        score = Score()
+        for scene, text in list(zip(scenes, texts[strategy].texts, strict=True))[place :: len(HELD_OUT)]:
+            score.add(scene, text)
+        rows[composer.__name__] = {**score.summary(), "intervals": score.intervals()}
+    return rows
+
+
 def table(name: str, rows: dict[str, dict[str, Any]]) -> str:
     shares = [measure for measure in MEASURES if measure != "words"]
-    numbers = ["words", "seconds", "generate_calls", "match_calls", "questions"]
+    numbers = [each for each in NUMBERS if each in next(iter(rows.values()))]
     lines = [f"{name:28}" + "".join(f"{title:>22}" for title in shares) + "".join(f"{title:>16}" for title in numbers)]
     for strategy, row in rows.items():
         cells = (
@@ -290,10 +310,12 @@ def main() -> None:
     parser.add_argument("--model", default="demo", help="demo, a local directory, or a hub id")
     parser.add_argument("--matcher", help="the same; none disables it (default: demo with --model demo, else none)")
     parser.add_argument("--answerer", help="the same, for captions that ask, and for --questions")
+    parser.add_argument("--world", choices=list(held_out.DRAWS), default="grid", help="of the scenes")
     parser.add_argument("--scenes", type=int, default=held_out.COUNT, help="beyond 200 they are drawn anew")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--greedy-only", action="store_true", help="only the greedy variants")
     parser.add_argument("--questions", action="store_true", help="question answering and matching, no captions")
+    parser.add_argument("--photographs", action="store_true", help="pictures of unknown things instead")
     parser.add_argument("--runner", type=Runner.parse, default=Runner("decode", "auto"), help="engine:dtype")
     parser.add_argument(
         "--against", type=Runner.parse, nargs="+", default=[], help="further engine:dtype, compared with --runner"
@@ -313,7 +335,11 @@ def main() -> None:
     if args.questions:
         tasks.main(args)
         return
-    scenes = [scene for _, scene in held_out.scenes_of(args.scenes)]
+    if args.photographs:
+        unknown.main(args)
+        return
+    scenes = [scene for _, scene in held_out.scenes_of(args.scenes, args.world)]
+    composers: dict[str, dict[str, Any]] = {}
     report: dict[str, dict[str, dict[str, Any]]] = {}
     first: dict[str, Texts] = {}
     for runner in (args.runner, *args.against):
@@ -321,9 +347,14 @@ def main() -> None:
         first = first or texts
         name = f"{runner.engine}:{runner.dtype}"
         report[name] = report_of(scenes, texts, first)
+        if args.world == "unseen":
+            composers[name] = by_composer(scenes, texts, next(iter(texts)) if args.greedy_only else BY_COMPOSER)
         if not args.json:
             print(table(name, report[name]))
-    print(json.dumps({"scenes": args.scenes, "runners": report}))
+            if name in composers:
+                print(table(f"{name}, by composer", composers[name]))
+    found = {"scenes": args.scenes, "world": args.world, "runners": report}
+    print(json.dumps(found | ({"composers": composers} if composers else {})))
 
 
 if __name__ == "__main__":

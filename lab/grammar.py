@@ -10,11 +10,13 @@ from __future__ import annotations
 import itertools
 import re
 
+from lab.captions import NUMBERS
 from lab.objects import BY_WORD, KINDS
 
 _PLURALS = {kind.plural for kind in KINDS if kind.plural != kind.noun}
 _SINGULARS = {kind.noun for kind in KINDS if kind.plural != kind.noun}
-_DETERMINERS = frozenset(["a", "an", "the", "one", "two", "three", "no", "some"])
+_SEVERAL = frozenset(NUMBERS[2:])
+_DETERMINERS = frozenset(["a", "an", "the", "one", *_SEVERAL, "no", "some"])
 _LEADS_NOWHERE = frozenset(["a", "an", "the", "and", "with", "in", "on", "of", "where", "while", "plus"])
 _NEVER_FIRST = frozenset(["and", "with", "plus", "while", "where", "of", "is", "are"])
 
@@ -63,7 +65,7 @@ def _of_noun(words: list[str], at: int) -> list[str]:
     determiner = next((word for word in reversed(before) if word in _DETERMINERS), None)
     if noun in _SINGULARS and determiner is None:
         found.append(f"{noun} without a determiner")
-    if noun in _SINGULARS and determiner in ("two", "three"):
+    if noun in _SINGULARS and determiner in _SEVERAL:
         found.append(f"{determiner} {noun}")
     if noun in _PLURALS and determiner in ("a", "an", "one"):
         found.append(f"{determiner} {noun}")
@@ -85,4 +87,4 @@ def _of_there(rest: list[str], verb: str) -> list[str]:
     number = next((word for word in rest if word in _DETERMINERS), None)
     if first is None or number is None:
         return []
-    return [] if (number in ("two", "three")) == (verb == "are") else [f"there {verb} {number} {first}"]
+    return [] if (number in _SEVERAL) == (verb == "are") else [f"there {verb} {number} {first}"]

@@ -11,16 +11,15 @@ from collections.abc import Sequence
 from transformers import BertTokenizer
 
 from lab.objects import KINDS
-from lab.scenes import Scene
-from lab.statements import CELLS
+from lab.scenes import CELLS, Scene
+from lab.statements import MOST
 from lab.training_data import IGNORED
 
-_CELLS = (*CELLS, "center")
 ABSENT = 0
-FACTS = 1 + len(_CELLS) * 3 * 2
+FACTS = 1 + len(CELLS) * MOST * 2
 """Where, how many and how large; or `ABSENT`."""
 NOTHING = 0
-NAMES = 1 + len(KINDS) * 3
+NAMES = 1 + len(KINDS) * MOST
 """Which kind and how many; or `NOTHING`."""
 
 
@@ -39,7 +38,7 @@ class Nouns:
     def facts(self, ids: Sequence[int], scene: Scene) -> list[int]:
         """For each token its label of `FACTS`, `IGNORED` where it names no kind."""
         there = {
-            group.noun: 1 + (_CELLS.index(group.cell) * 3 + group.count - 1) * 2 + (group.size == "large")
+            group.noun: 1 + (CELLS.index(group.cell) * MOST + group.count - 1) * 2 + (group.size == "large")
             for group in scene.groups
         }
         kinds = (self._kinds.get(token) for token in ids)
@@ -49,4 +48,4 @@ class Nouns:
         """The labels of `NAMES` of the kinds that the tokens name, in their order."""
         counts = {group.noun: group.count for group in scene.groups}
         kinds = (self._kinds[token] for token in ids if token in self._kinds)
-        return [1 + kind * 3 + counts.get(KINDS[kind].noun, 1) - 1 for kind in kinds]
+        return [1 + kind * MOST + counts.get(KINDS[kind].noun, 1) - 1 for kind in kinds]

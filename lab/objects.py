@@ -1,4 +1,4 @@
-"""The object kinds a scene can hold: noun, plural and the emoji that draws it."""
+"""The kinds of things that a scene can hold: things that an emoji draws, and plain shapes that have a color."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One kind of object. `noun` and `plural` are single lower-case words."""
+    """One kind of thing. `noun` and `plural` are single lower-case words; `glyph` is empty for a plain shape."""
 
     noun: str
     plural: str
-    glyph: str
+    glyph: str = ""
 
 
 _IRREGULAR = {
@@ -54,7 +54,42 @@ def _kinds() -> tuple[Kind, ...]:
     return tuple(Kind(noun, _IRREGULAR.get(noun, noun + "s"), glyph) for noun, glyph in pairs)
 
 
-KINDS: tuple[Kind, ...] = _kinds()
+COLORS: dict[str, tuple[int, int, int]] = {
+    "red": (214, 40, 40),
+    "orange": (245, 140, 30),
+    "yellow": (245, 215, 50),
+    "green": (40, 160, 70),
+    "blue": (40, 90, 215),
+    "purple": (130, 60, 170),
+    "pink": (245, 130, 180),
+    "brown": (125, 80, 45),
+    "black": (25, 25, 25),
+    "white": (245, 245, 245),
+}
+"""The colors of plain shapes, RGB."""
+
+_UNKNOWN_GLYPHS = """
+😀 😁 😂 😃 😄 😅 😆 😇 😉 😊 😋 😌 😍 😎 😏 😐 😑 😒 😓 😔 😖 😘 😚 😜 😝 😞 😠 😡 😢 😣
+😤 😥 😨 😩 😪 😫 😭 😰 😱 😲 😳 😵 😷 👀 👂 👃 👄 👅 👆 👇 👈 👉 👊 👋 👌 👍 👎 👏 👐 👦
+👧 👨 👩 👮 👰 👱 👳 👴 👵 👶 👷 👸 💂 💃 💅 💆 💇 💪 🙅 🙆 🙇 🙋 🙌 🙏 ♈ ♉ ♊ ♋ ♌ ♍
+♎ ♏ ♐ ♑ ♒ ♓ ♠ ♣ ♿ ⚡ ☁ ☕ 🌀 🌁 🌈 🌊 🌋 🌌 🍀 🍃 🍛 🍜 🍝 🍞 🍟 🍡 🍢 🍣 🍤 🍦
+🍱 🍲 🍳 🍴 🍵 🍶 🍷 🍸 🍺 🍻 🎀 🎌 🎍 🎎 🎏 🎐 🎑 🎡 🎢 🎤 🎧 🎨 🎫 🎬 🎭 🎮 🎯 🎰 🎱 🎲
+🎳 🎿 🏁 🏂 🏃 🏄 🏊 💈 💉 💊 💋 💌 💡 💢 💣 💤 💥 💦 💧 💨 💩 💰 💱 💳 💸 💹 💺 💼 💽 📅
+📈 📉 📊 📌 📍 📎 📏 📐 📡 📢 📦 📧 📫 📻 📼 🔃 🔅 🔆 🔋 🔌 🔎 🔖 🔗 🔘 🔞 🔥 🔦 🔧 🔩 🔪
+🔫 🔬 🔭 🔮 🔱 🗻 🗼 🗽 🗿 🚥 🚦 🚧 🚩 🚬 🚭 🚰 🚹 🚺 🚼 🚽 🚿 🛀 🛁 🛂
+"""
+
+
+DRAWN: tuple[Kind, ...] = _kinds()
+"""Things that an emoji draws."""
+SHAPES: tuple[Kind, ...] = tuple(
+    Kind(noun, noun + ("es" if noun == "cross" else "s"))
+    for noun in ("circle", "square", "triangle", "hexagon", "cross")
+)
+"""Plain shapes, each in one of `COLORS`."""
+KINDS: tuple[Kind, ...] = (*DRAWN, *SHAPES)
+UNKNOWN: tuple[str, ...] = tuple(_UNKNOWN_GLYPHS.split())
+"""Glyphs of things that have no word here: what a model must not name."""
 BY_WORD: dict[str, Kind] = {word: kind for kind in KINDS for word in (kind.noun, kind.plural)}
 
 

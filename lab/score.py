@@ -2,10 +2,10 @@
 
 Object recall is the share of the scenes' kinds that a caption names; the wrong-object rate is the share of the kinds
 named that are not there, the instance measure of CHAIR (Rohrbach et al. 2018, https://arxiv.org/abs/1809.02156).
-Counts and relations (sizes and positions) are shares of what the captions claim (`lab.facts`), told is the share of the
-scenes' facts (count, size and place of every group, background) that they state rightly, well-formed captions
-those without a fault (`lab.grammar`). Intervals are percentiles of a bootstrap over scenes (Efron and Tibshirani, An
-Introduction to the Bootstrap, 1993).
+Counts and relations (sizes, colors, positions and what lies beside or on what) are shares of what the captions claim
+(`lab.facts`), told is the share of the scenes' facts (count, size, color and place of every group, background) that
+they state rightly, well-formed captions those without a fault (`lab.grammar`). Intervals are percentiles of a bootstrap
+over scenes (Efron and Tibshirani, An Introduction to the Bootstrap, 1993).
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Score:
         named = nouns_in(text)
         claimed = claims(text)
         counts = [claim for claim in claimed if claim.kind == "count"]
-        relations = [claim for claim in claimed if claim.kind in ("size", "position")]
+        relations = [claim for claim in claimed if claim.kind in ("size", "color", "position", "relation")]
         self.rows.append(
             {
                 "there": len(scene.nouns),

@@ -75,8 +75,9 @@ async def matching(model: str, scenes: Iterable[tuple[bytes, Scene]]) -> dict[st
 def main(args: argparse.Namespace) -> None:
     report = {
         "scenes": args.scenes,
-        "answering": asyncio.run(answering(args.answerer or "demo", held_out.scenes_of(args.scenes))),
-        "matching": asyncio.run(matching(args.matcher or "demo", held_out.scenes_of(args.scenes))),
+        "world": args.world,
+        "answering": asyncio.run(answering(args.answerer or "demo", held_out.scenes_of(args.scenes, args.world))),
+        "matching": asyncio.run(matching(args.matcher or "demo", held_out.scenes_of(args.scenes, args.world))),
     }
     if not args.json:
         for task in ("answering", "matching"):

@@ -1,4 +1,4 @@
-"""Trains the embedded model from scratch: `python -m lab.train --out serve_app/models/demo`.
+"""Trains the embedded captioner from scratch; run by `python -m lab.train_all`.
 
 Two phases. First the vision encoder alone learns which kind covers each patch and which background
 is behind them (two linear heads that are dropped afterwards); then captions and patches together.
@@ -8,18 +8,15 @@ The same seed, number of steps and thread count give the same weights on the sam
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader
 from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration
 
 from lab.backgrounds import BACKGROUNDS
-from lab.fit import Batch, Fit, save
+from lab.fit import Batch, Course, Fit, Phase, save
 from lab.objects import KINDS
 from lab.scenes import SIZE
 from lab.training_data import GRID, IGNORED, SceneTexts
@@ -99,58 +96,24 @@ class Trainee(nn.Module):
         return F.cross_entropy(logits.float(), batch["labels"][wanted])
 
 
-def _batches(
-    tokenizer: BertTokenizer, first: int, steps: int, size: int, with_text: bool
-) -> Iterator[dict[str, torch.Tensor]]:
-    data = SceneTexts(tokenizer, first, steps * size, with_text)
-    return iter(DataLoader(data, batch_size=size, num_workers=1, prefetch_factor=6))
+def train(out: Path, course: Course, seed: int, vision_steps: int, steps: int, size: int = 64) -> bool:
+    """Returns whether the run reached its end; `out` holds the captioner as it then is."""
+    torch.manual_seed(seed)
+    tokenizer = write_tokenizer(out)
+    fit = Fit(Trainee(model_config(tokenizer)), course)
 
+    def pictures(first: int, count: int) -> SceneTexts:
+        return SceneTexts(tokenizer, first, count, with_text=False)
 
-def _save(model: BlipForConditionalGeneration, tokenizer: BertTokenizer, out: Path) -> None:
-    model.generation_config.max_length = 60
-    save(model, tokenizer, out)
+    def texts(first: int, count: int) -> SceneTexts:
+        return SceneTexts(tokenizer, first, count)
 
-
-def train(args: argparse.Namespace) -> None:
-    torch.manual_seed(args.seed)
-    torch.set_num_threads(args.threads)
-    tokenizer = write_tokenizer(args.out)
-    model = Trainee(model_config(tokenizer))
-    if args.vision_from is not None:
-        trained = BlipForConditionalGeneration.from_pretrained(str(args.vision_from), dtype=torch.float32)
-        model.blip.vision_model.load_state_dict(trained.vision_model.state_dict())
-    total = args.vision_steps + args.steps
-    fit = Fit(
-        model,
-        total,
-        args.learning_rate,
-        args.bf16,
-        lambda kept: _save(kept.blip, tokenizer, args.out),
-        args.log_every,
-        args.save_every,
+    ended = fit.run(
+        [
+            Phase.of(pictures, 0, vision_steps, size, {"dense": 1.0}),
+            Phase.of(texts, vision_steps * size, steps, size, {"caption": 1.0, "dense": 0.3}),
+        ]
     )
-    first, size = args.first_scene, args.batch_size
-    fit.phase(_batches(tokenizer, first, args.vision_steps, size, with_text=False), {"dense": 1.0})
-    first += args.vision_steps * size
-    fit.phase(_batches(tokenizer, first, args.steps, size, with_text=True), {"caption": 1.0, "dense": 0.3})
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("serve_app/models/demo"))
-    parser.add_argument("--vision-from", type=Path, help="a checkpoint whose vision encoder to begin with")
-    parser.add_argument("--first-scene", type=int, default=0, help="number of the first training scene")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--vision-steps", type=int, default=2000)
-    parser.add_argument("--steps", type=int, default=3200)
-    parser.add_argument("--batch-size", type=int, default=64)
-    parser.add_argument("--learning-rate", type=float, default=1e-3)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True, help="autocast")
-    parser.add_argument("--log-every", type=int, default=50)
-    parser.add_argument("--save-every", type=int, default=400)
-    train(parser.parse_args())
-
-
-if __name__ == "__main__":
-    main()
+    fit.kept.blip.generation_config.max_length = 60
+    save(fit.kept.blip, tokenizer, out, fit.log)
+    return ended

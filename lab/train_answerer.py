@@ -1,4 +1,4 @@
-"""Trains the embedded question answering model: `python -m lab.train_answerer --out serve_app/models/demo-answerer`.
+"""Trains the embedded question answering model from the other two; run by `python -m lab.train_all`.
 
 Its vision encoder and the question's encoder begin with the embedded matcher's, the answer's decoder with the
 captioner's, and all learn from questions about drawn scenes. The decoder sees the picture through the question's states
@@ -9,7 +9,6 @@ what it stands for (`lab.grounding`); after the last, the question's tokens in t
 from __future__ import annotations
 
 import copy
-from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import IterableDataset
 from transformers import (
     BertTokenizer,
     BlipConfig,
@@ -28,12 +27,13 @@ from transformers import (
 )
 
 from lab.augment import augment
-from lab.fit import Batch, Fit, save
+from lab.composers import draw
+from lab.fit import Batch, Course, Fit, Phase, save
 from lab.grounding import FACTS, NAMES, NOTHING, Nouns
 from lab.questions import LISTS, ask
-from lab.scenes import TRAIN_SEED, Scene, draw_scene
+from lab.scenes import TRAIN_SEED, Scene
 from lab.train import MEAN, STD
-from lab.train_matcher import additive, grown, options
+from lab.train_matcher import additive, grown
 from lab.training_data import IGNORED
 from lab.vocabulary import DECODE, END, write_tokenizer
 from serve_app.engine.answering import heed_masks
@@ -44,17 +44,24 @@ MAX_QUESTIONS = 14
 MOST_NAMED = 4
 """Kinds in an answer."""
 WEIGHTS = {
-    "what is in a cell": 0.18,
-    "what is on a side": 0.18,
-    "what is there": 0.14,
-    "how many": 0.08,
-    "where": 0.16,
+    "what is in a cell": 0.16,
+    "what is on a side": 0.14,
+    "what is there": 0.12,
+    "how many": 0.09,
+    "where": 0.12,
     "is there": 0.06,
-    "is it there": 0.12,
+    "is it there": 0.09,
     "size": 0.05,
+    "color": 0.03,
+    "what lies there": 0.07,
+    "does it lie there": 0.04,
     "background": 0.03,
 }
 """How often training asks what: places are hardest to learn."""
+FIRST_SCENE = 4_000_000
+"""Number of the first scene, of none that the other two learned from."""
+LOSSES = {"answer": 1.0, "facts": 0.5, "names": 0.5}
+"""How much each loss counts."""
 
 
 class AskedScenes(IterableDataset[dict[str, torch.Tensor]]):
@@ -74,9 +81,8 @@ class AskedScenes(IterableDataset[dict[str, torch.Tensor]]):
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         for index in self._range:
-            image, scene = draw_scene((TRAIN_SEED, index))
             rng = np.random.default_rng((TRAIN_SEED, index, 3))
-            pixels, _ = augment(rng, image, [box for group in scene.groups for box in group.boxes])
+            pixels, scene = augment(rng, *draw((TRAIN_SEED, index)))
             asked = (ask(rng, scene, WEIGHTS) for _ in range(MAX_QUESTIONS))
             yield {"pixels": torch.from_numpy(np.array(pixels)), **self._pack(scene, asked)}
 
@@ -171,36 +177,15 @@ def begin(captioner: Path, matcher: Path, tokenizer: BertTokenizer) -> BlipForQu
     return blip
 
 
-def train(args: Namespace) -> None:
-    torch.manual_seed(args.seed)
-    torch.set_num_threads(args.threads)
-    tokenizer = write_tokenizer(args.out, for_tasks=True)
-    if args.answerer is None:
-        blip = begin(args.captioner, args.matcher, tokenizer)
-    else:
-        blip = BlipForQuestionAnswering.from_pretrained(str(args.answerer), dtype=torch.float32)
-    model = Trainee(blip)
-    data = AskedScenes(tokenizer, args.first_scene, args.steps * args.batch_size)
-    batches = DataLoader(data, batch_size=args.batch_size, num_workers=1, prefetch_factor=6)
-    fit = Fit(
-        model,
-        args.steps,
-        args.learning_rate,
-        args.bf16,
-        lambda kept: save(kept.blip, tokenizer, args.out),
-        args.log_every,
-        args.save_every,
-    )
-    fit.phase(batches, {"answer": 1.0, "facts": 0.5, "names": 0.5})
+def train(out: Path, course: Course, seed: int, captioner: Path, matcher: Path, steps: int, size: int = 48) -> bool:
+    """Returns whether the run reached its end; `out` holds the answerer as it then is."""
+    torch.manual_seed(seed)
+    tokenizer = write_tokenizer(out, for_tasks=True)
+    fit = Fit(Trainee(begin(captioner, matcher, tokenizer)), course)
 
+    def examples(first: int, count: int) -> AskedScenes:
+        return AskedScenes(tokenizer, first, count)
 
-def main() -> None:
-    parser = options(__doc__ or "", "serve_app/models/demo-answerer", 2_000_000)
-    parser.add_argument("--matcher", type=Path, default=Path("serve_app/models/demo-matcher"), help="the same")
-    parser.add_argument("--answerer", type=Path, help="an earlier run's answerer to go on with")
-    parser.add_argument("--steps", type=int, default=1800)
-    train(parser.parse_args())
-
-
-if __name__ == "__main__":
-    main()
+    ended = fit.run([Phase.of(examples, FIRST_SCENE, steps, size, LOSSES)])
+    save(fit.kept.blip, tokenizer, out, fit.log)
+    return ended

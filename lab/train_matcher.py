@@ -1,4 +1,4 @@
-"""Trains the embedded matcher: `python -m lab.train_matcher --out serve_app/models/demo-matcher`.
+"""Trains the embedded matcher from the captioner; run by `python -m lab.train_all`.
 
 It begins with the captioner's vision encoder and its text layers, which already find words in pictures, and learns on
 drawn scenes: image–text matching (ITM) on true statements and their false twins (one thing swapped), and the contrast
@@ -10,7 +10,6 @@ the matching score has only to ask whether any is.
 
 from __future__ import annotations
 
-import argparse
 import copy
 from collections.abc import Iterator
 from difflib import SequenceMatcher
@@ -21,13 +20,14 @@ import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import IterableDataset
 from transformers import BertTokenizer, BlipConfig, BlipForConditionalGeneration, BlipForImageTextRetrieval
 
 from lab.augment import augment
-from lab.fit import Batch, Fit, save
+from lab.composers import draw
+from lab.fit import Batch, Course, Fit, Phase, save
 from lab.grounding import FACTS, Nouns
-from lab.scenes import TRAIN_SEED, Scene, draw_scene
+from lab.scenes import TRAIN_SEED, Scene
 from lab.statements import SWAPS, WEIGHTS, everything, junk, pair
 from lab.train import MEAN, STD
 from lab.training_data import IGNORED
@@ -36,10 +36,16 @@ from lab.vocabulary import write_tokenizer
 PACK = 224
 """Tokens of a packed row of statements."""
 MAX_PAIRS = 8
-CAPTION_TOKENS = 40
+CAPTION_TOKENS = 48
 TEMPERATURE = 0.05
 JUNK = 0.05
 """Share of the false statements that are no statements, such as file names."""
+UNKNOWN = 0.2
+"""Share of the pictures that show nothing that has a word."""
+FIRST_SCENE = 2_000_000
+"""Number of the first scene, of none that the captioner learned from."""
+LOSSES = {"itm": 1.0, "tokens": 2.0, "facts": 0.5, "itc": 0.1}
+"""How much each loss counts."""
 NONE = -1
 """Label of a place without a statement."""
 
@@ -60,10 +66,8 @@ class MatchingTexts(IterableDataset[dict[str, torch.Tensor]]):
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         for index in self._range:
-            image, scene = draw_scene((TRAIN_SEED, index))
             rng = np.random.default_rng((TRAIN_SEED, index, 2))
-            boxes = [box for group in scene.groups for box in group.boxes]
-            pixels, _ = augment(rng, image, boxes)
+            pixels, scene = augment(rng, *draw((TRAIN_SEED, index), UNKNOWN))
             caption = torch.zeros(CAPTION_TOKENS, dtype=torch.long)
             ids = self._encode(everything(scene))[:CAPTION_TOKENS]
             caption[: len(ids)] = torch.tensor(ids)
@@ -186,51 +190,15 @@ def begin(captioner: Path, tokenizer: BertTokenizer) -> BlipForImageTextRetrieva
     return blip
 
 
-def train(args: argparse.Namespace) -> None:
-    torch.manual_seed(args.seed)
-    torch.set_num_threads(args.threads)
-    tokenizer = write_tokenizer(args.out, for_tasks=True)
-    if args.matcher is None:
-        blip = begin(args.captioner, tokenizer)
-    else:
-        blip = BlipForImageTextRetrieval.from_pretrained(str(args.matcher), dtype=torch.float32)
-    model = Trainee(blip)
-    data = MatchingTexts(tokenizer, args.first_scene, args.steps * args.batch_size)
-    batches = DataLoader(data, batch_size=args.batch_size, num_workers=1, prefetch_factor=6)
-    fit = Fit(
-        model,
-        args.steps,
-        args.learning_rate,
-        args.bf16,
-        lambda kept: save(kept.blip, tokenizer, args.out),
-        args.log_every,
-        args.save_every,
-    )
-    fit.phase(batches, {"itm": 1.0, "tokens": 2.0, "facts": 0.5, "itc": 0.1})
+def train(out: Path, course: Course, seed: int, captioner: Path, steps: int, size: int = 48) -> bool:
+    """Returns whether the run reached its end; `out` holds the matcher as it then is."""
+    torch.manual_seed(seed)
+    tokenizer = write_tokenizer(out, for_tasks=True)
+    fit = Fit(Trainee(begin(captioner, tokenizer)), course)
 
+    def examples(first: int, count: int) -> MatchingTexts:
+        return MatchingTexts(tokenizer, first, count)
 
-def options(description: str, out: str, first_scene: int) -> argparse.ArgumentParser:
-    """The options of every trainer that begins with the captioner."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path(out))
-    parser.add_argument("--captioner", type=Path, default=Path("serve_app/models/demo"), help="what to begin with")
-    parser.add_argument("--first-scene", type=int, default=first_scene, help="number of the first training scene")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--batch-size", type=int, default=48)
-    parser.add_argument("--learning-rate", type=float, default=6e-4)
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True, help="autocast")
-    parser.add_argument("--log-every", type=int, default=50)
-    parser.add_argument("--save-every", type=int, default=200)
-    return parser
-
-
-def main() -> None:
-    parser = options(__doc__ or "", "serve_app/models/demo-matcher", 1_000_000)
-    parser.add_argument("--matcher", type=Path, help="an earlier run's matcher to go on with")
-    parser.add_argument("--steps", type=int, default=3000)
-    train(parser.parse_args())
-
-
-if __name__ == "__main__":
-    main()
+    ended = fit.run([Phase.of(examples, FIRST_SCENE, steps, size, LOSSES)])
+    save(fit.kept.blip, tokenizer, out, fit.log)
+    return ended

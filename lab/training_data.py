@@ -14,15 +14,16 @@ from torch.utils.data import IterableDataset
 from transformers import BertTokenizer
 
 from lab import captions
-from lab.augment import Box, augment
+from lab.augment import augment
+from lab.composers import draw
 from lab.objects import KINDS
-from lab.scenes import TRAIN_SEED, Scene, draw_scene
+from lab.scenes import TRAIN_SEED, Scene
 from lab.vocabulary import DECODE, END
 from serve_app.pipeline import presets
 
 PACK = 128
 """Tokens of a packed row."""
-GRID = 8
+GRID = 10
 """Patches along a side; the model sees GRID × GRID of them."""
 IGNORED = -100
 
@@ -113,18 +114,22 @@ def _merged(rng: np.random.Generator, scene: Scene) -> str:
     return base
 
 
-def _patch_labels(scene: Scene, boxes: list[Box]) -> np.ndarray:
-    """[GRID * GRID] kind of the object that covers most of each patch, `len(KINDS)` for none."""
+def _patch_labels(scene: Scene) -> np.ndarray:
+    """[GRID * GRID] kind of the thing of which each patch shows most, `len(KINDS)` for none.
+
+    A patch shows a thing if that covers a third of the patch, or if a third of the thing lies on it.
+    """
     labels = np.full((GRID, GRID), len(KINDS))
-    best = np.full((GRID, GRID), 0.3)
+    best = np.full((GRID, GRID), 0.33)
     edges = np.arange(GRID + 1) / GRID
-    nouns = [group.noun for group in scene.groups for _ in group.boxes]
-    for noun, (left, top, right, bottom) in zip(nouns, boxes, strict=True):
-        across = np.clip(np.minimum(edges[1:], right) - np.maximum(edges[:-1], left), 0, None) * GRID
-        down = np.clip(np.minimum(edges[1:], bottom) - np.maximum(edges[:-1], top), 0, None) * GRID
-        cover = down[:, None] * across[None, :]
-        labels[cover > best] = _KIND_INDEX[noun]
-        best = np.maximum(best, cover)
+    for group in scene.groups:
+        for left, top, right, bottom in group.boxes:
+            across = np.clip(np.minimum(edges[1:], right) - np.maximum(edges[:-1], left), 0, None) * GRID
+            down = np.clip(np.minimum(edges[1:], bottom) - np.maximum(edges[:-1], top), 0, None) * GRID
+            cover = down[:, None] * across[None, :]
+            cover = np.maximum(cover, cover / ((right - left) * (bottom - top) * GRID**2))
+            labels[cover > best] = _KIND_INDEX[group.noun]
+            best = np.maximum(best, cover)
     return labels.ravel()
 
 
@@ -156,12 +161,11 @@ class SceneTexts(IterableDataset[dict[str, torch.Tensor]]):
 
     def __iter__(self) -> Iterator[dict[str, torch.Tensor]]:
         for index in self._range:
-            image, scene = draw_scene((TRAIN_SEED, index))
             rng = np.random.default_rng((TRAIN_SEED, index, 1))
-            pixels, boxes = augment(rng, image, [box for group in scene.groups for box in group.boxes])
+            pixels, scene = augment(rng, *draw((TRAIN_SEED, index)))
             yield {
                 "pixels": torch.from_numpy(np.array(pixels)),
-                "patches": torch.from_numpy(_patch_labels(scene, boxes)),
+                "patches": torch.from_numpy(_patch_labels(scene)),
                 "background": torch.tensor(scene.background),
                 **(_pack(self._choose(rng, scene)) if self._with_text else {}),
             }

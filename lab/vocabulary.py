@@ -11,20 +11,20 @@ from transformers import BertTokenizer
 
 from lab import captions
 from lab.backgrounds import BACKGROUNDS
-from lab.objects import KINDS
+from lab.objects import COLORS, KINDS
 from serve_app.pipeline import presets
 
 PAD, UNKNOWN, START, END, MASK, DECODE = SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "[DEC]")
 
 _GRAMMAR = """
-a an and two three large small in the top bottom left right center together with nothing else around it to be seen
-where is are all alone front of viewer fills rest picture on side while both this plus upper lower half one what sees
-before under image shows
+a an and two three four five six large small in the top bottom left right center at together with nothing else around it
+to be seen where is are all alone front of viewer fills rest picture on side while both this plus upper lower half one
+what sees before under image shows above below stands that i know
 """
 
 _TASK_WORDS = """
-also there they it has here background scene picture how many yes no none zero any which kind object objects thing
-things size does do can you see something anything
+also there they it has here scene picture how many yes no none zero any which kind object objects thing
+things size does do can you see something anything color unknown stand
 """
 """Words that only the matcher's texts and the questions need; they follow those of the captioner."""
 
@@ -37,6 +37,7 @@ def _words() -> Iterator[str]:
     yield from _GRAMMAR.split()
     for background in BACKGROUNDS:
         yield from f"{background.name} {background.phrase}".split()
+    yield from COLORS
     for kind in KINDS:
         yield kind.noun
         if kind.plural not in (kind.noun + "s", kind.noun + "es"):

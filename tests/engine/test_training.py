@@ -1,14 +1,17 @@
-"""The training loss of packed texts against the model's own loss of each text."""
+"""The training loss of packed texts against the model's own loss of each text, and runs that are cut off."""
 
 from __future__ import annotations
+
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
 from lab import captions, held_out
+from lab.fit import Course, Fit, Phase
 from lab.train import Trainee, model_config
-from lab.training_data import IGNORED, Writer, _pack
+from lab.training_data import IGNORED, SceneTexts, Writer, _pack
 from lab.vocabulary import write_tokenizer
 from serve_app.pipeline.presets import VARIANT_PROMPTS
 
@@ -35,3 +38,47 @@ def test_packed_texts_see_neither_their_neighbours_nor_their_future(tmp_path_fac
         counts.append(int(wanted.sum()))
     packed = {name: row[None] for name, row in _pack(texts).items()}
     assert model._caption_loss(image, packed).item() == pytest.approx(sum(losses).item() / sum(counts), rel=1e-4)
+
+
+class Line(torch.nn.Module):
+    """The least that can be trained."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.line = torch.nn.Linear(3, 1)
+
+    def forward(self, batch: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        return {"off": (self.line(batch["x"]).float() - batch["x"].sum(-1, keepdim=True)).square().mean()}
+
+
+class Numbers(torch.utils.data.IterableDataset[dict[str, torch.Tensor]]):
+    def __init__(self, first: int, count: int) -> None:
+        self._range = range(first, first + count)
+
+    def __iter__(self):  # type: ignore[no-untyped-def]
+        for number in self._range:
+            yield {"x": torch.randn(3, generator=torch.Generator().manual_seed(number))}
+
+
+def test_a_run_that_was_cut_off_goes_on_as_if_it_had_not_been(tmp_path: Path) -> None:
+    def fitted(state: Path, *stops: int | None) -> Fit[Line]:
+        for most in stops:
+            torch.manual_seed(0)
+            fit = Fit(Line(), Course(0.1, state, most_steps=most))
+            phases = [Phase.of(Numbers, 0, 4, 2, {"off": 1.0}), Phase.of(Numbers, 8, 5, 2, {"off": 2.0})]
+            assert fit.run(phases) == (most is None)
+        return fit
+
+    whole, resumed = fitted(tmp_path / "whole", None), fitted(tmp_path / "resumed", 2, 4, 7, None)
+    assert resumed.step == whole.step == 9
+    assert torch.equal(resumed.model.line.weight, whole.model.line.weight)
+    assert torch.equal(resumed.kept.line.weight, whole.kept.line.weight)
+    assert resumed.log == whole.log
+
+
+def test_examples_depend_on_their_number_alone(tmp_path: Path) -> None:
+    tokenizer = write_tokenizer(tmp_path)
+    first, second = SceneTexts(tokenizer, 5, 2)
+    (again,) = SceneTexts(tokenizer, 6, 1)
+    assert all(torch.equal(second[name], again[name]) for name in second)
+    assert not torch.equal(first["pixels"], second["pixels"])

@@ -7,20 +7,26 @@ import itertools
 import numpy as np
 import pytest
 
-from lab import captions, held_out, questions, scenes, statements
+from lab import captions, composers, held_out, questions, sprites, statements
+from lab.augment import augment
+from lab.backgrounds import BACKGROUNDS
+from lab.composers import draw, draw_grid, draw_held_out, draw_nothing
 from lab.facts import claims
 from lab.grammar import faults
-from lab.objects import KINDS, nouns_in
-from lab.scenes import CALIBRATION_SEED, HELD_OUT_SEED, TRAIN_SEED, FontMissing, Group, Scene, draw_scene
+from lab.objects import DRAWN, KINDS, UNKNOWN, nouns_in
+from lab.photographs import HELD_OUT, TRAINING
+from lab.scenes import CALIBRATION_SEED, HELD_OUT_SEED, TRAIN_SEED, Group, Scene, relations, told, visible
 from lab.score import Score
+from lab.sprites import FontMissing
 from serve_app.ui import render
 from serve_app.ui.texts import TEXTS
 
-needs_font = pytest.mark.skipif(not scenes.FONT.is_file(), reason="Noto Color Emoji is not installed")
+needs_font = pytest.mark.skipif(not sprites.FONT.is_file(), reason="Noto Color Emoji is not installed")
 
 
 def all_scenes() -> list[Scene]:
-    return [scene for _, scene in held_out.read()]
+    """The committed scenes of both worlds."""
+    return [scene for world in held_out.DRAWS for _, scene in held_out.read(world)]
 
 
 def test_there_are_more_than_a_hundred_kinds_each_with_words_of_its_own() -> None:
@@ -30,13 +36,14 @@ def test_there_are_more_than_a_hundred_kinds_each_with_words_of_its_own() -> Non
     assert nouns_in("Two mice, a dog and three butterflies.") == {"mouse", "dog", "butterfly"}
 
 
-def test_held_out_set_is_whole_and_varied() -> None:
-    files = [file for file, _ in held_out.read()]
+@pytest.mark.parametrize(("world", "backgrounds"), [("grid", 10), ("unseen", 12)])
+def test_held_out_sets_are_whole_and_varied(world: str, backgrounds: int) -> None:
+    files, every = zip(*held_out.read(world), strict=True)
     assert len(files) == held_out.COUNT == 200
     assert all(file.is_file() for file in files)
-    assert len(set().union(*(scene.nouns for scene in all_scenes()))) > 100
-    assert {len(scene.groups) for scene in all_scenes()} == {1, 2, 3, 4}
-    assert len({scene.background for scene in all_scenes()}) == 10
+    assert len(set().union(*(scene.nouns for scene in every))) > 100
+    assert {len(scene.groups) for scene in every} == {1, 2, 3, 4}
+    assert len({scene.background for scene in every}) == backgrounds
 
 
 def test_seed_streams_are_apart() -> None:
@@ -45,18 +52,62 @@ def test_seed_streams_are_apart() -> None:
 
 @needs_font
 def test_same_seed_same_scene_and_the_committed_truth_is_what_is_drawn() -> None:
-    image, scene = draw_scene((HELD_OUT_SEED, 0))
-    again, _ = draw_scene((HELD_OUT_SEED, 0))
-    assert image.tobytes() == again.tobytes()
-    assert scene == all_scenes()[0]
-    assert draw_scene((HELD_OUT_SEED, 1))[1] != scene
+    for world, draws in held_out.DRAWS.items():
+        image, scene = draws((HELD_OUT_SEED, 0))
+        again, _ = draws((HELD_OUT_SEED, 0))
+        assert image.tobytes() == again.tobytes()
+        assert scene == next(held_out.read(world))[1]
+        assert draws((HELD_OUT_SEED, 1))[1] != scene
+
+
+@needs_font
+def test_composers_keep_what_they_promise() -> None:
+    assert not set(composers.TRAINING) & set(composers.HELD_OUT), "what is held out, training never uses"
+    assert sum(composers.TRAINING.values()) == pytest.approx(1)
+    for index in range(60):
+        for scene in (draw((TRAIN_SEED, index))[1], draw_held_out((HELD_OUT_SEED, index))[1]):
+            assert len(scene.nouns) == len(scene.groups) <= 4
+            for group in scene.groups:
+                assert 1 <= group.count == len(group.boxes) <= 6
+                assert all(visible(box) > 0.55 for box in group.boxes)
+                assert bool(group.color) == (group.noun not in {kind.noun for kind in DRAWN})
+
+
+@needs_font
+def test_a_scene_that_is_moved_is_told_anew() -> None:
+    dog = Group("dog", 1, "small", "top left", ((0.1, 0.1, 0.3, 0.3),))
+    scene = Scene(0, (dog,))
+    moved = told(scene, [[(0.4, 0.7, 0.9, 1.2)]])
+    assert (moved.groups[0].cell, moved.groups[0].size) == ("bottom right", "large")
+    rng = np.random.default_rng(0)
+    for index in range(40):
+        pixels, changed = augment(rng, *draw((TRAIN_SEED, index)))
+        assert pixels.shape == (160, 160, 3)
+        for rule in captions.VARIANTS:
+            assert all(claim.holds(changed) for claim in claims(rule(changed)))
+
+
+@needs_font
+def test_what_has_no_word_is_described_as_nothing() -> None:
+    assert not {kind.glyph for kind in DRAWN} & set(UNKNOWN)
+    assert not TRAINING.keys() & HELD_OUT.keys()
+    _, scene = draw_nothing(np.random.default_rng(1))
+    assert scene.groups == ()
+    assert all(captions.NOTHING in rule(scene) for rule in captions.VARIANTS)
+    assert captions.refinement(scene, captions.plain(scene)) == "."
+    rng = np.random.default_rng(0)
+    for _ in range(50):
+        assert statements.pair(rng, scene)[0] == "nothing"
+        assert questions.ask(rng, scene)[2] in {captions.NOTHING, "zero", "no", "yes", "unknown"} | {
+            ground.name for ground in BACKGROUNDS
+        }
 
 
 def test_missing_font_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scenes, "FONT", held_out.DIRECTORY / "no-font.ttf")
-    scenes._sprite.cache_clear()
+    monkeypatch.setattr(sprites, "FONT", held_out.DIRECTORY / "no-font.ttf")
+    sprites.glyph.cache_clear()
     with pytest.raises(FontMissing, match="fonts-noto-color-emoji"):
-        draw_scene((HELD_OUT_SEED, 0))
+        draw_grid((HELD_OUT_SEED, 0))
 
 
 def test_every_variant_tells_another_part() -> None:
@@ -65,14 +116,16 @@ def test_every_variant_tells_another_part() -> None:
         assert set().union(*map(nouns_in, texts)) == scene.nouns
 
 
-def test_rounds_add_enough_words_and_then_nothing() -> None:
+def test_rounds_add_a_sentence_each_and_then_nothing() -> None:
     for scene in all_scenes():
         caption = captions.VARIANTS[2](scene)
-        for _ in range(2):
-            more = captions.refinement(scene, caption)
-            assert len(more.replace(",", "").split()) > 8
+        while (more := captions.refinement(scene, caption)) != ".":
+            assert len(more.replace(",", "").split()) > 5
             caption += more
-        assert captions.refinement(scene, caption) == "."
+            assert all(claim.holds(scene) for claim in claims(caption))
+        assert (" to the " in caption or " above " in caption or " below " in caption) == bool(
+            len(scene.groups) > 1 and relations(scene)
+        )
 
 
 def test_extension_adds_enough_words_to_any_variant_of_a_single_object() -> None:
@@ -87,7 +140,7 @@ def test_no_text_repeats_four_words_that_a_preset_would_forbid() -> None:
     for scene in all_scenes():
         for rule in captions.VARIANTS:
             caption = rule(scene)
-            for _ in range(2):
+            for _ in range(3):
                 caption += captions.refinement(scene, caption)
             words = caption.replace(",", " ,").split()
             grams = list(zip(*(words[start:] for start in range(4)), strict=False))
@@ -127,6 +180,11 @@ def test_claims_of_right_captions_are_all_right_and_of_swapped_ones_are_not() ->
         ("The dog and the apples are on the left side.", {("position", "dog", "left"), ("position", "apple", "left")}),
         ("The dog. There is a cat in the top left.", {("count", "cat", "1"), ("position", "cat", "top left")}),
         ("On the green grass.", {("background", "", "the green grass")}),
+        ("A large red circle.", {("count", "circle", "1"), ("size", "circle", "large"), ("color", "circle", "red")}),
+        ("The dogs are at the top.", {("position", "dog", "top")}),
+        ("The dogs are on the left side.", {("position", "dog", "left")}),
+        ("The dog is to the left of the cat.", {("relation", "dog", "to the left of cat")}),
+        ("The dog stands on the car.", {("relation", "dog", "on car")}),
     ],
 )
 def test_claims(text: str, claimed: set[tuple[str, str, str]]) -> None:
@@ -156,12 +214,16 @@ def test_ill_formed(text: str) -> None:
 
 def test_questions_have_their_answers() -> None:
     rng = np.random.default_rng(0)
-    scene = Scene(0, (Group("dog", 2, "small", "top left", ()), Group("cat", 1, "large", "bottom right", ())))
+    dogs = Group("dog", 2, "small", "top left", ((0.1, 0.1, 0.2, 0.2), (0.2, 0.1, 0.3, 0.2)))
+    cat = Group("cat", 1, "large", "bottom left", ((0.0, 0.5, 0.4, 0.9),))
+    scene = Scene(0, (cat, dogs, Group("circle", 1, "small", "bottom right", ((0.7, 0.7, 0.8, 0.8),), "red")))
     asked = {questions.ask(rng, scene)[1:] for _ in range(3000)}
     for pair in (
-        ("how many dogs are there?", "two"), ("where is the cat?", "in the bottom right"), ("is there a cat?", "yes"),
-        ("what is in the top left?", "two dogs"), ("what is on the right side?", "a cat"),
+        ("how many dogs are there?", "two"), ("where is the cat?", "in the bottom left"), ("is there a cat?", "yes"),
+        ("what is in the top left?", "two dogs"), ("what is on the right side?", "a red circle"),
         ("what is the background?", "the green grass"), ("are the dogs large?", "no"),
+        ("what color is the circle?", "red"), ("what is above the cat?", "two dogs"),
+        ("are the dogs above the cat?", "yes"), ("what is on the left?", "two dogs and a cat"),
     ):  # fmt: skip
         assert pair in asked
 
@@ -174,7 +236,7 @@ def test_scene_survives_json() -> None:
 def test_users_are_told_how_many_objects_the_embedded_model_knows() -> None:
     from serve_app.cli.launch import DEMONSTRATION
 
-    told = [DEMONSTRATION, *(words["demonstration"] for words in TEXTS.values())]
-    assert all(str(len(KINDS)) in words for words in told)
+    words = [DEMONSTRATION, *(texts["demonstration"] for texts in TEXTS.values())]
+    assert all(str(len(DRAWN)) in text for text in words)
     assert all(render.header(language, "demo").count("MODEL=") == 1 for language in TEXTS)
     assert "MODEL=" not in render.header("en", "Salesforce/blip-image-captioning-large")
