@@ -8,7 +8,8 @@ Images are captioned; every statement of every variant, extension and round is t
 that neither training nor evaluation draws) `lab.facts` knows which. Of an image with captions by people a statement
 counts as true when people said every word of it, else as false; that errs where people left out what is there, the
 same for all statements, so that agreement and match score still weigh rightly against each other. Two logistic
-regressions are fitted, with the matcher's score and without it, and a third one for what an answerer says; a floor
+regressions are fitted, with the matcher's score and without it, and with an answerer one for what it says and one for
+what it says when a statement is asked back; a floor
 is the lowest support from which on at most
 `--wrong` of the statements that pass are false. The figures are printed as they stand in
 `serve_app/pipeline/support.toml`, under the names of the models.
@@ -21,7 +22,7 @@ import asyncio
 import io
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -44,7 +45,7 @@ from serve_app.pipeline.language.parsing import read
 from serve_app.pipeline.language.reading import Statement
 from serve_app.pipeline.language.tokens import tokens
 from serve_app.pipeline.presets import EXTENSION_PROMPTS, ROUND_PROMPT, VARIANT_PROMPTS, Presets
-from serve_app.pipeline.questions import questions_about
+from serve_app.pipeline.questions import asked_back, questions_about, yes
 from serve_app.pipeline.refine import added, fill
 from serve_app.pipeline.scores import FEATURES, LEAST, Agreement, Candidate, per_token
 from serve_app.service import images
@@ -69,6 +70,8 @@ class Labelled:
     true: bool
     answer: float | None = None
     """Probability of the answer that made it, if one did."""
+    yes: float | None = None
+    """Probability of "yes" to the statement asked back, if it was."""
 
 
 def of_scene(scene: Scene) -> Truth:
@@ -141,6 +144,16 @@ async def asked_of(answerer: Answerer, pixels: Pixels, caption: str) -> dict[Sta
     }
 
 
+async def asked_back_of(answerer: Answerer | None, pixels: Pixels, statements: Iterable[str]) -> dict[str, float]:
+    """The probability of "yes" for each statement that can be asked back."""
+    questions = {text: question for text in statements if (question := asked_back(text))}
+    if answerer is None or not questions:
+        return {}
+    answers = await answerer.answers(pixels, list(questions.values()))
+    found = {text: yes(answer.text, answer.probability) for text, answer in zip(questions, answers, strict=True)}
+    return {text: probability for text, probability in found.items() if probability is not None}
+
+
 async def label(
     model: str, matcher_name: str, answerer_name: str | None, inputs: Iterator[tuple[bytes, Truth]]
 ) -> list[Labelled]:
@@ -156,9 +169,10 @@ async def label(
         labels = {text: known for text, statement in every.items() if (known := truth(statement)) is not None}
         agreement = Agreement(tuple(candidates))
         matches = await matcher.match(pixels, list(labels)) if labels else []
+        back = await asked_back_of(answerer, pixels, labels)
         for (text, true), match in zip(labels.items(), matches, strict=True):
-            statement = every[text]
-            found.append(Labelled(statement.kind, match.probability, agreement.features(statement), true))
+            features = agreement.features(every[text])
+            found.append(Labelled(every[text].kind, match.probability, features, true, yes=back.get(text)))
         if answerer is not None:
             longest = max((candidate.text for candidate in candidates), key=len, default="")
             asked = await asked_of(answerer, pixels, longest)
@@ -195,19 +209,18 @@ def logistic(features: np.ndarray, true: np.ndarray, steps: int = 50, ridge: flo
     return weights
 
 
-def block(name: str, found: list[Labelled], matched: bool, wrong: float) -> str:
-    """The fitted weights and floors as a table of `support.toml`."""
+def block(name: str, found: list[Labelled], matched: bool, wrong: float, further: str = "") -> str:
+    """The fitted weights and floors as a table of `support.toml`; `further` names a feature beside the usual ones."""
     true = np.array([each.true for each in found])
     scores = np.clip([each.score for each in found], LEAST, 1 - LEAST)
     odds = np.log(scores / (1 - scores))[:, None] * float(matched)
     inputs = np.column_stack([odds, np.array([each.features for each in found])])
-    answered = found[0].answer is not None
-    if answered:
-        answers = np.clip([each.answer or 0.0 for each in found], LEAST, 1 - LEAST)
+    if further:
+        answers = np.clip([getattr(each, further) for each in found], LEAST, 1 - LEAST)
         inputs = np.column_stack([inputs, np.log(answers / (1 - answers))])
     weights = logistic(inputs if matched else inputs[:, 1:], true)
     values = [weights[0], *(weights[1:] if matched else (0.0, *weights[1:]))]
-    names = ("bias", *FEATURES, *(("answer",) if answered else ()))
+    names = ("bias", *FEATURES, *((further,) if further else ()))
     fitted = 1 / (1 + np.exp(-(values[0] + inputs @ np.array(values[1:]))))
     things = np.array([each.kind == "thing" for each in found])
     floors = {
@@ -235,15 +248,18 @@ def main() -> None:
     every = asyncio.run(label(args.model, args.matcher, matcher_for(args.model, args.answerer), inputs))
     found = [each for each in every if each.answer is None]
     asked = [each for each in every if each.answer is not None]
+    back = [each for each in every if each.yes is not None]
     if not found or all(each.true for each in found) or not any(each.true for each in found):
         sys.exit("There are no statements both true and false to fit to.")
     print(block(f'"{args.matcher}".matched', found, True, args.wrong), end="\n\n")
     print(block(f'"{args.model}".alone', found, False, args.wrong), end="\n\n")
     if asked:
-        print(block(f'"{args.matcher}".answered', asked, True, args.wrong), end="\n\n")
+        print(block(f'"{args.matcher}".answered', asked, True, args.wrong, "answer"), end="\n\n")
+    if back:
+        print(block(f'"{args.matcher}".confirmed', back, True, args.wrong, "yes"), end="\n\n")
     shares = {
         name: {"statements": len(some), "true": round(sum(each.true for each in some) / max(1, len(some)), 4)}
-        for name, some in (("said", found), ("answered", asked))
+        for name, some in (("said", found), ("answered", asked), ("asked back", back))
     }
     print(json.dumps(shares))
 

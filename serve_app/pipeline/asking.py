@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from serve_app.pipeline.context import Context
-from serve_app.pipeline.questions import Question, questions_about
+from serve_app.pipeline.language.reading import Statement
+from serve_app.pipeline.questions import Question, asked_back, questions_about, yes
 from serve_app.pipeline.scores import Candidate, Scores
 from serve_app.steps import Answered
 from serve_app.types import Asked, CaptionOptions, Clause, Source
@@ -15,11 +16,16 @@ FLOOR = 0.4
 """Probability below which an answer is none."""
 BY_ROUND = {2: 6, 3: 10}
 """Most questions of each round."""
+DOUBTFUL = 0.1, 0.95
+"""Support between which a statement is asked back."""
+BACK = 12
+"""Most statements of a caption that are asked back."""
 
 
 def most_questions(options: CaptionOptions) -> int:
     """How many a request may ask at most."""
-    return len(options.questions) + sum(most for number, most in BY_ROUND.items() if _may_ask(options, number))
+    rounds = sum(most for number, most in BY_ROUND.items() if _may_ask(options, number))
+    return len(options.questions) + rounds + (BACK if _may_ask(options, min(BY_ROUND)) else 0)
 
 
 def _may_ask(options: CaptionOptions, number: int) -> bool:
@@ -39,6 +45,8 @@ class Asking:
         self._context = context
         self._own = [Question(text) for text in context.options.questions]
         self._asked: list[Asked] = []
+        self._back: dict[int, str] = {}
+        """Place of a question → the statement that it asks back."""
         self.lost = False
         """Whether answers failed to come."""
 
@@ -82,7 +90,30 @@ class Asking:
                     scores.hear(each.text, answer.probability)
         return found
 
+    async def verify(self, statements: Iterable[Statement], scores: Scores) -> None:
+        """Asks the most doubtful of the statements back; what is answered becomes part of their support."""
+        low, high = DOUBTFUL
+        doubtful = {each.text: abs(scores.of(each) - 0.5) for each in statements if low < scores.of(each) < high}
+        asked = {
+            text: question for text in sorted(doubtful, key=doubtful.__getitem__) if (question := asked_back(text))
+        }
+        chosen = list(asked.items())[:BACK]
+        if not chosen:
+            return
+        answers = await self._context.may_answer("questions", [question for _, question in chosen])
+        self.lost = not answers
+        for (text, question), answer in zip(chosen, answers, strict=False):
+            probability = yes(answer.text, answer.probability)
+            confirmed = text if answer.text == "yes" else None
+            self._asked.append(Asked(question, answer.text, answer.probability, confirmed))
+            self._back[len(self._asked)] = text
+            self._context.tell(Answered(len(self._asked), self._asked[-1]))
+            if probability is not None:
+                scores.confirm(text, probability)
+
     def answers(self, clauses: Sequence[Clause]) -> tuple[Asked, ...]:
-        """All that was asked, each with whether one of the caption's clauses comes from it."""
+        """All that was asked, each with whether one of the caption's clauses comes from it or was confirmed by it."""
         told = {clause.source.index for clause in clauses if clause.source.kind == "answer"}
+        stated = {clause.statement for clause in clauses}
+        told |= {place for place, text in self._back.items() if text in stated and self._asked[place - 1].statement}
         return tuple(replace(asked, accepted=place in told) for place, asked in enumerate(self._asked, start=1))

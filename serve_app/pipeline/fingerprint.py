@@ -35,7 +35,7 @@ def fingerprint(
     weights = support.alone if matcher is None else support.matched
     settings: tuple[Any, ...] = (weights if weighs else None, presets, polisher)
     if weighs and answerer is not None:
-        settings = (*settings, answerer, support.answered)
+        settings = (*settings, answerer, support.answered, support.confirmed)
     parts = (_model(captioner), _model(matcher) if weighs and matcher else NO_MATCHER, _digest(settings))
     return ".".join((str(PIPELINE_VERSION), *parts))
 

@@ -50,13 +50,17 @@ async def grounded(context: Context) -> Draft:
         candidates, denials = await _gather(context, prompts)
     with context.timed("merge"):
         await _weigh(scores, candidates)
+    asking = Asking(context)
+    if asking.takes(min(BY_ROUND), scores):
+        with context.timed("questions"):
+            await asking.verify((each for one in candidates for each in one.reading.statements), scores)
+    with context.timed("merge"):
         state = _merge(candidates, denials, scores)
     context.tell(Merged(state.text))
     if state.composition is not None and needs_extension(state.text):
         with context.timed("extension"):
             state = await _extend(context, state, scores)
     rounds: list[Round] = []
-    asking = Asking(context)
     if state.composition is not None and asking.has_own:
         state = await _ask(context, asking, min(BY_ROUND), state, scores)
     if state.composition is not None and context.options.rounds == 1 and asking.takes(min(BY_ROUND), scores):

@@ -39,6 +39,9 @@ _DIGITS = {str(number): word for number, word in enumerate(_SMALL_NUMBERS, start
 _BINDING = PREPOSITIONS | {"of"}
 _PLACES = frozenset(("outside", "inside", "outdoors", "indoors", "upstairs", "downstairs"))
 _ANYBODY = {"anybody": "somebody", "anyone": "someone", "anything": "something", "any": "some"}
+_STATED = re.compile(
+    r"(?:(?P<there>there) (?P<are>is|are) (?P<what>.+)|(?P<subject>the .+?) (?P<be>is|are) (?P<said>.+))$"
+)
 _YES_NO = re.compile(r"(is|are) (there )?(.+?)\?*$")
 
 
@@ -74,6 +77,22 @@ class Question:
         several = self.plural if self.name else several
         text = self.say.format(a=article, be="are" if several else "is", name=self.name, answer=said)
         return " ".join(text.split())
+
+
+def asked_back(statement: str) -> str | None:
+    """The question to which "yes" confirms a statement; None if it is not of the form "there is …" or "the … is …"."""
+    stated = _STATED.match(statement)
+    if stated is None:
+        return None
+    if stated["there"]:
+        return f"{stated['are']} there {stated['what']}?"
+    return f"{stated['be']} {stated['subject']} {stated['said']}?"
+
+
+def yes(answer: str, probability: float) -> float | None:
+    """The probability of "yes" by the answer to a question that has two; None for other answers."""
+    word = answer.lower().strip(" .")
+    return {"yes": probability, "no": 1 - probability}.get(word)
 
 
 def questions_about(reading: Reading) -> list[Question]:

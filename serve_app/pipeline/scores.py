@@ -40,15 +40,18 @@ class Weights:
     keep: float
     margin: float
     answer: float = 0.0
+    yes: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
 class Support:
-    """The weights with a matcher and without one, and those of what a model answered, with a matcher."""
+    """The weights with a matcher and without one; with a matcher, those of what a model answered, and of what it was
+    asked back."""
 
     matched: Weights
     alone: Weights
     answered: Weights
+    confirmed: Weights
 
     @classmethod
     def of(cls, matcher: str | None = None, captioner: str | None = None) -> Support:
@@ -59,12 +62,14 @@ class Support:
             Weights(**beside["matched"]),
             Weights(**known.get(captioner or "", default)["alone"]),
             Weights(**beside.get("answered", default["answered"])),
+            Weights(**beside.get("confirmed", default["confirmed"])),
         )
 
     def with_floor(self, floor: float) -> Support:
         """The same with one floor for everything that a matcher weighs."""
         floors = {"thing": floor, "fact": floor, "keep": floor}
-        return replace(self, matched=replace(self.matched, **floors), answered=replace(self.answered, **floors))
+        weighed = ("matched", "answered", "confirmed")
+        return replace(self, **{name: replace(getattr(self, name), **floors) for name in weighed})
 
 
 @cache
@@ -161,13 +166,18 @@ class Agreement:
 
 
 def support(
-    weights: Weights, match: float | None, features: tuple[float, float, float], answer: float | None = None
+    weights: Weights,
+    match: float | None,
+    features: tuple[float, float, float],
+    answer: float | None = None,
+    yes: float | None = None,
 ) -> float:
     """The probability that a statement is true; `match` is its match score if there is one, `answer` the probability
-    of the answer that made it."""
+    of the answer that made it, `yes` that of "yes" when it was asked back."""
     named, said, likely = features
     sum_ = weights.bias + weights.named * named + weights.said * said + weights.likely * likely
     sum_ += weights.match * clipped_odds(match) + weights.answer * clipped_odds(answer)
+    sum_ += weights.yes * clipped_odds(yes)
     # Rounded, since a match score may differ in its eighth place by the other texts of its batch.
     return round(1 / (1 + math.exp(-sum_)), 4)
 
@@ -197,6 +207,7 @@ class Scores:
         self._matches: dict[str, float] = {}
         self._supports: dict[Statement, float] = {}
         self._answers: dict[str, float] = {}
+        self._confirmed: dict[str, float] = {}
 
     @property
     def has_matcher(self) -> bool:
@@ -215,6 +226,11 @@ class Scores:
         """A statement that a model's answer made, with the answer's probability."""
         if text not in self._matches:  # what the variants said before is weighed as it was
             self._answers[text] = max(probability, self._answers.get(text, 0.0))
+
+    def confirm(self, text: str, probability: float) -> None:
+        """A statement that was asked back, with the probability of "yes"."""
+        self._confirmed[text] = probability
+        self._supports.clear()
 
     async def learn(self, texts: Iterable[str]) -> None:
         """Scores the texts that are not known yet, in one call as long as they are no more than `MAX_TEXTS`."""
@@ -258,13 +274,16 @@ class Scores:
         match = self._matches.get(statement.text) if self._matcher is not None else None
         if match is None and self._matcher is not None:
             return 0.0
-        weights, answer = self._weights_of(statement)
-        return support(weights, match, self.agreement.features(other), answer)
+        answer, yes = self._answers.get(statement.text), self._confirmed.get(statement.text)
+        return support(self._weights_of(statement), match, self.agreement.features(other), answer, yes)
 
-    def _weights_of(self, statement: Statement) -> tuple[Weights, float | None]:
-        """With the probability of the answer that made a statement, if a matcher weighs it too."""
-        answer = self._answers.get(statement.text) if self._matcher is not None else None
-        return (self.weights, None) if answer is None else (self._support.answered, answer)
+    def _weights_of(self, statement: Statement) -> Weights:
+        """Those of a statement that an answer made or that was asked back, if a matcher weighs it too."""
+        if self._matcher is not None and statement.text in self._answers:
+            return self._support.answered
+        if self._matcher is not None and statement.text in self._confirmed:
+            return self._support.confirmed
+        return self.weights
 
     def match(self, candidate: Candidate) -> float:
         """The match score of a whole text that was learned; without a matcher the share of the variants that say what
@@ -277,10 +296,10 @@ class Scores:
 
     def passes(self, statement: Statement) -> bool:
         """Whether a statement that was learned has the support that one of its kind needs."""
-        weights, _ = self._weights_of(statement)
+        weights = self._weights_of(statement)
         floor = weights.thing if statement.kind == "thing" else weights.fact
         return self.of(statement) >= floor
 
     def stays(self, statement: Statement) -> bool:
         """Whether a statement of the text that begins the caption has the support to stay in it."""
-        return self.of(statement) >= self.weights.keep
+        return self.of(statement) >= self._weights_of(statement).keep

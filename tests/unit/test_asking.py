@@ -13,10 +13,10 @@ from serve_app.errors import DeadlineExceeded, GeneratorUnavailable, InvalidOpti
 from serve_app.http import create_app
 from serve_app.limits import Limits
 from serve_app.pipeline import CaptionPipeline
-from serve_app.pipeline.asking import BY_ROUND, most_questions
+from serve_app.pipeline.asking import BACK, BY_ROUND, most_questions
 from serve_app.pipeline.language.parsing import read
 from serve_app.pipeline.presets import VARIANT_PROMPTS
-from serve_app.pipeline.questions import Question, questions_about
+from serve_app.pipeline.questions import Question, asked_back, questions_about, yes
 from serve_app.service import CaptionService
 from serve_app.steps import Answered, Step
 from serve_app.task_types import Answer
@@ -240,6 +240,67 @@ def test_without_a_matcher_the_caption_is_never_worse() -> None:
     assert "purple" not in asyncio.run(pipeline.caption(PIXELS, given)).caption
 
 
+# Statements that are asked back
+
+
+@pytest.mark.parametrize(
+    ("statement", "question"),
+    [
+        ("there is a dog", "is there a dog?"),
+        ("there are two dogs", "are there two dogs?"),
+        ("the dog is brown", "is the dog brown?"),
+        ("the dogs are on the left", "are the dogs on the left?"),
+        ("the dog is to the left of the cat", "is the dog to the left of the cat?"),
+        ("a cloudy day", None),
+        ("on the beach", None),
+        ("", None),
+    ],
+)
+def test_statements_become_questions(statement: str, question: str | None) -> None:
+    assert asked_back(statement) == question
+
+
+def test_only_yes_and_no_say_how_likely_a_statement_is() -> None:
+    assert yes("Yes.", 0.9) == 0.9
+    assert yes("no", 0.9) == pytest.approx(0.1)
+    assert yes("brown", 0.9) is yes("", 0.9) is None
+
+
+def half_sure(text: str) -> float:
+    return 0.2 if "hat" in text else RIGHT
+
+
+@pytest.mark.parametrize(("answer", "said"), [("yes", True), ("no", False)])
+def test_a_doubtful_statement_stands_or_falls_with_the_answer(answer: str, said: bool) -> None:
+    """The matcher alone could not tell whether a thing was there, although another model knew."""
+    answerer = told({"is there a hat?": answer})
+    result = caption("a dog and a hat", answerer, RuleMatcher(half_sure))
+    assert ("hat" in result.caption) == said
+    assert "is there a dog?" not in answerer.calls[0], "what is sure is not asked"
+    (asked,) = (asked for asked in result.answers if asked.question == "is there a hat?")
+    assert (asked.statement, asked.accepted) == (("there is a hat", True) if said else (None, False))
+
+
+def test_no_answer_leaves_a_doubtful_statement_as_it_was() -> None:
+    plain = caption("a dog and a hat", None, RuleMatcher(half_sure))
+    for answer in ("unknown", "maybe", ""):
+        asked = caption("a dog and a hat", ScriptedAnswerer(lambda _, said=answer: said), RuleMatcher(half_sure))
+        assert asked.caption == plain.caption
+        assert asked.clauses == plain.clauses
+
+
+def test_statements_are_asked_back_within_bounds() -> None:
+    things = ["hat", "cup", "box", "car", "key", "pen", "map", "bag", "bed", "fan", "jar", "lid", "mug"]
+    text = f"a dog with {' and '.join(f'a {thing}' for thing in things)}"
+    answerer = told({})
+    caption(text, answerer, RuleMatcher(lambda _: 0.5))
+    assert 0 < len(answerer.calls[0]) <= BACK
+    for changes in ({"rounds": 1}, {"ask": False}):
+        answerer = told({})
+        caption(text, answerer, RuleMatcher(lambda _: 0.5), **changes)
+        assert answerer.calls == []
+
+
 # What a caller asks for
 
 
@@ -318,7 +379,7 @@ def test_questions_count_as_work() -> None:
     generator = RuleGenerator(lambda asked: asked)
     alone = CaptionPipeline(generator)
     asking = CaptionPipeline(generator, matcher=RuleMatcher(believes), answerer=told({}))
-    for rounds, most in ((1, 0), (2, 6), (3, 16)):
+    for rounds, most in ((1, 0), (2, 6 + BACK), (3, 16 + BACK)):
         given = options(strategy="grounded", rounds=rounds)
         variants = alone.work(options(strategy="grounded", rounds=1))
         assert asking.work(given) - variants == most == most_questions(given), "no round prompts then"
