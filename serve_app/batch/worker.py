@@ -20,7 +20,7 @@ from serve_app.batch import claims, rows
 from serve_app.batch.inputs import Input
 from serve_app.batch.intake import unpacked
 from serve_app.batch.settings import JobSettings
-from serve_app.errors import CaptionServeError, GenerationFailed, GeneratorUnavailable, NotDeployed, WrongImageSize
+from serve_app.errors import CaptionServeError, GenerationFailed, GeneratorUnavailable, NotDeployed
 from serve_app.retry import Retries, retried
 from serve_app.service.bodies import caption_body
 from serve_app.types import Pixels
@@ -181,7 +181,7 @@ class Worker:
                 raise
             return None
         except CaptionServeError as error:
-            if isinstance(error, NotDeployed | WrongImageSize):
+            if isinstance(error, NotDeployed):
                 raise  # it is so for every image
             logger.warning("texts could not be compared with their image", exc_info=True)
             return None

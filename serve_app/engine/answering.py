@@ -36,8 +36,8 @@ class AnswerEngine:
         self._model: Any = loaded.model
         self._tokenizer: Any = loaded.tokenizer
         heed_masks(self._model.text_decoder.bert)
-        self._normalizer = Normalizer(loaded.mean, loaded.std, loaded.info)
-        self._images = ImageStates(encoder_of(loaded.model), self._normalizer, max_image_cache_bytes)
+        normalize = Normalizer(loaded.mean, loaded.std, loaded.info, resizes=True)
+        self._images = ImageStates(encoder_of(loaded.model), normalize, max_image_cache_bytes)
         self._batcher: Batcher[_Job, Answer] = Batcher(self._run, "answer-engine", MAX_JOBS)
 
     async def info(self) -> ModelInfo:
@@ -45,7 +45,6 @@ class AnswerEngine:
 
     async def answers(self, pixels: Pixels, questions: Sequence[str], timeout_s: float | None = None) -> list[Answer]:
         """Raises `PromptTooLong` for a question beyond the model's positions, and what `Batcher.submit` raises."""
-        self._normalizer.check(pixels)
         jobs = [_Job(pixels, self._ids(question)) for question in questions]
         return await asyncio.gather(*(self._batcher.submit(job, timeout_s) for job in jobs))
 

@@ -32,10 +32,7 @@ class ImageStates:
         """Images encoded so far."""
 
     def __call__(self, images: Sequence[Pixels], alive: Callable[[], None]) -> dict[str, torch.Tensor]:
-        """The states of the images by digest; those not known are encoded together, `alive` is called between passes.
-
-        Raises `WrongImageSize`.
-        """
+        """The images' states by digest; those not known are encoded together, `alive` is called between passes."""
         wanted = {image.digest: image for image in images}
         new = [image for digest, image in wanted.items() if digest not in self._known]
         found = {digest: self._known[digest] for digest in wanted if digest in self._known}

@@ -67,8 +67,8 @@ class MatchEngine:
         self._info = loaded.info
         self._model: Any = loaded.model
         self._tokenizer: Any = loaded.tokenizer
-        self._normalizer = Normalizer(loaded.mean, loaded.std, loaded.info)
-        self._images = ImageStates(encoder_of(loaded.model), self._normalizer, max_image_cache_bytes)
+        normalize = Normalizer(loaded.mean, loaded.std, loaded.info, resizes=True)
+        self._images = ImageStates(encoder_of(loaded.model), normalize, max_image_cache_bytes)
         self._batcher: Batcher[_Job, _Result] = Batcher(self._run, "match-engine", MAX_JOBS)
 
     async def info(self) -> ModelInfo:
@@ -83,7 +83,6 @@ class MatchEngine:
         self, pixels: Pixels, texts: Sequence[str], timeout_s: float | None = None, *, similarity: bool = False
     ) -> list[Match]:
         """Raises `PromptTooLong` for a text beyond the model's positions, and what `Batcher.submit` raises."""
-        self._normalizer.check(pixels)
         job = _Job(pixels, self._encoded(texts), match=True, embed=similarity)
         result = await self._batcher.submit(job, timeout_s)
         if result.image is None or result.texts is None:
@@ -93,7 +92,6 @@ class MatchEngine:
 
     async def embed_image(self, pixels: Pixels, timeout_s: float | None = None) -> list[float]:
         """The image's vector of length 1, to be compared by cosine."""
-        self._normalizer.check(pixels)
         result = await self._batcher.submit(_Job(pixels, (), match=False, embed=True), timeout_s)
         assert result.image is not None
         return list(result.image.tolist())

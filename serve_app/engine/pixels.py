@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from PIL import Image
 
 from serve_app.engine.device import Device, device_of
 from serve_app.errors import WrongImageSize
@@ -13,8 +14,15 @@ class Normalizer:
     """uint8 images to normalised ones, scaled and shifted on the device."""
 
     def __init__(
-        self, mean: tuple[float, ...], std: tuple[float, ...], info: ModelInfo, device: Device | None = None
+        self,
+        mean: tuple[float, ...],
+        std: tuple[float, ...],
+        info: ModelInfo,
+        device: Device | None = None,
+        resizes: bool = False,
     ) -> None:
+        """`resizes`: images of another size, such as another model's, are brought to this one's, not refused."""
+        self._resizes = resizes
         self._device = device or device_of(torch.device(info.device))
         self._size = (info.image_height, info.image_width)
         self._mean = torch.tensor(mean, device=self._device.place).view(3, 1, 1)
@@ -22,7 +30,7 @@ class Normalizer:
 
     def check(self, pixels: Pixels) -> None:
         """Raises `WrongImageSize`."""
-        if (pixels.height, pixels.width) != self._size:
+        if not self._resizes and (pixels.height, pixels.width) != self._size:
             height, width = self._size
             raise WrongImageSize(
                 f"The model takes images of {height}×{width} pixels, not {pixels.height}×{pixels.width}."
@@ -41,7 +49,14 @@ class Normalizer:
     def uploaded(self, pixels: Pixels) -> torch.Tensor:
         """uint8 [bytes] on the device. Raises `WrongImageSize`."""
         self.check(pixels)
-        return self._device.upload(torch.frombuffer(bytearray(pixels.data), dtype=torch.uint8))
+        return self._device.upload(torch.frombuffer(self._sized(pixels), dtype=torch.uint8))
+
+    def _sized(self, pixels: Pixels) -> bytearray:
+        height, width = self._size
+        if (pixels.height, pixels.width) == self._size:
+            return bytearray(pixels.data)
+        image = Image.frombytes("RGB", (pixels.width, pixels.height), pixels.data)
+        return bytearray(image.resize((width, height), Image.Resampling.BICUBIC).tobytes())
 
     def scaled(self, flat: torch.Tensor) -> torch.Tensor:
         """uint8 [images * bytes] → float32 [images, 3, height, width]."""

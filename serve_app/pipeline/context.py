@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from serve_app.deadline import Deadline
-from serve_app.errors import CaptionServeError, DeadlineExceeded, PromptTooLong, ServiceError, WrongImageSize
+from serve_app.errors import CaptionServeError, DeadlineExceeded, PromptTooLong, ServiceError
 from serve_app.pipeline.clean import OPENINGS, clean
 from serve_app.pipeline.language.parsing import read
 from serve_app.pipeline.language.reading import Reading
@@ -168,8 +168,6 @@ class Context:
                 return [Answer("", 0.0)]
             first = await self.may_answer(step, questions[:half])
             return [*first, *await self.may_answer(step, questions[half:])]
-        except WrongImageSize:  # a model for other pictures than the captioner's; only /v1/answers asks it
-            return []
         except ServiceError as error:
             self.degraded.append(f"{step}: {error.message}")
             return []
