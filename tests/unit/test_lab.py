@@ -7,7 +7,7 @@ import itertools
 import numpy as np
 import pytest
 
-from lab import captions, composers, held_out, questions, sprites, statements
+from lab import captions, composers, held_out, photographs, questions, sprites, statements, unknown
 from lab.augment import augment
 from lab.backgrounds import BACKGROUNDS
 from lab.composers import draw, draw_grid, draw_held_out, draw_nothing
@@ -18,6 +18,7 @@ from lab.photographs import HELD_OUT, TRAINING
 from lab.scenes import CALIBRATION_SEED, HELD_OUT_SEED, TRAIN_SEED, Group, Scene, relations, told, visible
 from lab.score import Score
 from lab.sprites import FontMissing
+from serve_app.types import CaptionResult, Clause, Source
 from serve_app.ui import render
 from serve_app.ui.texts import TEXTS
 
@@ -90,7 +91,7 @@ def test_a_scene_that_is_moved_is_told_anew() -> None:
 @needs_font
 def test_what_has_no_word_is_described_as_nothing() -> None:
     assert not {kind.glyph for kind in DRAWN} & set(UNKNOWN)
-    assert not TRAINING.keys() & HELD_OUT.keys()
+    assert not TRAINING.keys() & HELD_OUT.keys(), "what is held out stands behind no scene"
     _, scene = draw_nothing(np.random.default_rng(1))
     assert scene.groups == ()
     assert all(captions.NOTHING in rule(scene) for rule in captions.VARIANTS)
@@ -240,3 +241,22 @@ def test_users_are_told_how_many_objects_the_embedded_model_knows() -> None:
     assert all(str(len(DRAWN)) in text for text in words)
     assert all(render.header(language, "demo").count("MODEL=") == 1 for language in TEXTS)
     assert "MODEL=" not in render.header("en", "Salesforce/blip-image-captioning-large")
+
+
+def test_crops_of_photographs_are_the_same_each_time() -> None:
+    first, again = (next(iter(unknown.crops(1))) for _ in range(2))
+    assert first.size == (unknown.SIZE, unknown.SIZE)
+    assert first.tobytes() == again.tobytes()
+    assert len(photographs.held_out()) == sum(map(len, HELD_OUT.values()))
+
+
+def test_a_missing_package_of_photographs_is_told() -> None:
+    with pytest.raises(photographs.PhotographsMissing, match="pip install no-such-package"):
+        photographs.files({"no-such-package": ("a",)})
+
+
+def test_a_photograph_s_caption_is_right_if_it_believes_nothing() -> None:
+    source = Source("variant", 1)
+    clauses = (Clause("a dog", 0, 5, source, "there is a dog", 0.6), Clause("on sand", 6, 13, source, "on sand", 0.9))
+    result = CaptionResult("a dog on sand", "demo", 0, (), (), clauses)
+    assert unknown.believed(result) == ["there is a dog"]
