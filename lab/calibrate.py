@@ -21,9 +21,11 @@ import argparse
 import asyncio
 import io
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +57,7 @@ from serve_app.types import Generated, GenerateJob, Generator, Pixels, Source
 MIN_PASSING = 50
 """Statements that must lie above a floor for its share of false ones to mean something."""
 MARGIN = 0.5
+SUPPORT = Path(str(files("serve_app.pipeline") / "support.toml"))
 
 Truth = Callable[[Statement], bool | None]
 """Whether a statement is true; None for one that claims nothing that can be checked."""
@@ -232,6 +235,24 @@ def block(name: str, found: list[Labelled], matched: bool, wrong: float, further
     return "\n".join([*lines, f"keep = {floors['thing']}", f"margin = {MARGIN}"])
 
 
+def _key(name: str) -> str:
+    """A name as a key of TOML."""
+    return name if re.fullmatch(r"[\w-]+", name) else json.dumps(name)
+
+
+def replaced(support: str, blocks: Iterable[str]) -> str:
+    """The text of `support.toml` with those tables in the place of the ones of the same names, or at its end."""
+    for each in blocks:
+        head = each.split("\n", 1)[0]
+        table = re.compile(rf"^{re.escape(head)}.*?(?=\n\n|\n*\Z)", re.DOTALL | re.MULTILINE)
+        known = table.search(support)
+        new = each.replace(head, f"{head}  # `python -m lab.calibrate`", 1)
+        support = (
+            f"{support[: known.start()]}{new}{support[known.end() :]}" if known else f"{support.rstrip()}\n\n{new}\n"
+        )
+    return support
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="demo", help="captioner: demo, a directory or a hub id")
@@ -240,6 +261,7 @@ def main() -> None:
     parser.add_argument("--scenes", type=int, default=300, help="scenes, or most images of --images")
     parser.add_argument("--images", type=Path, help="directory of images that the annotations name")
     parser.add_argument("--annotations", type=Path, help="captions by people in COCO's format")
+    parser.add_argument("--write", action="store_true", help="put the figures into support.toml, too")
     parser.add_argument("--wrong", type=float, default=0.01, help="share of false statements among those that pass")
     args = parser.parse_args()
     if (args.images is None) != (args.annotations is None):
@@ -251,12 +273,17 @@ def main() -> None:
     back = [each for each in every if each.yes is not None]
     if not found or all(each.true for each in found) or not any(each.true for each in found):
         sys.exit("There are no statements both true and false to fit to.")
-    print(block(f'"{args.matcher}".matched', found, True, args.wrong), end="\n\n")
-    print(block(f'"{args.model}".alone', found, False, args.wrong), end="\n\n")
+    blocks = [
+        block(f"{_key(args.matcher)}.matched", found, True, args.wrong),
+        block(f"{_key(args.model)}.alone", found, False, args.wrong),
+    ]
     if asked:
-        print(block(f'"{args.matcher}".answered', asked, True, args.wrong, "answer"), end="\n\n")
+        blocks.append(block(f"{_key(args.matcher)}.answered", asked, True, args.wrong, "answer"))
     if back:
-        print(block(f'"{args.matcher}".confirmed', back, True, args.wrong, "yes"), end="\n\n")
+        blocks.append(block(f"{_key(args.matcher)}.confirmed", back, True, args.wrong, "yes"))
+    print("\n\n".join(blocks), end="\n\n")
+    if args.write:
+        SUPPORT.write_text(replaced(SUPPORT.read_text(encoding="utf-8"), blocks), encoding="utf-8")
     shares = {
         name: {"statements": len(some), "true": round(sum(each.true for each in some) / max(1, len(some)), 4)}
         for name, some in (("said", found), ("answered", asked), ("asked back", back))

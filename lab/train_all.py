@@ -5,9 +5,9 @@
     python -m lab.train_all --only answerer          # one of the models, from the others as they are in --work
 
 Captioner, matcher and answerer each begin with what the one before has learned. A run that was cut off goes on with its
-last checkpoint in `--work`. When all are done they are copied to `--out`, with their losses (`training.json`); then
-`python -m lab.calibrate` fits the gate to them, and `python -m lab.evaluate` measures them. The same seed and the same
-number of threads give the same weights on the same kind of machine.
+last checkpoint in `--work`. When all are done they are copied to `--out`, with their losses (`training.json`), the gate
+is fitted to them (`lab.calibrate`), and they are measured (`lab.evaluate`). The same seed and number of threads
+give the same weights on the same kind of machine.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +28,15 @@ from lab.fit import Course
 DIRECTORIES = {"captioner": "demo", "matcher": "demo-matcher", "answerer": "demo-answerer"}
 """Model → its folder among the models that are shipped."""
 LEARNING_RATES = {"captioner": 1e-3, "matcher": 6e-4, "answerer": 6e-4}
+MEASURING = (
+    ("lab.calibrate", "--write"),
+    ("lab.evaluate", "--scenes", "500"),
+    ("lab.evaluate", "--scenes", "500", "--world", "unseen"),
+    ("lab.evaluate", "--questions"),
+    ("lab.evaluate", "--questions", "--world", "unseen"),
+    ("lab.evaluate", "--photographs"),
+)
+"""What is run when all models are there; they measure the shipped ones."""
 VISION_STEPS, CAPTION_STEPS, MATCHER_STEPS, ANSWERER_STEPS = 3000, 6000, 4000, 3600
 
 
@@ -73,6 +83,9 @@ def main() -> None:
             sys.exit(f"The {model} is not done; the next run goes on with {state}.")
     if args.only is None:
         ship(args.work, args.out)
+        for command in MEASURING:
+            print(" ".join(command), flush=True)
+            subprocess.run([sys.executable, "-m", *command], check=True)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import tomllib
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ import pytest
 from lab import captions, composers, held_out, photographs, questions, sprites, statements, unknown
 from lab.augment import augment
 from lab.backgrounds import BACKGROUNDS
+from lab.calibrate import replaced
 from lab.composers import draw, draw_grid, draw_held_out, draw_nothing
 from lab.facts import claims
 from lab.grammar import faults
@@ -260,3 +262,11 @@ def test_a_photograph_s_caption_is_right_if_it_believes_nothing() -> None:
     clauses = (Clause("a dog", 0, 5, source, "there is a dog", 0.6), Clause("on sand", 6, 13, source, "on sand", 0.9))
     result = CaptionResult("a dog on sand", "demo", 0, (), (), clauses)
     assert unknown.believed(result) == ["there is a dog"]
+
+
+def test_fitted_weights_take_the_place_of_the_old_ones() -> None:
+    text = "# words\n\n[a.matched]  # old\nbias = 1\n\n[a.alone]\nbias = 2\n"
+    new = replaced(text, ["[a.matched]\nbias = 3", "[b.alone]\nbias = 4"])
+    assert tomllib.loads(new) == {"a": {"matched": {"bias": 3}, "alone": {"bias": 2}}, "b": {"alone": {"bias": 4}}}
+    assert replaced(new, ["[a.alone]\nbias = 5"]).count("bias") == 3
+    assert new.startswith("# words\n\n[a.matched]")
