@@ -41,9 +41,9 @@ def _warp(rng: np.random.Generator, image: Image.Image, boxes: list[list[Box]]) 
     return warped, [[moved(box) for box in group] for group in boxes]
 
 
-def _enhance(rng: np.random.Generator, image: Image.Image) -> Image.Image:
+def _enhance(rng: np.random.Generator, image: Image.Image, most: float) -> Image.Image:
     for kind in (ImageEnhance.Brightness, ImageEnhance.Contrast, ImageEnhance.Color):
-        image = kind(image).enhance(float(rng.uniform(0.65, 1.35)))
+        image = kind(image).enhance(float(rng.uniform(1 - most, 1 + most)))
     return image
 
 
@@ -72,9 +72,10 @@ def augment(rng: np.random.Generator, image: Image.Image, scene: Scene) -> tuple
         )
         if after >= min(_LEAST_SEEN, before):
             image, scene = warped, told(scene, moved)
+    colored = any(group.color for group in scene.groups)  # a red that is much darker is a brown
     if rng.random() < 0.4:
-        image = _enhance(rng, image)
-    if rng.random() < 0.03 and not any(group.color for group in scene.groups):
+        image = _enhance(rng, image, 0.12 if colored else 0.35)
+    if rng.random() < 0.03 and not colored:
         image = image.convert("L").convert("RGB")
     if rng.random() < 0.15:
         image = _soften(rng, image)

@@ -146,9 +146,11 @@ def _leaves(rng: np.random.Generator, size: int) -> Image.Image:
     for _ in range(int(rng.integers(8, 50))):
         radius = size * 0.04 / rng.uniform(0.08, 1.0)
         x, y = rng.uniform(0, size, 2)
-        corners = int(rng.integers(3, 9))
-        angles = np.sort(rng.uniform(0, 2 * np.pi, corners))
-        reach = radius * rng.uniform(0.4, 1.2, corners)
+        corners = 2 * int(rng.integers(3, 6))  # jagged, so that none is a plain shape with a name
+        angles = np.linspace(0, 2 * np.pi, corners, endpoint=False) + rng.uniform(-0.25, 0.25, corners)
+        reach = radius * np.where(
+            np.arange(corners) % 2, rng.uniform(0.3, 0.6, corners), rng.uniform(0.8, 1.3, corners)
+        )
         points = [(x + r * np.cos(a), y + r * np.sin(a)) for a, r in zip(angles, reach, strict=True)]
         fill = tuple(int(v) for v in np.clip(base + rng.normal(0, 55, 3), 0, 255))
         draw.polygon(points, fill=fill)
@@ -165,9 +167,11 @@ def _stripes(rng: np.random.Generator, size: int) -> Image.Image:
     angle, period = rng.uniform(0, np.pi), rng.uniform(4, 40) * size / 128
     y, x = np.mgrid[:size, :size]
     wave = np.sin((x * np.cos(angle) + y * np.sin(angle)) * 2 * np.pi / period)
-    if rng.random() < 0.4:
+    crossed = rng.random() < 0.4
+    if crossed:
         wave = wave * np.sin((y * np.cos(angle) - x * np.sin(angle)) * 2 * np.pi / period)
-    share = (wave[..., None] > 0) if rng.random() < 0.5 else (wave[..., None] + 1) / 2
+    hard = rng.random() < 0.5 and not crossed  # squares have a name
+    share = (wave[..., None] > 0) if hard else (wave[..., None] + 1) / 2
     return Image.fromarray((first * share + second * (1 - share)).astype(np.uint8))
 
 

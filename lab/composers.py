@@ -49,7 +49,8 @@ class Stage:
         """A color that can be told from what is at that place."""
         width, height = self.image.size
         column, row = (int(np.clip(v * side, 0, side - 1)) for v, side in ((x, width), (y, height)))
-        around = np.asarray(self.image.crop((column - 8, row - 8, column + 8, row + 8)).convert("RGB"), float)
+        box = (max(0, column - 8), max(0, row - 8), min(width, column + 8), min(height, row + 8))
+        around = np.asarray(self.image.crop(box).convert("RGB"), float)
         names = [name for name, rgb in COLORS.items() if np.abs(around.mean((0, 1)) - rgb).sum() > 150]
         return names[int(self.rng.integers(len(names)))]
 
@@ -402,7 +403,7 @@ def _draw(rng: np.random.Generator, composer: Composer) -> tuple[Image.Image, Sc
     composer(stage)
     if not stage.groups:
         _scattered(stage, 1, 1.0)
-    if rng.random() < _STRANGERS:
+    if rng.random() < _STRANGERS and len(stage.groups) > 1:  # of a thing alone texts say that nothing else is there
         _add_stranger(stage)
     return stage.image, stage.scene()
 

