@@ -10,7 +10,7 @@ from lab.backgrounds import BACKGROUNDS
 from lab.captions import NOTHING, NUMBERS, are, join, name_of, position, related, some
 from lab.objects import BY_WORD, KINDS
 from lab.scenes import APART, CELLS, Group, Scene, middle, reading_order, relation, relations
-from lab.statements import within
+from lab.statements import NEAR, within
 
 Asked = tuple[str, str]
 """Question and answer."""
@@ -49,7 +49,16 @@ def _what_is_on_the_side(rng: np.random.Generator, scene: Scene) -> Asked:
     side, where = (("left", "on the left side"), ("right", "on the right side"))[int(rng.integers(2))]
     if rng.random() < 0.5:
         side, where = (("top", "in the upper half"), ("bottom", "in the lower half"))[int(rng.integers(2))]
+    if any(_between(group, side) for group in scene.groups):
+        return _what_is_there(rng, scene)
     return f"what is {where}?", _listed([group for group in scene.groups if side in group.cell], scene)
+
+
+def _between(group: Group, side: str) -> bool:
+    """Whether people might differ about the half that a group lies in."""
+    x, y = middle(group.boxes)
+    beyond = (x if side in ("left", "right") else y) - 0.5
+    return side not in group.cell and (-beyond if side in ("left", "top") else beyond) > NEAR
 
 
 def _what_is_there(rng: np.random.Generator, scene: Scene) -> Asked:
@@ -146,7 +155,8 @@ def _does_it_lie_there(rng: np.random.Generator, scene: Scene) -> Asked:
     if where == "on":
         upper, lower = (first, second) if rng.random() < 0.5 else (second, first)
         return f"does the {name_of(upper)} stand on the {name_of(lower)}?", "yes" if upper is first else "no"
-    asked = where if rng.random() < 0.5 else _WHERE[int(rng.integers(4))]
+    false = [other for other in _WHERE if _surely(first, other, second, scene) is False]
+    asked = where if rng.random() < 0.5 else false[int(rng.integers(len(false)))]
     text = related(first, asked, second)
     verb = are([first])
     return f"{verb} {text.replace(f' {verb} ', ' ', 1)}?", "yes" if asked == where else "no"

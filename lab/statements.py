@@ -15,12 +15,14 @@ import numpy as np
 from lab import captions
 from lab.backgrounds import BACKGROUNDS
 from lab.captions import NOTHING, are, join, name_of, place_of, position, related, some
-from lab.facts import claims
-from lab.objects import COLORS, DRAWN, SHAPES
-from lab.scenes import CELLS, Group, Scene, relations
+from lab.facts import Claim, claims
+from lab.objects import COLORS, DRAWN, SHAPES, nouns_in
+from lab.scenes import CELLS, Group, Scene, middle, relations
 
 MOST = 6
 """Things of a kind in a scene."""
+NEAR = 0.05
+"""Distance of the middle up to which people might differ about the half that a thing lies in."""
 
 Rule = Callable[[Scene], str]
 Swap = tuple[str, Scene]
@@ -327,7 +329,12 @@ def pair(
     A swapped scene may be none that could be drawn; the texts stay well-formed.
     """
     if not scene.groups:
-        return "nothing", _nothing(rng, scene), statement(rng)(imagined(rng))
+        true = _nothing(rng, scene)
+        while not nouns_in(false := statement(rng)(imagined(rng))) and all(
+            claim.holds(scene) for claim in claims(false)
+        ):
+            pass  # a background that is there, too
+        return "nothing", true, false
     if rng.random() < 0.02:
         return "nothing", statement(rng)(scene), NOTHING
     for _ in range(tries):
@@ -335,10 +342,22 @@ def pair(
         for _ in range(4):
             name, other = swaps(rng, scene, weights)
             true, false = rule(scene), rule(other)
-            if true != false and (name not in _CHECKED or any(not claim.holds(scene) for claim in claims(false))):
+            if true != false and (name not in _CHECKED or any(_surely_false(claim, scene) for claim in claims(false))):
                 return name, true, false
     rule = captions.plain
     return "object", rule(scene), rule(swap_object(rng, scene, 0))
+
+
+def _surely_false(claim: Claim, scene: Scene) -> bool:
+    """Whether nobody would call a claim true: not that a thing near the middle lies in a half."""
+    if claim.holds(scene):
+        return False
+    group = next((group for group in scene.groups if group.noun == claim.noun), None)
+    if group is None or claim.kind != "position" or claim.value not in ("left", "right", "top", "bottom"):
+        return True
+    x, y = middle(group.boxes)
+    at = x if claim.value in ("left", "right") else y
+    return (at - 0.5) * (1 if claim.value in ("left", "top") else -1) > NEAR
 
 
 _CHECKED = ("size", "color", "cell", "relation")

@@ -161,8 +161,11 @@ class Trainee(nn.Module):
         images = F.normalize(self.blip.vision_proj(image[:, 0]).float(), dim=-1)  # [B, projection]
         texts = F.normalize(self.blip.text_proj(states[:, 0]).float(), dim=-1)
         similarity = images @ texts.T / TEMPERATURE
-        own = torch.arange(len(images))
-        return (F.cross_entropy(similarity, own) + F.cross_entropy(similarity.T, own)) / 2
+        same = (
+            (captions[:, None] == captions[None]).all(-1).float()
+        )  # [B, B] pictures with one caption are one another's
+        wanted = same / same.sum(1, keepdim=True)
+        return (F.cross_entropy(similarity, wanted) + F.cross_entropy(similarity.T, wanted)) / 2
 
 
 def additive(visible: torch.Tensor) -> torch.Tensor:
