@@ -38,18 +38,18 @@ from lab.scenes import CALIBRATION_SEED, Scene
 from serve_app.args import matcher_for
 from serve_app.engine import load, load_answerer, load_matcher, start, start_answerer, start_matcher
 from serve_app.limits import Limits
-from serve_app.pipeline.asking import FLOOR
+from serve_app.pipeline.asking import DOUBTFUL, FLOOR
 from serve_app.pipeline.clean import clean
 from serve_app.pipeline.grounded import SEQUENCES
 from serve_app.pipeline.language.kinds import content, kinds_of
-from serve_app.pipeline.language.noise import denoise
+from serve_app.pipeline.language.noise import denoise, says_nothing
 from serve_app.pipeline.language.parsing import read
 from serve_app.pipeline.language.reading import Statement
 from serve_app.pipeline.language.tokens import tokens
 from serve_app.pipeline.presets import EXTENSION_PROMPTS, ROUND_PROMPT, VARIANT_PROMPTS, Presets
 from serve_app.pipeline.questions import asked_back, questions_about, yes
 from serve_app.pipeline.refine import added, fill
-from serve_app.pipeline.scores import FEATURES, LEAST, Agreement, Candidate, per_token
+from serve_app.pipeline.scores import FEATURES, LEAST, Agreement, Candidate, Support, Weights, per_token, support
 from serve_app.service import images
 from serve_app.task_types import Answerer
 from serve_app.types import Generated, GenerateJob, Generator, Pixels, Source
@@ -124,7 +124,7 @@ async def candidates_of(generator: Generator, pixels: Pixels) -> tuple[list[Cand
         for one in (outcome, *outcome.alternatives)
         if (text := denoise(clean(one.text, openings=())))
     ]
-    longest = max((candidate.text for candidate in found), key=len, default="")
+    longest = max((candidate.text for candidate in found if not says_nothing(candidate.text)), key=len, default="")
     prompts = [
         *((fill(prompt, longest), presets.extension) for prompt in EXTENSION_PROMPTS[:1]),
         (fill(ROUND_PROMPT, longest), presets.round),
@@ -167,7 +167,8 @@ async def label(
     for number, (data, truth) in enumerate(inputs, start=1):
         pixels = images.read(data, Limits(), info)
         candidates, later = await candidates_of(generator, pixels)
-        readings = [*(candidate.reading for candidate in candidates), *map(read, later)]
+        said = [candidate for candidate in candidates if not says_nothing(candidate.text)]
+        readings = [*(candidate.reading for candidate in said), *map(read, later)]
         every = {statement.text: statement for reading in readings for statement in reading.statements}
         labels = {text: known for text, statement in every.items() if (known := truth(statement)) is not None}
         agreement = Agreement(tuple(candidates))
@@ -177,7 +178,7 @@ async def label(
             features = agreement.features(every[text])
             found.append(Labelled(every[text].kind, match.probability, features, true, yes=back.get(text)))
         if answerer is not None:
-            longest = max((candidate.text for candidate in candidates), key=len, default="")
+            longest = max((candidate.text for candidate in said), key=len, default="")
             asked = await asked_of(answerer, pixels, longest)
             new = {each: known for each in asked if each.text not in every and (known := truth(each)) is not None}
             matches = await matcher.match(pixels, [each.text for each in new]) if new else []
@@ -191,6 +192,12 @@ async def label(
     if answerer is not None:
         answerer.close()
     return found
+
+
+def doubtful(found: list[Labelled], weights: Weights) -> list[Labelled]:
+    """Those that a caption would ask back."""
+    low, high = DOUBTFUL
+    return [each for each in found if low < support(weights, each.score, each.features) < high]
 
 
 def floor_of(scores: np.ndarray, true: np.ndarray, wrong: float) -> float:
@@ -270,7 +277,7 @@ def main() -> None:
     every = asyncio.run(label(args.model, args.matcher, matcher_for(args.model, args.answerer), inputs))
     found = [each for each in every if each.answer is None]
     asked = [each for each in every if each.answer is not None]
-    back = [each for each in every if each.yes is not None]
+    back = doubtful([each for each in every if each.yes is not None], Support.of(args.matcher).matched)
     if not found or all(each.true for each in found) or not any(each.true for each in found):
         sys.exit("There are no statements both true and false to fit to.")
     blocks = [

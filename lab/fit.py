@@ -35,6 +35,10 @@ def learning_rate(step: int, steps: int, peak: float, phase_step: int, warm_up: 
     return peak * cosine * min(1.0, (phase_step + 1) / warm_up)
 
 
+class OtherRun(RuntimeError):
+    """A checkpoint is of another run."""
+
+
 @dataclass(frozen=True)
 class Phase:
     """`steps` steps over `batches(first step)`; `weights` says how much each loss counts."""
@@ -63,6 +67,8 @@ class Course:
     bf16: bool = True
     log_every: int = 50
     keep_every: int = 200
+    run: str = ""
+    """What tells this run from others: a checkpoint of another one is refused."""
     most_steps: int | None = None
     """Steps after which the run stops early, as if it were cut off."""
 
@@ -141,6 +147,7 @@ class Fit(Generic[M]):
             "kept": self.kept.state_dict(),
             "optimizer": self._optimizer.state_dict(),
             "step": self.step,
+            "run": self.course.run,
             "seconds": self._seconds,
             "log": self.log,
         }
@@ -152,6 +159,8 @@ class Fit(Generic[M]):
         if not self._file.is_file():
             return
         state = torch.load(self._file, weights_only=True)
+        if state.get("run", self.course.run) != self.course.run:
+            raise OtherRun(f"{self._file} is of a run with another seed, length or beginning; use another --work.")
         self.model.load_state_dict(state["model"])
         self.kept.load_state_dict(state["kept"])
         self._optimizer.load_state_dict(state["optimizer"])

@@ -52,12 +52,23 @@ def trainers(work: Path, seed: int) -> dict[str, Callable[[Course], bool]]:
     }
 
 
+def run_of(model: str, work: Path, seed: int, bf16: bool) -> str:
+    """What a run depends on: its seed and length, and the weights that it begins with."""
+    parents = list(DIRECTORIES)[: list(DIRECTORIES).index(model)]
+    weights = [digest(work / DIRECTORIES[parent] / "model.safetensors") for parent in parents]
+    return f"{seed} {bf16} {VISION_STEPS} {CAPTION_STEPS} {MATCHER_STEPS} {ANSWERER_STEPS} {' '.join(weights)}".strip()
+
+
+def digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
 def ship(work: Path, out: Path) -> None:
     """Copies the models to `out`; a model card there stays as it is."""
     for folder in DIRECTORIES.values():
         shutil.copytree(work / folder, out / folder, dirs_exist_ok=True)
         weights = out / folder / "model.safetensors"
-        print(f"{hashlib.sha256(weights.read_bytes()).hexdigest()}  {weights}")
+        print(f"{digest(weights)}  {weights}")
 
 
 def main() -> None:
@@ -77,7 +88,8 @@ def main() -> None:
         if args.only not in (None, model):
             continue
         state = args.work / "state" / model
-        course = Course(LEARNING_RATES[model], state, args.bf16, most_steps=args.most_steps)
+        run = run_of(model, args.work, args.seed, args.bf16)
+        course = Course(LEARNING_RATES[model], state, args.bf16, run=run, most_steps=args.most_steps)
         print(f"{model}:", flush=True)
         if not trainer(course):
             sys.exit(f"The {model} is not done; the next run goes on with {state}.")

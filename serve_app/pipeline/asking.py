@@ -94,9 +94,9 @@ class Asking:
         """Asks the most doubtful of the statements back; what is answered becomes part of their support."""
         low, high = DOUBTFUL
         doubtful = {each.text: abs(scores.of(each) - 0.5) for each in statements if low < scores.of(each) < high}
-        asked = {
-            text: question for text in sorted(doubtful, key=doubtful.__getitem__) if (question := asked_back(text))
-        }
+        own = {question.text.lower() for question in self._own}
+        ranked = sorted(doubtful, key=doubtful.__getitem__)
+        asked = {text: question for text in ranked if (question := asked_back(text)) and question not in own}
         chosen = list(asked.items())[:BACK]
         if not chosen:
             return
@@ -104,7 +104,7 @@ class Asking:
         self.lost = not answers
         for (text, question), answer in zip(chosen, answers, strict=False):
             probability = yes(answer.text, answer.probability)
-            confirmed = text if answer.text == "yes" else None
+            confirmed = text if probability is not None and probability > 0.5 else None
             self._asked.append(Asked(question, answer.text, answer.probability, confirmed))
             self._back[len(self._asked)] = text
             self._context.tell(Answered(len(self._asked), self._asked[-1]))

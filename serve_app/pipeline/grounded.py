@@ -47,21 +47,21 @@ async def grounded(context: Context) -> Draft:
     prompts = variant_prompts(context.options)
     scores = context.scores()
     with context.timed("variants"):
-        candidates, denials = await _gather(context, prompts)
+        candidates = await _gather(context, prompts)
     with context.timed("merge"):
         await _weigh(scores, candidates)
     asking = Asking(context)
     if asking.takes(min(BY_ROUND), scores):
         with context.timed("questions"):
-            await asking.verify((each for one in candidates for each in one.reading.statements), scores)
+            await asking.verify((each for one in _said(candidates) for each in one.reading.statements), scores)
     with context.timed("merge"):
-        state = _merge(candidates, denials, scores)
+        state = _merge(candidates, scores)
     context.tell(Merged(state.text))
     if state.composition is not None and needs_extension(state.text):
         with context.timed("extension"):
             state = await _extend(context, state, scores)
     rounds: list[Round] = []
-    if state.composition is not None and asking.has_own:
+    if asking.has_own:
         state = await _ask(context, asking, min(BY_ROUND), state, scores)
     if state.composition is not None and context.options.rounds == 1 and asking.takes(min(BY_ROUND), scores):
         state = await _ask(context, asking, min(BY_ROUND), state, scores)
@@ -142,26 +142,28 @@ def _little(clauses: Sequence[Clause]) -> tuple[str, ...]:
     return () if any((clause.score or 0.0) > LIKELY for clause in clauses) else (LITTLE,)
 
 
-async def _gather(context: Context, prompts: Sequence[str]) -> tuple[list[Candidate], list[str]]:
-    """The texts of all variants, each read once, and those that say that nothing is to be seen."""
+async def _gather(context: Context, prompts: Sequence[str]) -> list[Candidate]:
+    """The texts of all variants, each read once."""
     parameters = context.presets.variant
     several = min(SEQUENCES, parameters.num_beams or 1)
     found = await context.sequences("variant", prompts, replace(parameters, num_return_sequences=several), ())
-    candidates, denials = [], []
+    candidates = []
     for number, (prompt, sequences) in enumerate(zip(prompts, found, strict=True), start=1):
         for sequence in sequences:
-            text = denoise(sequence.text)
-            if says_nothing(text):
-                denials.append(text)
-            elif text:
+            if text := denoise(sequence.text):
                 source = Source("variant", number, prompt=prompt)
                 candidates.append(Candidate(context.read(text), source, number, sequence.log_probability))
-    return candidates, denials
+    return candidates
+
+
+def _said(candidates: Iterable[Candidate]) -> list[Candidate]:
+    """Those that say anything; the others count in the agreement only."""
+    return [candidate for candidate in candidates if not says_nothing(candidate.text)]
 
 
 async def _weigh(scores: Scores, candidates: Sequence[Candidate]) -> None:
     scores.observe(candidates)
-    await scores.learn([*_texts(candidates), *(candidate.text for candidate in candidates)])
+    await scores.learn([*_texts(_said(candidates)), *(candidate.text for candidate in candidates)])
 
 
 def _texts(candidates: Iterable[Candidate]) -> list[str]:
@@ -176,15 +178,16 @@ def _best_of_variants(candidates: Sequence[Candidate], scores: Scores) -> dict[i
     return best
 
 
-def _merge(candidates: Sequence[Candidate], denials: Sequence[str], scores: Scores) -> _State:
-    """What the candidates say; a denial stands only where nothing else has support."""
-    texts = distinct(candidates)
+def _merge(candidates: Sequence[Candidate], scores: Scores) -> _State:
+    """What the candidates say; that nothing is to be seen only where nothing else has support."""
+    texts = distinct(_said(candidates))
+    denial = next((candidate.text for candidate in candidates if says_nothing(candidate.text)), "")
+    if denial and not any(scores.passes(each) for one in texts for each in one.reading.statements):
+        return _State(None, tidied(denial))
     composition = begun(texts, scores)
-    unsupported = composition is None or not any(map(scores.stays, composition.reading.statements))
-    if unsupported and denials:
-        return _State(None, tidied(denials[0]))
     if composition is None:
         return _State(None)
+    unsupported = not any(map(scores.stays, composition.reading.statements))
     Settling(composition).settle(texts)
     Rendering(composition).note_said()
     Joining(composition).grow(texts)
@@ -243,8 +246,7 @@ async def _grow(
 
 async def _join(state: _State, found: Sequence[Candidate], scores: Scores) -> _State:
     """The state with what is supported of the candidates."""
-    assert state.composition is not None
-    if not found:
+    if state.composition is None or not found:
         return state
     await scores.learn(_texts(found))
     grown = state.composition.copy()

@@ -42,6 +42,7 @@ _ANYBODY = {"anybody": "somebody", "anyone": "someone", "anything": "something",
 _STATED = re.compile(
     r"(?:(?P<there>there) (?P<are>is|are) (?P<what>.+)|(?P<subject>the .+?) (?P<be>is|are) (?P<said>.+))$"
 )
+_RELATIVE = frozenset(("who", "that", "which"))
 _YES_NO = re.compile(r"(is|are) (there )?(.+?)\?*$")
 
 
@@ -82,7 +83,7 @@ class Question:
 def asked_back(statement: str) -> str | None:
     """The question to which "yes" confirms a statement; None if it is not of the form "there is …" or "the … is …"."""
     stated = _STATED.match(statement)
-    if stated is None:
+    if stated is None or _RELATIVE & set(statement.split()):
         return None
     if stated["there"]:
         return f"{stated['are']} there {stated['what']}?"

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lab import captions, held_out
-from lab.fit import Course, Fit, Phase
+from lab.fit import Course, Fit, OtherRun, Phase
 from lab.train import Trainee, model_config
 from lab.training_data import IGNORED, SceneTexts, Writer, _pack
 from lab.vocabulary import write_tokenizer
@@ -74,6 +74,14 @@ def test_a_run_that_was_cut_off_goes_on_as_if_it_had_not_been(tmp_path: Path) ->
     assert torch.equal(resumed.model.line.weight, whole.model.line.weight)
     assert torch.equal(resumed.kept.line.weight, whole.kept.line.weight)
     assert resumed.log == whole.log
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path) -> None:
+    """A matcher went on from an earlier captioner's although that had been trained anew."""
+    phase = Phase.of(Numbers, 0, 2, 2, {"off": 1.0})
+    Fit(Line(), Course(0.1, tmp_path, run="first")).run([phase])
+    with pytest.raises(OtherRun, match="another seed"):
+        Fit(Line(), Course(0.1, tmp_path, run="second")).run([phase])
 
 
 def test_examples_depend_on_their_number_alone(tmp_path: Path) -> None:

@@ -253,6 +253,7 @@ def test_without_a_matcher_the_caption_is_never_worse() -> None:
         ("the dog is to the left of the cat", "is the dog to the left of the cat?"),
         ("a cloudy day", None),
         ("on the beach", None),
+        ("the man who is standing is tall", None),
         ("", None),
     ],
 )
@@ -299,6 +300,19 @@ def test_statements_are_asked_back_within_bounds() -> None:
         answerer = told({})
         caption(text, answerer, RuleMatcher(lambda _: 0.5), **changes)
         assert answerer.calls == []
+
+
+def test_a_caller_s_question_is_not_asked_twice() -> None:
+    answerer = told({"is there a hat?": "yes"})
+    result = caption("a dog and a hat", answerer, RuleMatcher(half_sure), questions=("is there a hat?",))
+    assert [asked.question for asked in result.answers].count("is there a hat?") == 1
+
+
+def test_a_caller_s_questions_are_answered_where_the_captioner_knows_nothing() -> None:
+    """They were dropped without a word."""
+    result = caption("nothing that i know", told({"is it raining?": "yes"}), questions=("is it raining?",))
+    assert [(asked.question, asked.answer) for asked in result.answers] == [("is it raining?", "yes")]
+    assert result.caption == "Nothing that I know."
 
 
 # What a caller asks for

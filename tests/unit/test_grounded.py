@@ -11,6 +11,7 @@ from serve_app.errors import DeadlineExceeded, GeneratorUnavailable
 from serve_app.pipeline import CaptionPipeline, context
 from serve_app.pipeline.grounded import LIKELY, LITTLE, NOTHING_PASSED
 from serve_app.pipeline.language import parsing
+from serve_app.pipeline.language.noise import says_nothing
 from serve_app.pipeline.language.reading import Reading
 from serve_app.pipeline.presets import VARIANT_PROMPTS
 from serve_app.steps import Step
@@ -594,3 +595,17 @@ def test_what_a_captioner_does_not_know_is_no_statement() -> None:
     others = dict(zip(VARIANT_PROMPTS, [unknown, unknown, "a dog on a couch", unknown], strict=True))
     assert run(others, RuleMatcher(believes))[0].caption == "A dog on a couch."
     assert run(others, RuleMatcher(lambda _: WRONG))[0].caption == "Nothing that I know."
+    assert all(variant.text for variant in result.variants)
+
+
+def test_variants_that_deny_count_in_the_agreement() -> None:
+    """A lone text passed as unanimous because the other three said that they knew nothing."""
+    alone = dict.fromkeys(VARIANT_PROMPTS, "nothing that i know") | {VARIANT_PROMPTS[0]: "a dog on a couch"}
+    all_of_them = dict.fromkeys(VARIANT_PROMPTS, "a dog on a couch")
+    assert run(all_of_them, None)[0].caption == "A dog on a couch."
+    assert run(alone, None)[0].caption == "Nothing that I know."
+
+
+@pytest.mark.parametrize("text", ["nothing but blue sky", "there is nothing in the sky but a kite"])
+def test_nothing_but_something_is_no_denial(text: str) -> None:
+    assert not says_nothing(text)

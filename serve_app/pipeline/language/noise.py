@@ -40,7 +40,7 @@ _VIEW = re.compile(
 )
 _LOST_NUMBER = re.compile(r"\b(the|a|in|of) [-–—] ")
 """What is left of "the 100-meter race" after numbers were taken out."""
-_NOTHING = re.compile(rf"^\s*(?:{_THERE})?nothing\b", re.IGNORECASE)
+_NOTHING = re.compile(rf"^\s*(?:{_THERE})?nothing\b(?!.*\b(?:but|except|besides|than)\b)", re.IGNORECASE)
 _STOPS = frozenset(".;:!?")
 MAX_LOOP_TOKENS = 12
 """Longest repeated stretch that is looked for."""
