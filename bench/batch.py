@@ -35,11 +35,12 @@ from lab.composers import draw_grid
 from lab.scenes import HELD_OUT_SEED
 from serve_app.batch import index, sources, state
 from serve_app.batch.command import settings_of
-from serve_app.batch.flow import Engines, Flow, connected, image_size
+from serve_app.batch.flow import Engines, Flow, connected, taken
 from serve_app.batch.folder import Folder
 from serve_app.batch.intake import Reader
 from serve_app.batch.settings import JobSettings, RunSettings
 from serve_app.batch.worker import EngineJobBackend
+from serve_app.types import Pixels
 
 FIRST_SCENE = 10_000
 """Scenes that neither training nor the held-out set has."""
@@ -63,7 +64,7 @@ def settings(source: Path, out: Path, **given: Any) -> tuple[JobSettings, RunSet
 class Bare:
     """The job's engine with images that wait in memory, as an actor of the same size."""
 
-    def __init__(self, job: JobSettings, threads: int | None, images: list[tuple[str, bytes]]) -> None:
+    def __init__(self, job: JobSettings, threads: int | None, images: list[Pixels]) -> None:
         self._backend = EngineJobBackend(job, threads)
         self._images = images
 
@@ -73,11 +74,11 @@ class Bare:
         async def all_of_them() -> None:
             room = asyncio.Semaphore(self._backend.at_once)
 
-            async def one(digest: str, data: bytes) -> None:
+            async def one(image: Pixels) -> None:
                 async with room:
-                    await self._backend.caption(digest, data)
+                    await self._backend.caption(image)
 
-            await asyncio.gather(*(one(*image) for image in self._images))
+            await asyncio.gather(*map(one, self._images))
 
         start = time.perf_counter()
         asyncio.run(all_of_them())
@@ -91,9 +92,10 @@ def rate(scratch: Path, count: int) -> dict[str, Any]:
     total, shards = index.store(folder, sources.inputs(job, sources.Found()), job.shard_size)
     with connected("local"):
         engines = Engines(job, run)
-        reader = Reader(folder, job, image_size(job), run.batch_size, {})
+        reader = Reader(folder, job, taken(job), run.batch_size, {})
         read = [reader.columns(shard, list(enumerate(index.load(folder, shard)))) for shard in range(shards)]
-        images = [image for columns in read for image in zip(columns["digest"], columns["image"], strict=True)]
+        names = ("digest", "height", "width", "image")
+        images = [Pixels(*image) for columns in read for image in zip(*(columns[name] for name in names), strict=True)]
 
         def bare() -> float:
             actor: Any = ray.remote(Bare).options(num_cpus=engines.cpus).remote(job, engines.threads, images)

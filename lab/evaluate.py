@@ -137,8 +137,8 @@ class Runner:
     @classmethod
     def parse(cls, text: str) -> Runner:
         engine, _, dtype = text.partition(":")
-        if engine not in ("decode", "reference"):
-            raise argparse.ArgumentTypeError(f"there is no engine {engine!r}; use decode or reference")
+        if engine not in ("decode", "reference", "transformers"):
+            raise argparse.ArgumentTypeError(f"there is no engine {engine!r}; use decode or transformers")
         return cls("decode" if engine == "decode" else "reference", dtype or "auto")
 
 

@@ -48,7 +48,8 @@ class AppArgs(Limits, EngineSettings):
     )
     engine: EngineName | Literal["instant"] = Field(
         "decode",
-        description="decode; reference: transformers' generate, one job at a time; "
+        description="of BLIP: decode, or transformers: its generate, one job at a time, as for every other family "
+        "(reference is the same); "
         "instant: no model, a fixed text, to measure the service around the engine",
     )
     instant_delay_s: float = Field(0.0, ge=0, description="seconds that a call of the instant engine takes")

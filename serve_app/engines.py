@@ -29,11 +29,11 @@ def start_captioner(args: AppArgs) -> CaptionEngine:
     """Raises `ModelError`s."""
     if args.engine == "instant":
         return InstantGenerator(args.instant_delay_s)
-    from serve_app.engine import load, start
+    from serve_app.engine import open_captioner
 
     _set_threads(args)
-    loaded = load(args.model, revision=args.revision, dtype=args.dtype, device=args.device)
-    return start(loaded, args.engine, args.engine_limits())
+    limits = args.engine_limits()
+    return open_captioner(args.model, args.engine, limits, revision=args.revision, dtype=args.dtype, device=args.device)
 
 
 def start_matcher(args: AppArgs) -> MatchEngine | None:
@@ -68,9 +68,9 @@ def model_files(args: AppArgs) -> tuple[ModelInfo, ModelInfo | None]:
     """What the files of the captioner and of the matcher beside it say. Raises `ModelError`s."""
     if args.engine == "instant":
         return INFO, None
-    from serve_app.engine import CAPTIONING, MATCHING, file_info
+    from serve_app.engine import MATCHING, captioner_info, file_info
 
-    captioner = file_info(args.model, args.revision, CAPTIONING)
+    captioner = captioner_info(args.model, args.revision)
     return captioner, None if args.matcher is None else file_info(args.matcher, args.matcher_revision, MATCHING)
 
 

@@ -18,7 +18,7 @@ STRATEGIES: Mapping[Strategy, str] = {
 STRATEGY = "; ".join(f"{name}: {sentence}" for name, sentence in STRATEGIES.items())
 """What every interface says of the option."""
 Detail = Literal["high", "medium", "low"]
-EngineName = Literal["decode", "reference"]
+EngineName = Literal["decode", "transformers", "reference"]
 Dtype = Literal["auto", "float32", "bfloat16", "float16", "int8", "fp8"]
 DTYPES = (
     "auto: float32 on a CPU, bfloat16 or else float16 on a GPU; int8: 8-bit decoder weights, on a CPU; "
@@ -129,6 +129,12 @@ class ModelInfo:
     device: str
     revision: str = ""
     """SHA-256 over the checkpoint's files, hexadecimal; empty for what has no files."""
+    fit: Literal["exact", "longest"] = "exact"
+    """How an image comes to the size: it is stretched to it, or keeps its proportions within it."""
+    prompts: tuple[str, ...] = ()
+    """What the variants of a caption ask it; empty for the presets."""
+    continues: bool = True
+    """Whether it can be asked to go on with a caption."""
 
 
 class Generator(Protocol):

@@ -24,7 +24,7 @@ from serve_app.batch.intake import Reader
 from serve_app.batch.settings import JobSettings, RunSettings
 from serve_app.batch.worker import Worker
 from serve_app.errors import CaptionServeError, GenerationFailed, InvalidOption, ModelError
-from serve_app.types import Strategy
+from serve_app.types import ModelInfo, Strategy
 
 READING_CPUS = 0.5
 """Of a reading task, which waits for storage about as long as it decodes."""
@@ -81,8 +81,8 @@ def _check_listens(address: str) -> None:
             raise InvalidOption(f"There is no Ray cluster at {address!r}: {reason_of(error)}.") from error
 
 
-def image_size(settings: JobSettings) -> tuple[int, int] | None:
-    """The model's (height, width), from its files; None if a service decodes.
+def taken(settings: JobSettings) -> ModelInfo | None:
+    """Which images the model takes, from its files; None if a service decodes.
 
     Raises `ModelError`s, and `InvalidOption` when the service is not there or lacks what the job needs.
     """
@@ -92,21 +92,21 @@ def image_size(settings: JobSettings) -> tuple[int, int] | None:
         answer(ray.remote(_check_service).options(num_cpus=FILES_CPUS).remote(settings.via_handle, needs_matcher))
         return None
     if args.engine == "instant":
-        from serve_app.instant import IMAGE_SIZE
+        from serve_app.instant import INFO
 
-        return IMAGE_SIZE, IMAGE_SIZE
-    size: tuple[int, int] = answer(ray.remote(_size).options(num_cpus=READING_CPUS).remote(args.model, args.revision))
-    return size
+        return INFO
+    found: ModelInfo = answer(ray.remote(_taken).options(num_cpus=READING_CPUS).remote(args.model, args.revision))
+    return found
 
 
-def _size(model: str, revision: str | None) -> tuple[int, int]:
-    from serve_app.engine import image_size as size_of  # brings torch, which this process can do without
+def _taken(model: str, revision: str | None) -> ModelInfo:
+    from serve_app import engine  # brings torch, which this process can do without
 
-    return size_of(model, revision)
+    return engine.taken(model, revision)
 
 
 def made_by(settings: JobSettings) -> str:
-    """The fingerprint of the captions that the job makes now. Raises as `image_size` does."""
+    """The fingerprint of the captions that the job makes now. Raises as `taken` does."""
     args, strategy = settings.app_args(), settings.caption_options().strategy
     if settings.via_handle is not None:
         asked = (
@@ -150,7 +150,7 @@ class Flow:
         todo: Sequence[int],
         have: Mapping[int, frozenset[int]],
     ) -> None:
-        size = image_size(settings)
+        takes = taken(settings)
         self._registry: Any = (
             ray.remote(claims.Claims)
             .options(num_cpus=0, max_restarts=-1, max_concurrency=1000)
@@ -159,7 +159,7 @@ class Flow:
         self._asked = 0.0
         self._in_progress = 0
         context = ray.data.DataContext.get_current()
-        image_bytes = size[0] * size[1] * 3 if size else RAW_BATCH_BYTES // run.batch_size
+        image_bytes = takes.image_height * takes.image_width * 3 if takes else RAW_BATCH_BYTES // run.batch_size
         # A block is one batch: they go on as soon as they are read, and an actor takes them whole.
         context.target_max_block_size = run.batch_size * (image_bytes + 512)
         context.target_min_block_size = 1
@@ -170,7 +170,7 @@ class Flow:
         context.raise_original_map_exception = False
         self._todo = list(todo)
         self._window = max(1, run.window // settings.shard_size)
-        self._stage = (folder, settings, run, dict(have), size)
+        self._stage = (folder, settings, run, dict(have), takes)
         self._engines = Engines(settings, run)
 
     def rows(self) -> Iterator[list[DoneRow]]:
@@ -192,13 +192,13 @@ class Flow:
             raise _ours(error) from error
 
     def _dataset(self, shards: Sequence[int]) -> ray.data.Dataset:
-        folder, settings, run, have, size = self._stage
-        reader = Reader(folder, settings, size, run.batch_size, have)
+        folder, settings, run, have, takes = self._stage
+        reader = Reader(folder, settings, takes, run.batch_size, have)
         engines = self._engines
         numbers = [{"shard": shard} for shard in shards]
         return (
             ray.data.from_items(numbers, override_num_blocks=min(len(shards), MAX_READING_TASKS))
-            .map_batches(reader, batch_size=None, num_cpus=READING_CPUS if size else FILES_CPUS)
+            .map_batches(reader, batch_size=None, num_cpus=READING_CPUS if takes else FILES_CPUS)
             .map_batches(
                 Worker,
                 fn_constructor_args=(settings, engines.threads, run.concurrency, self._registry),

@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from serve_app.batch import index, tables
@@ -94,12 +94,12 @@ def _cells(group: Sequence[Input], settings: JobSettings) -> Iterator[Data]:
 class Reader:
     """What a reading task does for each shard number: yields columns of about `batch_size` images.
 
-    `size` is the model's (height, width); None leaves the images as they are, for a service to decode.
+    `takes` is the model whose images they become; None leaves them as they are, for a service to decode.
     """
 
     folder: Folder
     settings: JobSettings
-    size: tuple[int, int] | None
+    takes: ModelInfo | None
     batch_size: int
     done: dict[int, frozenset[int]]
     """Places of each begun shard that have their rows."""
@@ -125,6 +125,8 @@ class Reader:
             "place": [place for place, _ in places],
             "input": [_packed(item) for _, item in places],
             "digest": [image.digest if isinstance(image, Pixels) else "" for image in decoded],
+            "height": [image.height if isinstance(image, Pixels) else 0 for image in decoded],
+            "width": [image.width if isinstance(image, Pixels) else 0 for image in decoded],
             "image": [image.data if isinstance(image, Pixels) else b"" for image in decoded],
             "reason": ["" if isinstance(image, Pixels) else image[0] for image in decoded],
             "error": ["" if isinstance(image, Pixels) else image[1] for image in decoded],
@@ -134,17 +136,13 @@ class Reader:
         if isinstance(data, tuple):
             return data
         try:
-            if self.size is None:
+            if self.takes is None:
                 if len(data) > limits.max_image_bytes:
                     raise ImageTooLarge(f"The image has more than {limits.max_image_bytes} bytes.")
                 return Pixels(hashlib.blake2b(data, digest_size=16).hexdigest(), 0, 0, data)
-            height, width = self.size
-            return images.read(data, limits, replace(_ANY_MODEL, image_height=height, image_width=width))
+            return images.read(data, limits, self.takes)
         except CaptionServeError as error:
             return reason_name(error), error.message
-
-
-_ANY_MODEL = ModelInfo("", 0, 0, 0, "", "")
 
 
 def _packed(item: Input) -> bytes:

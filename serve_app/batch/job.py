@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 
 from serve_app.batch import index, marks, refresh, sinks, sources, state
-from serve_app.batch.flow import Flow, connected, image_size, made_by
+from serve_app.batch.flow import Flow, connected, made_by, taken
 from serve_app.batch.folder import Folder, reason_of
 from serve_app.batch.inputs import Input
 from serve_app.batch.names import Names, below, sidecars
@@ -302,7 +302,7 @@ def run_job(settings: JobSettings, run: RunSettings) -> Summary:
     lock.acquire()
     try:
         with connected(run.address):
-            image_size(settings)
+            taken(settings)
             current = functools.partial(made_by, settings) if run.refresh_outdated else None
             plan = planned(folder, settings, run.restart, _say, run.retry_failed, current)
             job = Job(folder, plan, run, lock)

@@ -12,12 +12,13 @@ import pyarrow as pa
 import ray
 
 from serve_app.batch import claims, sources
-from serve_app.batch.flow import Engines, answer, connected, image_size
+from serve_app.batch.flow import Engines, answer, connected, taken
 from serve_app.batch.folder import Folder
 from serve_app.batch.inputs import Input
 from serve_app.batch.intake import Reader
 from serve_app.batch.settings import JobSettings, RunSettings
 from serve_app.batch.worker import Worker
+from serve_app.types import ModelInfo
 
 COUNTED = 1_000_000
 """Inputs beyond these are not counted in a rehearsal."""
@@ -44,10 +45,10 @@ def rehearse(settings: JobSettings, run: RunSettings) -> Rehearsal:
     sample, count = _sampled(itertools.islice(listed, COUNTED))
     whole = next(listed, None) is None
     with connected(run.address):
-        size = image_size(settings)
+        takes = taken(settings)
         engines = Engines(settings, run)
         options = {"num_cpus": engines.cpus, "num_gpus": engines.gpus}
-        took_s, rows = answer(ray.remote(_try).options(**options).remote(settings, run, engines.threads, size, sample))
+        took_s, rows = answer(ray.remote(_try).options(**options).remote(settings, run, engines.threads, takes, sample))
     captioned = [row["caption"] for row in rows if row["caption"] is not None]
     rate = len(captioned) / took_s if captioned else None
     shown = captioned[0] if captioned else (rows[0]["error"] if rows else "")
@@ -68,11 +69,11 @@ def _sampled(inputs: Any) -> tuple[list[Input], int]:
 
 
 def _try(
-    settings: JobSettings, run: RunSettings, threads: int | None, size: tuple[int, int] | None, sample: list[Input]
+    settings: JobSettings, run: RunSettings, threads: int | None, takes: ModelInfo | None, sample: list[Input]
 ) -> tuple[float, list[dict[str, Any]]]:
     """Captions the sample in this process: seconds and rows."""
     registry = ray.remote(claims.Claims).options(num_cpus=0).remote(0)
-    reader = Reader(Folder(run.out), settings, size, SAMPLE, {})
+    reader = Reader(Folder(run.out), settings, takes, SAMPLE, {})
     images = pa.table(reader.columns(0, list(enumerate(sample))))
     worker = Worker(settings, threads, run.concurrency, registry)
     worker(images.slice(0, 1))  # the first image also pays for what is made once

@@ -39,9 +39,9 @@ class JobBackend(Protocol):
     is_engine: bool
     """Lost for good when it raises `GeneratorUnavailable`."""
 
-    async def caption(self, digest: str, data: bytes) -> dict[str, Any]: ...
+    async def caption(self, image: Pixels) -> dict[str, Any]: ...
 
-    async def scores(self, digest: str, data: bytes, texts: list[str]) -> list[float]:
+    async def scores(self, image: Pixels, texts: list[str]) -> list[float]:
         """How well each text describes the image."""
         ...
 
@@ -59,18 +59,16 @@ class EngineJobBackend:
         args = settings.app_args()
         self._pipeline, self._matcher = local_pipeline(args)
         self._options = settings.caption_options()
-        info = asyncio.run(self._pipeline.info())
-        self._size = (info.image_height, info.image_width)
         # A full batch and two images more: the engine never waits, and no image's time runs out in a queue.
         self.at_once = 2 + max(1, args.max_rows // max(1, self._pipeline.work(replace(self._options, rounds=1))))
 
-    async def caption(self, digest: str, data: bytes) -> dict[str, Any]:
-        result = await self._pipeline.caption(Pixels(digest, *self._size, data), self._options)
-        return caption_body(result, digest, 0.0).model_dump()
+    async def caption(self, image: Pixels) -> dict[str, Any]:
+        result = await self._pipeline.caption(image, self._options)
+        return caption_body(result, image.digest, 0.0).model_dump()
 
-    async def scores(self, digest: str, data: bytes, texts: list[str]) -> list[float]:
+    async def scores(self, image: Pixels, texts: list[str]) -> list[float]:
         assert self._matcher is not None
-        matches = await self._matcher.match(Pixels(digest, *self._size, data), texts)
+        matches = await self._matcher.match(image, texts)
         return [match.probability for match in matches]
 
 
@@ -87,11 +85,11 @@ class ServiceJobBackend:
         self._client = CaptionClient.connect(settings.via_handle, concurrency=concurrency, background=True)
         self._options = dict(settings.options)
 
-    async def caption(self, digest: str, data: bytes) -> dict[str, Any]:  # noqa: ARG002
-        return await self._client.caption(data, self._options)
+    async def caption(self, image: Pixels) -> dict[str, Any]:
+        return await self._client.caption(image.data, self._options)
 
-    async def scores(self, digest: str, data: bytes, texts: list[str]) -> list[float]:  # noqa: ARG002
-        return [match["probability"] for match in (await self._client.match(data, texts))["matches"]]
+    async def scores(self, image: Pixels, texts: list[str]) -> list[float]:
+        return [match["probability"] for match in (await self._client.match(image.data, texts))["matches"]]
 
 
 class Worker:
@@ -157,7 +155,7 @@ class Worker:
             return rows.captioned(item, json.loads(answer), digest, self._settings), True
         body = None
         try:
-            body = await self._caption(digest, image["image"])
+            body = await self._caption(_pixels(image))
             return rows.captioned(item, body, digest, self._settings), False
         except CaptionServeError as error:
             if self._backend.is_engine and isinstance(error, GeneratorUnavailable):
@@ -175,7 +173,7 @@ class Worker:
             return None
         try:
             async with self._room:
-                scores = await self._backend.scores(digest, image["image"], texts)
+                scores = await self._backend.scores(_pixels(image), texts)
         except GeneratorUnavailable:
             if self._backend.is_engine:
                 raise
@@ -188,11 +186,11 @@ class Worker:
         score, text = max(zip(scores, texts, strict=True), key=lambda pair: pair[0])
         return rows.kept(item, text, score, digest, self._settings) if score >= self._settings.floor else None
 
-    async def _caption(self, digest: str, data: bytes) -> dict[str, Any]:
+    async def _caption(self, image: Pixels) -> dict[str, Any]:
         async with self._room:
             # Once more: memory that ran out for a moment, for example.
             once = Retries(1, longest_pause_s=0, kinds=GenerationFailed)
-            return await retried(lambda: self._backend.caption(digest, data), once)
+            return await retried(lambda: self._backend.caption(image), once)
 
     async def _waited(self, digest: str) -> bytes | None:
         with contextlib.suppress(Exception):
@@ -220,3 +218,8 @@ def _limit_threads(threads: int) -> None:
     import torch
 
     torch.set_num_threads(threads)
+
+
+def _pixels(image: Mapping[str, Any]) -> Pixels:
+    """What a row of `intake.Reader` holds; for a service to decode, whatever was read."""
+    return Pixels(image["digest"], image["height"], image["width"], image["image"])

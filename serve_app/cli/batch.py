@@ -53,7 +53,7 @@ def batch(
     revision: Annotated[str | None, typer.Option(help="branch, tag or commit of a hub id")] = None,
     dtype: Annotated[str, typer.Option(help=f"{', '.join(get_args(Dtype))}. {DTYPES}")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
-    engine: Annotated[str, typer.Option(help="decode, reference, or instant: no model")] = "decode",
+    engine: Annotated[str, typer.Option(help="of BLIP: decode or transformers; instant: no model")] = "decode",
     fetch_host: Annotated[
         list[str] | None, typer.Option(help="host to fetch http(s) images from; every public one unless given")
     ] = None,

@@ -84,10 +84,13 @@ def check_models(model: str | None, matcher: str | None, answerer: str | None) -
     """Downloads hub models before anything starts. Raises `ModelError`s."""
     if not (model or matcher or answerer):
         return
-    from serve_app.engine.blip import ANSWERING, CAPTIONING, MATCHING  # brings torch
+    from serve_app.engine import check_captioner  # brings torch
+    from serve_app.engine.blip import ANSWERING, MATCHING
     from serve_app.engine.checkpoint import resolve
 
-    for name, task in ((model, CAPTIONING), (matcher, MATCHING), (answerer, ANSWERING)):
+    if model:
+        check_captioner(model)
+    for name, task in ((matcher, MATCHING), (answerer, ANSWERING)):
         if name:
             resolve(name, task=task)
 

@@ -52,7 +52,7 @@ def caption(
     matcher: Annotated[str | None, typer.Option(help=MATCHER)] = None,
     dtype: Annotated[str, typer.Option(help=f"{', '.join(get_args(Dtype))}. {DTYPES}")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
-    engine: Annotated[str, typer.Option(help="decode, or reference: transformers' generate")] = "decode",
+    engine: Annotated[str, typer.Option(help="of BLIP: decode, or transformers: its generate")] = "decode",
     max_image_bytes: Annotated[int | None, typer.Option(min=1, help="largest file of an image")] = None,
     max_image_pixels: Annotated[int | None, typer.Option(min=1, help="largest image in pixels, width × height")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="the full result, one JSON object a line")] = False,

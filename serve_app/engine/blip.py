@@ -1,5 +1,5 @@
-"""What is BLIP's own. Another captioner of transformers supplies the same facts in a module like this one; one that
-the decode engine can run also needs `vision.py`, `decoder.py` and `image_cache.py`, which hold BLIP's layers."""
+"""What is BLIP's own. Another captioner that the decode engine is to run supplies the same facts in a module like this
+one, and `vision.py`, `decoder.py` and `image_cache.py`, which hold BLIP's layers."""
 
 from __future__ import annotations
 

@@ -6,6 +6,7 @@ import hashlib
 import json
 import re
 import struct
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ DEMO_MODEL = "demo"
 DEMO_DIRECTORY = CAPTIONING.demo
 
 _HUB_ID = re.compile(r"^[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*$")
-_WANTED_FILES = ("*.json", "*.txt", "*.safetensors")
+_WANTED_FILES = ("*.json", "*.txt", "*.safetensors", "*.jinja", "*.model")
 _TOKENIZER_FILES = ("tokenizer.json", "vocab.txt")
 _UNSAFE_WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json", "tf_model.h5", "flax_model.msgpack")
 
@@ -32,19 +33,26 @@ _UNSAFE_WEIGHTS = ("pytorch_model.bin", "pytorch_model.bin.index.json", "tf_mode
 def resolve(model: str, revision: str | None = None, task: ModelKind = CAPTIONING) -> Path:
     """Returns the directory of a checked checkpoint for the task.
 
-    `model` is "demo", a local directory, or a hub id, which is downloaded when it is not cached.
-    Raises `ModelNotFound`, `ModelUnreachable`, `ModelIncomplete` or `ModelUnsupported`.
+    Raises as `find` does, and `ModelIncomplete` or `ModelUnsupported`.
     """
-    if model == DEMO_MODEL:
-        directory = task.demo
-    elif (local := _local(model)) is not None:
-        directory = local
-    elif _HUB_ID.match(model) and not model.startswith(("./", "../", "~")):
-        directory = _download(model, revision)
-    else:
-        raise ModelNotFound(f"There is no directory {model!r}, and it is not the id of a model on the hub.")
+    directory = find(model, revision, task)
     check(directory, model, task)
     return directory
+
+
+def find(model: str, revision: str | None = None, task: ModelKind = CAPTIONING) -> Path:
+    """Returns the directory of a checkpoint.
+
+    `model` is "demo", a local directory, or a hub id, which is downloaded when it is not cached.
+    Raises `ModelNotFound` or `ModelUnreachable`.
+    """
+    if model == DEMO_MODEL:
+        return task.demo
+    if (local := _local(model)) is not None:
+        return local
+    if _HUB_ID.match(model) and not model.startswith(("./", "../", "~")):
+        return _download(model, revision)
+    raise ModelNotFound(f"There is no directory {model!r}, and it is not the id of a model on the hub.")
 
 
 def shown_name(model: str) -> str:
@@ -92,8 +100,13 @@ def check(directory: Path, model: str, task: ModelKind = CAPTIONING) -> None:
         raise ModelUnsupported(
             f"The checkpoint {model!r} is {found}; a BLIP {task.name} model ({task.architecture}) is needed."
         )
-    if not any((directory / name).is_file() for name in _TOKENIZER_FILES):
-        raise ModelIncomplete(f"The checkpoint {model!r} has no tokenizer (tokenizer.json or vocab.txt).")
+    check_files(directory, model, _TOKENIZER_FILES)
+
+
+def check_files(directory: Path, model: str, tokenizers: Sequence[str]) -> None:
+    """Raises unless there are one of these files of a tokenizer, and whole weights in safetensors."""
+    if not any((directory / name).is_file() for name in tokenizers):
+        raise ModelIncomplete(f"The checkpoint {model!r} has no tokenizer ({' or '.join(tokenizers)}).")
     for file in _weight_files(directory, model):
         _check_weights(file, model)
 

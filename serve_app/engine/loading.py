@@ -80,16 +80,11 @@ def _without_8_bits(dtype: str) -> str:
 def _load(
     kind: type[Model], task: ModelKind, model: str, revision: str | None, dtype: str, device: str
 ) -> LoadedModel[Model]:
-    target = _device(device)
+    target = device_called(device)
     precision = Precision.of(dtype, target)
     directory = resolve(model, revision, task)
-    _check_memory(directory, model, precision.dtype, target)
-    network = _weights(kind, directory, model, precision.dtype)
-    try:
-        torch.nn.Module.to(network, target)
-    except torch.OutOfMemoryError as error:
-        raise ModelError(f"The model {model!r} does not fit into the free memory of {target}.") from error
-    torch.nn.Module.train(network, False)
+    check_memory(directory, model, precision.dtype, target)
+    network: Model = onto(target, weights(kind, directory, model, precision.dtype), model)
     tokenizer = _tokenizer(directory, model)
     image = _image_settings(directory, model)
     config: Any = network.config
@@ -127,7 +122,7 @@ def image_size(model: str, revision: str | None = None) -> tuple[int, int]:
         ) from error
 
 
-def _device(name: str) -> torch.device:
+def device_called(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -145,7 +140,7 @@ def _device(name: str) -> torch.device:
     return device
 
 
-def _check_memory(directory: Path, model: str, dtype: torch.dtype, device: torch.device) -> None:
+def check_memory(directory: Path, model: str, dtype: torch.dtype, device: torch.device) -> None:
     stored = sum(file.stat().st_size for file in directory.glob("*.safetensors"))
     needed = int(stored * _HEADROOM * (dtype.itemsize / 4 if device.type == "cpu" else 1))
     free = psutil.virtual_memory().available
@@ -155,7 +150,18 @@ def _check_memory(directory: Path, model: str, dtype: torch.dtype, device: torch
         )
 
 
-def _weights(kind: type[Model], directory: Path, model: str, dtype: torch.dtype) -> Model:
+def onto(target: torch.device, network: Model, model: str) -> Model:
+    """The model on a device, ready to run. Raises `ModelError`."""
+    try:
+        torch.nn.Module.to(network, target)
+    except torch.OutOfMemoryError as error:
+        raise ModelError(f"The model {model!r} does not fit into the free memory of {target}.") from error
+    torch.nn.Module.train(network, False)
+    return network
+
+
+def weights(kind: Any, directory: Path, model: str, dtype: torch.dtype) -> Any:
+    """The model of a checkpoint in safetensors. Raises `ModelIncomplete`."""
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         loaded: Any = kind.from_pretrained(
@@ -167,9 +173,8 @@ def _weights(kind: type[Model], directory: Path, model: str, dtype: torch.dtype)
         )
     except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
         raise ModelIncomplete(
-            f"The checkpoint {model!r} does not fit its configuration: {_first_line(error)}"
+            f"The checkpoint {model!r} does not fit its configuration: {first_line(error)}"
         ) from error
-    network: Model
     network, report = loaded
     if missing := sorted(report["missing_keys"]):
         raise ModelIncomplete(f"The checkpoint {model!r} lacks {len(missing)} tensors, {missing[0]} for one.")
@@ -181,7 +186,7 @@ def _tokenizer(directory: Path, model: str) -> PreTrainedTokenizerBase:
         return AutoTokenizer.from_pretrained(str(directory), local_files_only=True, trust_remote_code=False)
     except Exception as error:  # the tokenizer library raises bare Exceptions for broken files
         raise ModelIncomplete(
-            f"The tokenizer of the checkpoint {model!r} is not readable: {_first_line(error)}"
+            f"The tokenizer of the checkpoint {model!r} is not readable: {first_line(error)}"
         ) from error
 
 
@@ -196,5 +201,5 @@ def _image_settings(directory: Path, model: str) -> dict[str, Any]:
     return {}
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -42,12 +42,12 @@ async def classic(context: Context) -> Draft:
         )
         caption = prefix + base
     context.tell(Merged(caption))
-    if needs_extension(caption):
+    if context.continues and needs_extension(caption):
         with context.timed("extension"):
             caption, pieces = await _extend(context, caption, pieces)
     rounds: list[Round] = []
     with context.timed("rounds"):
-        for number in range(2, context.options.rounds + 1):
+        for number in range(2, context.options.rounds + 1 if context.continues else 2):
             text = await _round(context, number, caption)
             if text is None:
                 break

@@ -64,7 +64,10 @@ class Context:
         support: Support | None = None,
         polisher: Polisher | None = None,
         answerer: Answerer | None = None,
+        continues: bool = True,
     ) -> None:
+        """`continues`: the model can be asked to go on with a caption."""
+        self.continues = continues
         self.answerer = answerer
         self.polisher = polisher
         self.presets = presets

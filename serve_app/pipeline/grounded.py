@@ -57,7 +57,7 @@ async def grounded(context: Context) -> Draft:
     with context.timed("merge"):
         state = _merge(candidates, scores)
     context.tell(Merged(state.text))
-    if state.composition is not None and needs_extension(state.text):
+    if state.composition is not None and context.continues and needs_extension(state.text):
         with context.timed("extension"):
             state = await _extend(context, state, scores)
     rounds: list[Round] = []
@@ -69,7 +69,7 @@ async def grounded(context: Context) -> Draft:
         before = state
         if asks := asking.takes(number, scores):
             state = await _ask(context, asking, number, state, scores)
-        if not asks or asking.lost:
+        if context.continues and (not asks or asking.lost):
             with context.timed("rounds"):
                 state = await _round(context, number, state, scores)
         rounds.append(Round(number, state.text, state.text != before.text))

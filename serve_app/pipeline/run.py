@@ -31,6 +31,11 @@ from serve_app.types import (
 PROBE_TIMEOUT_S = 60.0
 
 
+def _asked(options: CaptionOptions, model: ModelInfo) -> CaptionOptions:
+    """The options with the model's own prompts unless a request has its own."""
+    return options if options.prompts or not model.prompts else replace(options, prompts=model.prompts)
+
+
 class CaptionPipeline:
     """Captions images with a Generator and, if there is one, a Matcher; holds no state of a request."""
 
@@ -68,6 +73,7 @@ class CaptionPipeline:
             raise NotDeployed("ask, questions: no model answers questions here; the setting `answerer` turns it on.")
         start = time.perf_counter()
         model = await self._generator.info()
+        options = _asked(options, model)
         context = Context(
             self._generator,
             self._presets,
@@ -78,6 +84,7 @@ class CaptionPipeline:
             self._support,
             self._polisher,
             self._answerer,
+            model.continues,
         )
         context.tell(Started(model.name, plan.prompts(options), plan.rounds(options)))
         draft = await plan.run(context)

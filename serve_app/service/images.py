@@ -68,12 +68,11 @@ def read(image: Any, limits: Limits, model: ModelInfo, budget: Budget | None = N
     Raises `InvalidImage`, `UnsupportedImage`, `ImageTooLarge`, and `Overloaded` if there is no memory for a while.
     Blocks: call it in a thread.
     """
-    size = (model.image_width, model.image_height)
     if isinstance(image, bytes | bytearray | memoryview):
-        picture, cost = _opened(bytes(image), limits, max(size))
+        picture, cost = _opened(bytes(image), limits, max(model.image_width, model.image_height))
         with (budget or Budget()).hold(cost, limits.decode_memory_bytes, PATIENCE_S):
             try:
-                return _pixels(_loaded(picture), size)
+                return _pixels(_loaded(picture), model)
             finally:
                 picture.close()  # its memory is free before the next one's is taken
     if isinstance(image, Image.Image):
@@ -84,11 +83,12 @@ def read(image: Any, limits: Limits, model: ModelInfo, budget: Budget | None = N
         _check_pixels(picture, limits)
     else:
         raise InvalidImage(f"An image is bytes, a PIL image or a uint8 array, not {type(image).__name__}.")
-    return _pixels(picture, size)
+    return _pixels(picture, model)
 
 
-def _pixels(picture: Image.Image, size: tuple[int, int]) -> Pixels:
-    sized = _prepared(picture, size)
+def _pixels(picture: Image.Image, model: ModelInfo) -> Pixels:
+    size = (model.image_width, model.image_height)
+    sized = _prepared(picture, size if model.fit == "exact" else _within(picture, max(size)))
     data = sized.tobytes()
     return Pixels(hashlib.blake2b(data, digest_size=16).hexdigest(), sized.height, sized.width, data)
 
@@ -102,9 +102,14 @@ def thumbnail(data: bytes, limits: Limits, side: int) -> Image.Image:
     """The image as a model sees it (upright, RGB, on white) but in its own proportions, the longer side at most `side`
     pixels. Raises as `read` does."""
     picture = _loaded(_opened(data, limits, side)[0])
+    return _prepared(picture, _within(picture, side))
+
+
+def _within(picture: Image.Image, side: int) -> tuple[int, int]:
+    """(width, height) of the upright picture in its own proportions, the longer at most `side`; no more than it has."""
     width, height = picture.size[::-1] if _turn(picture) in _SIDEWAYS else picture.size
     scale = min(1.0, side / max(width, height))
-    return _prepared(picture, (max(1, round(width * scale)), max(1, round(height * scale))))
+    return max(1, round(width * scale)), max(1, round(height * scale))
 
 
 def _opened(data: bytes, limits: Limits, side: int) -> tuple[Image.Image, int]:

@@ -184,8 +184,8 @@ def test_a_gpu_is_called_by_its_number(monkeypatch: pytest.MonkeyPatch, name: st
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 2)
-    assert loading._device(name) == torch.device("cuda:2")
-    assert loading._device("cuda:3") == torch.device("cuda:3")
+    assert loading.device_called(name) == torch.device("cuda:2")
+    assert loading.device_called("cuda:3") == torch.device("cuda:3")
 
 
 def test_a_gpu_that_only_emulates_bfloat16_takes_float16(monkeypatch: pytest.MonkeyPatch) -> None:

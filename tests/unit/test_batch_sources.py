@@ -22,6 +22,7 @@ from serve_app.batch.inputs import Input
 from serve_app.batch.intake import Reader, read_all
 from serve_app.batch.settings import JobSettings
 from serve_app.errors import InvalidOption
+from serve_app.types import ModelInfo
 from tests.pictures import tiny as image
 
 
@@ -178,7 +179,7 @@ def test_the_reader_skips_what_has_its_row_and_tells_what_is_broken(folder: Path
     settings = job(folder)
     out = Folder(str(folder / "out"))
     index.store(out, listed(settings), 100)
-    reader = Reader(out, settings, (8, 8), 2, {0: frozenset({0})})
+    reader = Reader(out, settings, ModelInfo("m", 8, 8, 0, "", ""), 2, {0: frozenset({0})})
     batches = list(reader({"shard": [0]}))
     assert [place for batch in batches for place in batch["place"]] == [1, 2, 3]
     assert [reason for batch in batches for reason in batch["reason"]] == ["", "unsupported_image", ""]

@@ -1,0 +1,215 @@
+"""The engine `transformers`: every image-to-text model that transformers loads without remote code."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+    PreTrainedModel,
+    StoppingCriteriaList,
+)
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+from serve_app.engine.checkpoint import check_files, digest, find, read_json, shown_name
+from serve_app.engine.families import CHAT, FAMILIES, Family
+from serve_app.engine.loading import check_memory, device_called, first_line, onto, weights
+from serve_app.engine.parameters import given
+from serve_app.engine.precision import Precision
+from serve_app.engine.sequential import Interrupt, SequentialGenerator, seeded
+from serve_app.errors import ModelIncomplete, ModelUnsupported, PromptTooLong
+from serve_app.types import Generated, GenerateJob, GenerationParameters, ModelInfo, Pixels
+
+TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model")
+NEW_TOKENS = 150
+"""Most tokens of an answer unless the parameters say so."""
+_POSITIONS = ("max_position_embeddings", "n_positions", "max_sequence_length")
+
+
+@dataclass(frozen=True)
+class Captioner:
+    """A model of any family, ready to run."""
+
+    model: PreTrainedModel
+    processor: Any
+    """Makes the model's inputs of a picture and a text; of a family without prompts of pictures alone."""
+    tokenizer: Any
+    family: Family
+    info: ModelInfo
+
+
+def family_of(config: dict[str, Any], directory: Path, model: str) -> Family:
+    """How a checkpoint is asked. Raises `ModelUnsupported`."""
+    kind = str(config.get("model_type"))
+    if kind not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        remote = " without code of its own, which is never run" if "auto_map" in config else ""
+        raise ModelUnsupported(f"The checkpoint {model!r} is {kind!r}, no image-to-text model of transformers{remote}.")
+    templates = [name for name in ("chat_template.jinja", "chat_template.json") if (directory / name).is_file()]
+    if not templates and (directory / "tokenizer_config.json").is_file():
+        templates = ["tokenizer_config.json"] * (
+            "chat_template" in read_json(directory / "tokenizer_config.json", model)
+        )
+    known = CHAT if templates else FAMILIES.get(kind)
+    if known is None:
+        raise ModelUnsupported(
+            f"The checkpoint {model!r} is of the family {kind!r} and has no chat template: "
+            "nobody wrote down how it is asked."
+        )
+    return known
+
+
+def info_of(model: str, family: Family) -> ModelInfo:
+    """What is known of a captioner before it is loaded."""
+    return ModelInfo(
+        shown_name(model), family.longest, family.longest, 0, "", "",
+        fit="longest", prompts=family.prompts, continues=family.continues,
+    )  # fmt: skip
+
+
+def load_any(model: str, *, revision: str | None = None, dtype: str = "auto", device: str = "auto") -> Captioner:
+    """Loads a captioner of any family from safetensors, never with remote code.
+
+    `dtype` and `device` as in `load`; without int8 and fp8. Raises `ModelError`s, each with one sentence.
+    """
+    if dtype in ("int8", "fp8"):
+        raise ModelUnsupported(f"The transformers engine has no {dtype}; use float32 or bfloat16.")
+    target = device_called(device)
+    precision = Precision.of(dtype, target)
+    directory = find(model, revision)
+    config = read_json(directory / "config.json", model)
+    family = family_of(config, directory, model)
+    check_files(directory, model, TOKENIZER_FILES)
+    check_memory(directory, model, precision.dtype, target)
+    network: PreTrainedModel = onto(
+        target, weights(AutoModelForImageTextToText, directory, model, precision.dtype), model
+    )
+    processor, tokenizer = _processors(directory, model, family)
+    info = replace(
+        info_of(model, family),
+        max_positions=_positions(network.config),
+        dtype=precision.name,
+        device=str(target),
+        revision=digest(directory),
+    )
+    return Captioner(network, processor, tokenizer, family, info)
+
+
+def _processors(directory: Path, model: str, family: Family) -> tuple[Any, Any]:
+    settings = {"local_files_only": True, "trust_remote_code": False}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(str(directory), **settings)
+        kind: Any = AutoImageProcessor if family.form == "none" else AutoProcessor
+        return kind.from_pretrained(str(directory), **settings), tokenizer
+    except ImportError as error:
+        raise ModelUnsupported(f"The checkpoint {model!r} needs another package: {first_line(error)}") from error
+    except Exception as error:  # as of tokenizers: errors of many kinds for broken files
+        raise ModelIncomplete(
+            f"The processor of the checkpoint {model!r} is not readable: {first_line(error)}"
+        ) from error
+
+
+def _positions(config: Any) -> int:
+    """Tokens that the text part takes, its prompt and the image's included."""
+    text = config.get_text_config(decoder=True)
+    return next((int(found) for name in _POSITIONS if (found := getattr(text, name, None))), 2048)
+
+
+class ImageTextGenerator(SequentialGenerator):
+    """Generator over the `generate` of any image-to-text model."""
+
+    def __init__(self, captioner: Captioner) -> None:
+        super().__init__(captioner.info)
+        self._captioner = captioner
+        self._taken = frozenset(inspect.signature(captioner.model.forward).parameters)
+        tokenizer = captioner.tokenizer
+        self._ends = {tokenizer.sep_token_id, tokenizer.eos_token_id} - {None}
+
+    def generated(self, pixels: Pixels, job: GenerateJob, interrupt: Interrupt) -> Generated:
+        model: Any = self._captioner.model
+        family = self._captioner.family
+        image = Image.frombytes("RGB", (pixels.width, pixels.height), pixels.data)
+        prompt = job.prompt or family.prompts[0]
+        made = self._inputs(image, prompt).to(model.device)
+        inputs = {name: self._typed(value) for name, value in made.items() if name in self._taken}
+        if family.form == "prefix" and "input_ids" in inputs:
+            inputs = self._unended(inputs)
+        said = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0
+        with seeded(job.seed, model.device):
+            found: Any = model.generate(
+                **inputs,
+                stopping_criteria=StoppingCriteriaList([interrupt]),
+                return_dict_in_generate=True,
+                output_scores=True,
+                **self._parameters(job.parameters, 0 if model.config.is_encoder_decoder else max(1, said)),
+            )
+        interrupt.check()
+        scores: Any = getattr(found, "sequences_scores", None)
+        ids = inputs["input_ids"][0].tolist() if said else []
+        results = [
+            self._result(prompt, ids, sequence, None if scores is None else float(scores[place]))
+            for place, sequence in enumerate(found.sequences.tolist())
+        ]
+        return replace(results[0], alternatives=tuple(results[1:]))
+
+    def _unended(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """Inputs whose text goes on: without the token that a tokenizer puts behind it."""
+        if int(inputs["input_ids"][0, -1]) not in self._ends:
+            return inputs
+        texts = {name: value for name, value in inputs.items() if name in ("input_ids", "attention_mask")}
+        return inputs | {name: value[:, :-1] for name, value in texts.items()}
+
+    def _typed(self, value: Any) -> Any:
+        floats = isinstance(value, torch.Tensor) and value.is_floating_point()
+        return value.to(self._captioner.model.dtype) if floats else value
+
+    def _inputs(self, image: Image.Image, prompt: str) -> Any:
+        """The model's inputs, tensors by name, of a batch of one."""
+        form, processor = self._captioner.family.form, self._captioner.processor
+        if form == "none":
+            return processor(images=image, return_tensors="pt")
+        if form == "chat":
+            content = [{"type": "image", "image": image}, {"type": "text", "text": prompt}]
+            return processor.apply_chat_template(
+                [{"role": "user", "content": content}],
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=True,
+                return_tensors="pt",
+            )
+        if not prompt:
+            return processor(images=image, return_tensors="pt")
+        return processor(images=image, text=self._captioner.family.before + prompt, return_tensors="pt")
+
+    def _parameters(self, parameters: GenerationParameters, prompt_tokens: int) -> dict[str, Any]:
+        """What `generate` is given. Lengths count the answer alone: an image may be hundreds of tokens of a prompt."""
+        room = self._captioner.info.max_positions - prompt_tokens
+        if room < 1:
+            raise PromptTooLong(f"The prompt and the image have {prompt_tokens} tokens, more than the model takes.")
+        wanted = parameters.max_new_tokens or parameters.max_length or NEW_TOKENS
+        chosen = given(replace(parameters, max_length=None, max_new_tokens=min(wanted, room)))
+        if self._captioner.family.form == "chat":  # eight beams of a chat model cost more than they are worth
+            chosen = {name: value for name, value in chosen.items() if name not in _OF_BEAMS} | {"num_beams": 1}
+            if not chosen.get("do_sample"):
+                chosen.pop("num_return_sequences", None)
+        return chosen
+
+    def _result(self, prompt: str, asked: list[int], sequence: list[int], score: float | None) -> Generated:
+        """What a sequence says; of models that give their prompt back, behind it."""
+        begins = bool(asked) and sequence[: len(asked)] == asked
+        answer = sequence[len(asked) :] if begins else sequence
+        text = str(self._captioner.tokenizer.decode(answer, skip_special_tokens=True)).strip()
+        if self._captioner.family.form == "prefix" and begins:
+            text = f"{prompt} {text}".strip()
+            return Generated(text, prompt, score, len(answer))
+        return Generated(text, "", score, len(answer))
+
+
+_OF_BEAMS = frozenset(("length_penalty", "early_stopping"))

@@ -1,0 +1,119 @@
+"""Engines over transformers' own `generate`: one job after the other in one thread."""
+
+from __future__ import annotations
+
+import abc
+import asyncio
+import logging
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from transformers import StoppingCriteria
+
+from serve_app.deadline import Deadline
+from serve_app.errors import CaptionServeError, DeadlineExceeded, GenerationFailed
+from serve_app.types import Generated, GenerateJob, ModelInfo, OnOutcome, Outcome, Pixels
+
+logger = logging.getLogger(__name__)
+
+
+class SequentialGenerator(abc.ABC):
+    """A Generator whose jobs run in turn.
+
+    One thread does all the work, so the caller's event loop stays free and the global random
+    generator, from which transformers samples, has one user.
+    """
+
+    def __init__(self, info: ModelInfo) -> None:
+        self._info = info
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="generate")
+
+    async def info(self) -> ModelInfo:
+        return self._info
+
+    async def generate(
+        self,
+        pixels: Pixels,
+        jobs: Sequence[GenerateJob],
+        timeout_s: float | None = None,
+        on_outcome: OnOutcome | None = None,
+    ) -> list[Outcome]:
+        """Runs the jobs in turn. Cancelling the call ends the running job at its next token."""
+        interrupt = Interrupt(Deadline.after(timeout_s))
+        loop = asyncio.get_running_loop()
+
+        def tell(index: int, outcome: Outcome) -> None:
+            if on_outcome is not None:
+                loop.call_soon_threadsafe(on_outcome, index, outcome)
+
+        try:
+            return await loop.run_in_executor(self._thread, self._run, pixels, jobs, interrupt, tell)
+        except asyncio.CancelledError:
+            interrupt.cancel()
+            raise
+
+    def check_health(self) -> None:  # noqa: B027  # there is nothing that could die
+        """A job that hangs is ended by its deadline."""
+
+    def close(self) -> None:
+        """Waits for the running job and ends the thread."""
+        self._thread.shutdown(cancel_futures=True)
+
+    @abc.abstractmethod
+    def generated(self, pixels: Pixels, job: GenerateJob, interrupt: Interrupt) -> Generated:
+        """Runs one job in the engine's thread. May raise anything."""
+
+    def _run(self, pixels: Pixels, jobs: Sequence[GenerateJob], interrupt: Interrupt, tell: OnOutcome) -> list[Outcome]:
+        outcomes = []
+        for index, job in enumerate(jobs):
+            outcomes.append(self._outcome(pixels, job, interrupt))
+            tell(index, outcomes[-1])
+        return outcomes
+
+    def _outcome(self, pixels: Pixels, job: GenerateJob, interrupt: Interrupt) -> Outcome:
+        try:
+            interrupt.check()
+            with torch.inference_mode():
+                found = self.generated(pixels, job, interrupt)
+            interrupt.check()
+            return found
+        except CaptionServeError as error:
+            return error
+        except torch.OutOfMemoryError:
+            return GenerationFailed("The model ran out of GPU memory.")
+        except Exception:
+            logger.exception("generate failed for the prompt %r", job.prompt)
+            return GenerationFailed("The model failed while it generated; the service's log has the details.")
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """The block draws the random numbers of a seed; those of others go on as if it had not been."""
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
+
+
+class Interrupt(StoppingCriteria):
+    """Ends a running generate at its next token when the caller left or its time is up."""
+
+    def __init__(self, deadline: Deadline) -> None:
+        self._deadline = deadline
+        self._cancelled = threading.Event()
+
+    def cancel(self) -> None:
+        self._cancelled.set()
+
+    def check(self) -> None:
+        if self._cancelled.is_set():
+            raise GenerationFailed("The request was cancelled.")
+        if self._deadline.passed:
+            raise DeadlineExceeded()
+
+    def __call__(self, input_ids: torch.LongTensor, *_: Any, **__: Any) -> torch.BoolTensor:
+        stop = self._deadline.passed or self._cancelled.is_set()
+        return torch.full((input_ids.shape[0],), stop, device=input_ids.device, dtype=torch.bool)  # type: ignore[return-value]
