@@ -24,6 +24,11 @@ class Family:
     """Stands before every prompt."""
 
     @property
+    def is_language_model(self) -> bool:
+        """Whether it follows requests rather than writes one caption."""
+        return self.form in ("task", "chat")
+
+    @property
     def continues(self) -> bool:
         """Whether it can be asked for more than a caption says."""
         return self.form == "chat"
@@ -37,7 +42,7 @@ _ASKED = (
     "Describe the foreground and the background of this image.",
 )
 CHAT = Family("chat", _ASKED, 768)
-"""Every model with a chat template."""
+"""Every other model with a chat template."""
 
 FAMILIES: Mapping[str, Family] = {
     "git": Family("prefix", _UNASKED),
@@ -45,8 +50,6 @@ FAMILIES: Mapping[str, Family] = {
     "blip-2": Family("prefix", _BEGINNINGS),
     "instructblip": Family("task", _ASKED),
     "florence2": Family("task", ("<MORE_DETAILED_CAPTION>", "<DETAILED_CAPTION>", "<CAPTION>"), 768),
-    "kosmos-2": Family("prefix", ("<grounding>An image of", "<grounding>Describe this image in detail:")),
     "paligemma": Family("task", ("describe en", "caption en"), before="<image>"),
-    "pix2struct": Family("none", _UNASKED),
 }
-"""Those without a chat template. The prompts are the models' own, as their cards on the hub give them."""
+"""Those that are not asked by a chat template. The prompts are the models' own, as their cards on the hub give them."""

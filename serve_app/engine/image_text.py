@@ -25,10 +25,12 @@ from serve_app.engine.loading import check_memory, device_called, first_line, on
 from serve_app.engine.parameters import given
 from serve_app.engine.precision import Precision
 from serve_app.engine.sequential import Interrupt, SequentialGenerator, seeded
-from serve_app.errors import ModelIncomplete, ModelUnsupported, PromptTooLong
+from serve_app.errors import InvalidOption, ModelIncomplete, ModelUnsupported, PromptTooLong
 from serve_app.types import Generated, GenerateJob, GenerationParameters, ModelInfo, Pixels
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.txt", "vocab.json", "tokenizer.model", "spiece.model")
+POOLER = ".pooler."
+"""In the names of a vision encoder's tensors that no caption uses; many checkpoints lack them."""
 NEW_TOKENS = 150
 """Most tokens of an answer unless the parameters say so."""
 _POSITIONS = ("max_position_embeddings", "n_positions", "max_sequence_length")
@@ -52,18 +54,20 @@ def family_of(config: dict[str, Any], directory: Path, model: str) -> Family:
     if kind not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
         remote = " without code of its own, which is never run" if "auto_map" in config else ""
         raise ModelUnsupported(f"The checkpoint {model!r} is {kind!r}, no image-to-text model of transformers{remote}.")
-    templates = [name for name in ("chat_template.jinja", "chat_template.json") if (directory / name).is_file()]
-    if not templates and (directory / "tokenizer_config.json").is_file():
-        templates = ["tokenizer_config.json"] * (
-            "chat_template" in read_json(directory / "tokenizer_config.json", model)
-        )
-    known = CHAT if templates else FAMILIES.get(kind)
+    known = FAMILIES.get(kind) or (CHAT if _has_template(directory, model) else None)
     if known is None:
         raise ModelUnsupported(
             f"The checkpoint {model!r} is of the family {kind!r} and has no chat template: "
             "nobody wrote down how it is asked."
         )
     return known
+
+
+def _has_template(directory: Path, model: str) -> bool:
+    if any((directory / name).is_file() for name in ("chat_template.jinja", "chat_template.json")):
+        return True
+    files = [directory / name for name in ("processor_config.json", "tokenizer_config.json")]
+    return any("chat_template" in read_json(file, model) for file in files if file.is_file())
 
 
 def info_of(model: str, family: Family) -> ModelInfo:
@@ -88,10 +92,10 @@ def load_any(model: str, *, revision: str | None = None, dtype: str = "auto", de
     family = family_of(config, directory, model)
     check_files(directory, model, TOKENIZER_FILES)
     check_memory(directory, model, precision.dtype, target)
-    network: PreTrainedModel = onto(
-        target, weights(AutoModelForImageTextToText, directory, model, precision.dtype), model
-    )
     processor, tokenizer = _processors(directory, model, family)
+    network: PreTrainedModel = onto(
+        target, weights(AutoModelForImageTextToText, directory, model, precision.dtype, POOLER), model
+    )
     info = replace(
         info_of(model, family),
         max_positions=_positions(network.config),
@@ -107,13 +111,16 @@ def _processors(directory: Path, model: str, family: Family) -> tuple[Any, Any]:
     try:
         tokenizer = AutoTokenizer.from_pretrained(str(directory), **settings)
         kind: Any = AutoImageProcessor if family.form == "none" else AutoProcessor
-        return kind.from_pretrained(str(directory), **settings), tokenizer
+        processor = kind.from_pretrained(str(directory), **settings)
     except ImportError as error:
         raise ModelUnsupported(f"The checkpoint {model!r} needs another package: {first_line(error)}") from error
     except Exception as error:  # as of tokenizers: errors of many kinds for broken files
         raise ModelIncomplete(
             f"The processor of the checkpoint {model!r} is not readable: {first_line(error)}"
         ) from error
+    if family.form == "chat":
+        processor.chat_template = processor.chat_template or tokenizer.chat_template
+    return processor, tokenizer
 
 
 def _positions(config: Any) -> int:
@@ -129,8 +136,11 @@ class ImageTextGenerator(SequentialGenerator):
         super().__init__(captioner.info)
         self._captioner = captioner
         self._taken = frozenset(inspect.signature(captioner.model.forward).parameters)
-        tokenizer = captioner.tokenizer
-        self._ends = {tokenizer.sep_token_id, tokenizer.eos_token_id} - {None}
+        model, tokenizer = captioner.model, captioner.tokenizer
+        ends, start = model.generation_config.eos_token_id, model.generation_config.decoder_start_token_id
+        self._closing = {tokenizer.sep_token_id, tokenizer.eos_token_id} - {None}
+        self._ends = frozenset(self._closing if ends is None else [ends] if isinstance(ends, int) else ends)
+        self._starts = frozenset((start, model.generation_config.bos_token_id, tokenizer.cls_token_id)) - {None}
 
     def generated(self, pixels: Pixels, job: GenerateJob, interrupt: Interrupt) -> Generated:
         model: Any = self._captioner.model
@@ -142,13 +152,15 @@ class ImageTextGenerator(SequentialGenerator):
         if family.form == "prefix" and "input_ids" in inputs:
             inputs = self._unended(inputs)
         said = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0
+        parameters = self._parameters(job.parameters, 0 if model.config.is_encoder_decoder else max(1, said))
         with seeded(job.seed, model.device):
             found: Any = model.generate(
                 **inputs,
                 stopping_criteria=StoppingCriteriaList([interrupt]),
                 return_dict_in_generate=True,
-                output_scores=True,
-                **self._parameters(job.parameters, 0 if model.config.is_encoder_decoder else max(1, said)),
+                # Those of every step are kept; a sequence has a score with beams only.
+                output_scores=(parameters.get("num_beams") or model.generation_config.num_beams or 1) > 1,
+                **parameters,
             )
         interrupt.check()
         scores: Any = getattr(found, "sequences_scores", None)
@@ -161,7 +173,7 @@ class ImageTextGenerator(SequentialGenerator):
 
     def _unended(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """Inputs whose text goes on: without the token that a tokenizer puts behind it."""
-        if int(inputs["input_ids"][0, -1]) not in self._ends:
+        if int(inputs["input_ids"][0, -1]) not in self._closing:
             return inputs
         texts = {name: value for name, value in inputs.items() if name in ("input_ids", "attention_mask")}
         return inputs | {name: value[:, :-1] for name, value in texts.items()}
@@ -171,7 +183,17 @@ class ImageTextGenerator(SequentialGenerator):
         return value.to(self._captioner.model.dtype) if floats else value
 
     def _inputs(self, image: Image.Image, prompt: str) -> Any:
-        """The model's inputs, tensors by name, of a batch of one."""
+        """The model's inputs, tensors by name, of a batch of one. Raises `InvalidOption` for a refused prompt."""
+        if prompt not in self._captioner.family.prompts and any(
+            token in prompt for token in self._captioner.tokenizer.all_special_tokens
+        ):
+            raise InvalidOption(f"prompts: {prompt[:60]!r} holds a control token of the model.")
+        try:
+            return self._processed(image, prompt)
+        except ValueError as error:
+            raise InvalidOption(f"prompts: the model refuses {prompt[:60]!r}: {first_line(error)}") from error
+
+    def _processed(self, image: Image.Image, prompt: str) -> Any:
         form, processor = self._captioner.family.form, self._captioner.processor
         if form == "none":
             return processor(images=image, return_tensors="pt")
@@ -183,6 +205,7 @@ class ImageTextGenerator(SequentialGenerator):
                 tokenize=True,
                 return_dict=True,
                 return_tensors="pt",
+                **({"enable_thinking": False} if "enable_thinking" in str(processor.chat_template) else {}),
             )
         if not prompt:
             return processor(images=image, return_tensors="pt")
@@ -193,23 +216,31 @@ class ImageTextGenerator(SequentialGenerator):
         room = self._captioner.info.max_positions - prompt_tokens
         if room < 1:
             raise PromptTooLong(f"The prompt and the image have {prompt_tokens} tokens, more than the model takes.")
-        wanted = parameters.max_new_tokens or parameters.max_length or NEW_TOKENS
-        chosen = given(replace(parameters, max_length=None, max_new_tokens=min(wanted, room)))
-        if self._captioner.family.form == "chat":  # eight beams of a chat model cost more than they are worth
-            chosen = {name: value for name, value in chosen.items() if name not in _OF_BEAMS} | {"num_beams": 1}
-            if not chosen.get("do_sample"):
-                chosen.pop("num_return_sequences", None)
+        most = min(parameters.max_new_tokens or parameters.max_length or NEW_TOKENS, room)
+        least = parameters.min_new_tokens or parameters.min_length
+        least = None if least is None else min(least, most)
+        chosen = given(replace(parameters, max_length=None, min_length=None, max_new_tokens=most, min_new_tokens=least))
+        if self._captioner.family.is_language_model and not self._captioner.model.config.is_encoder_decoder:
+            return {name: value for name, value in chosen.items() if name not in _OF_CAPTIONERS} | {"num_beams": 1}
         return chosen
 
     def _result(self, prompt: str, asked: list[int], sequence: list[int], score: float | None) -> Generated:
         """What a sequence says; of models that give their prompt back, behind it."""
         begins = bool(asked) and sequence[: len(asked)] == asked
-        answer = sequence[len(asked) :] if begins else sequence
-        text = str(self._captioner.tokenizer.decode(answer, skip_special_tokens=True)).strip()
+        answer = (
+            sequence[len(asked) :] if begins else sequence[int(sequence[:1] != [] and sequence[0] in self._starts) :]
+        )
+        end = next((place for place, token in enumerate(answer) if token in self._ends), None)
+        answer = answer if end is None else answer[: end + 1]  # behind it, the longest sequence's length is filled up
+        text = str(self._captioner.tokenizer.decode(answer, skip_special_tokens=True))
+        text = text.rsplit("</think>", 1)[-1].strip()
         if self._captioner.family.form == "prefix" and begins:
-            text = f"{prompt} {text}".strip()
-            return Generated(text, prompt, score, len(answer))
+            return Generated(f"{prompt} {text}".strip(), prompt, score, len(answer))
         return Generated(text, "", score, len(answer))
 
 
-_OF_BEAMS = frozenset(("length_penalty", "early_stopping"))
+_OF_CAPTIONERS = frozenset(
+    ("length_penalty", "early_stopping", "num_return_sequences", "repetition_penalty", "no_repeat_ngram_size")
+)
+"""Parameters of the presets that small captioners need. A language model's beams cost more than they are worth, and
+penalties fall on the words of its prompt too."""

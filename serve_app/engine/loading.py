@@ -160,8 +160,11 @@ def onto(target: torch.device, network: Model, model: str) -> Model:
     return network
 
 
-def weights(kind: Any, directory: Path, model: str, dtype: torch.dtype) -> Any:
-    """The model of a checkpoint in safetensors. Raises `ModelIncomplete`."""
+def weights(kind: Any, directory: Path, model: str, dtype: torch.dtype, spare: str = "no tensor") -> Any:
+    """The model of a checkpoint in safetensors, which may lack tensors with `spare` in their names.
+
+    Raises `ModelIncomplete`.
+    """
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
     try:
         loaded: Any = kind.from_pretrained(
@@ -176,7 +179,7 @@ def weights(kind: Any, directory: Path, model: str, dtype: torch.dtype) -> Any:
             f"The checkpoint {model!r} does not fit its configuration: {first_line(error)}"
         ) from error
     network, report = loaded
-    if missing := sorted(report["missing_keys"]):
+    if missing := sorted(key for key in report["missing_keys"] if spare not in key):
         raise ModelIncomplete(f"The checkpoint {model!r} lacks {len(missing)} tensors, {missing[0]} for one.")
     return network
 

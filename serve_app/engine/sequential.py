@@ -15,10 +15,12 @@ import torch
 from transformers import StoppingCriteria
 
 from serve_app.deadline import Deadline
-from serve_app.errors import CaptionServeError, DeadlineExceeded, GenerationFailed
+from serve_app.errors import CaptionServeError, DeadlineExceeded, GenerationFailed, GeneratorUnavailable
 from serve_app.types import Generated, GenerateJob, ModelInfo, OnOutcome, Outcome, Pixels
 
 logger = logging.getLogger(__name__)
+
+LOST = "The device failed; the replica has to be started anew."
 
 
 class SequentialGenerator(abc.ABC):
@@ -30,6 +32,7 @@ class SequentialGenerator(abc.ABC):
 
     def __init__(self, info: ModelInfo) -> None:
         self._info = info
+        self._lost = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="generate")
 
     async def info(self) -> ModelInfo:
@@ -56,8 +59,10 @@ class SequentialGenerator(abc.ABC):
             interrupt.cancel()
             raise
 
-    def check_health(self) -> None:  # noqa: B027  # there is nothing that could die
-        """A job that hangs is ended by its deadline."""
+    def check_health(self) -> None:
+        """Raises `GeneratorUnavailable` when the device is lost. A job that hangs is ended by its deadline."""
+        if self._lost:
+            raise GeneratorUnavailable(LOST)
 
     def close(self) -> None:
         """Waits for the running job and ends the thread."""
@@ -85,7 +90,10 @@ class SequentialGenerator(abc.ABC):
             return error
         except torch.OutOfMemoryError:
             return GenerationFailed("The model ran out of GPU memory.")
-        except Exception:
+        except Exception as error:
+            if isinstance(error, torch.AcceleratorError):  # nothing runs on the device from here on
+                self._lost = True
+                return GeneratorUnavailable(LOST)
             logger.exception("generate failed for the prompt %r", job.prompt)
             return GenerationFailed("The model failed while it generated; the service's log has the details.")
 

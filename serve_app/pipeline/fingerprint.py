@@ -36,6 +36,8 @@ def fingerprint(
     settings: tuple[Any, ...] = (weights if weighs else None, presets, polisher)
     if weighs and answerer is not None:
         settings = (*settings, answerer, support.answered, support.confirmed)
+    if captioner.prompts:
+        settings = (*settings, captioner.prompts)
     parts = (_model(captioner), _model(matcher) if weighs and matcher else NO_MATCHER, _digest(settings))
     return ".".join((str(PIPELINE_VERSION), *parts))
 

@@ -30,6 +30,8 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 _MOST_PROFILE_BYTES = 1_000_000
 
+MOST_LENGTHS = 32
+"""Most times that the longer side of a picture that keeps its proportions is as long as the shorter."""
 LARGE_PIXELS = 16_000_000
 """Larger pictures are shrunk before they are resized, to no less than `GAP` times the size that is wanted: what differs
 then from a resize of the whole is rounding."""
@@ -87,10 +89,15 @@ def read(image: Any, limits: Limits, model: ModelInfo, budget: Budget | None = N
 
 
 def _pixels(picture: Image.Image, model: ModelInfo) -> Pixels:
-    size = (model.image_width, model.image_height)
-    sized = _prepared(picture, size if model.fit == "exact" else _within(picture, max(size)))
+    if model.fit == "exact":
+        sized, shape = _prepared(picture, (model.image_width, model.image_height)), b""
+    else:
+        width, height = _within(picture, max(model.image_width, model.image_height))
+        least = max(width, height) // MOST_LENGTHS  # processors enlarge the shorter side without bound
+        sized = _prepared(picture, (max(width, least), max(height, least)))
+        shape = f"{sized.width}×{sized.height} ".encode()
     data = sized.tobytes()
-    return Pixels(hashlib.blake2b(data, digest_size=16).hexdigest(), sized.height, sized.width, data)
+    return Pixels(hashlib.blake2b(shape + data, digest_size=16).hexdigest(), sized.height, sized.width, data)
 
 
 def check(data: bytes, limits: Limits) -> None:

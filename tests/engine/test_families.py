@@ -9,12 +9,20 @@ from pathlib import Path
 
 import httpx
 import pytest
+import torch
 from PIL import Image
 
 from lab import held_out
 from serve_app.engine import captioner_info, check_captioner, open_captioner
 from serve_app.engine.image_text import ImageTextGenerator
-from serve_app.errors import DeadlineExceeded, ModelError, ModelIncomplete, ModelUnsupported
+from serve_app.errors import (
+    DeadlineExceeded,
+    GeneratorUnavailable,
+    InvalidOption,
+    ModelError,
+    ModelIncomplete,
+    ModelUnsupported,
+)
 from serve_app.http import create_app
 from serve_app.limits import Limits
 from serve_app.pipeline import CaptionPipeline
@@ -44,12 +52,14 @@ async def scene(engine: ImageTextGenerator) -> Pixels:
 
 async def test_its_prompts_are_answered_and_a_seed_fixes_the_answers(engine: ImageTextGenerator) -> None:
     info, pixels = await engine.info(), await scene(engine)
+    model, family = engine._captioner.model, engine._captioner.family
+    has_beams = model.config.is_encoder_decoder or not family.is_language_model
     jobs = [GenerateJob(prompt, BEAMS, seed) for prompt in info.prompts for seed in (1, 2)]
     outcomes, again = [await engine.generate(pixels, jobs) for _ in range(2)]
     assert outcomes == again
     for outcome in outcomes:
         assert isinstance(outcome, Generated), outcome
-        assert len(outcome.alternatives) == 1
+        assert len(outcome.alternatives) == (1 if has_beams else 0)
         assert "<" not in outcome.prompt or outcome.text.startswith(outcome.prompt)
     assert len({outcome.text for outcome in outcomes if isinstance(outcome, Generated)}) > 1
 
@@ -67,6 +77,46 @@ async def test_what_takes_too_long_or_has_no_room_is_told(engine: ImageTextGener
     assert isinstance(late, DeadlineExceeded)
     (fine,) = await engine.generate(pixels, [GenerateJob("", GenerationParameters(max_length=4000, num_beams=1))])
     assert isinstance(fine, Generated), "never longer than the model's positions"
+
+
+def test_what_fills_a_sequence_up_is_no_token_of_it(engine: ImageTextGenerator) -> None:
+    """Each sequence had as many tokens as the longest, so that short ones counted as unlikely."""
+    end, start, word = next(iter(engine._ends)), next(iter(engine._starts)), 12
+    assert engine._result("", [], [start, word, word, end, 0, 0, 0], None).tokens == 3
+    assert engine._result("", [], [start, word, word, word], None).tokens == 3
+    assert engine._result("a", [7, 8], [7, 8, word, end, end], None).tokens == 2, "the prompt is none of it"
+
+
+async def test_a_caller_s_control_tokens_are_refused(engine: ImageTextGenerator) -> None:
+    """They ended in a traceback, or moved the picture."""
+    (token, *_) = engine._captioner.tokenizer.all_special_tokens
+    if engine._captioner.family.form == "none":
+        return  # no prompt reaches the model
+    (outcome,) = await engine.generate(await scene(engine), [GenerateJob(f"what is {token} this", BEAMS)])
+    assert isinstance(outcome, InvalidOption), outcome
+
+
+async def test_a_lost_device_is_told_to_the_health_check(
+    engine: ImageTextGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lost(*_: object) -> None:
+        raise torch.AcceleratorError("device-side assert")
+
+    engine.check_health()
+    monkeypatch.setattr(engine, "_inputs", lost)
+    monkeypatch.setattr(engine, "_lost", False)
+    (outcome,) = await engine.generate(await scene(engine), [GenerateJob("", BEAMS)])
+    assert isinstance(outcome, GeneratorUnavailable)
+    with pytest.raises(GeneratorUnavailable):
+        engine.check_health()
+
+
+async def test_pictures_of_one_content_and_other_shapes_are_others(engine: ImageTextGenerator) -> None:
+    info = await engine.info()
+    first, second = (images.read(Image.new("RGB", size), Limits(), info) for size in ((40, 20), (20, 40)))
+    assert first.digest != second.digest
+    line = images.read(Image.new("RGB", (3000, 1)), Limits(), info)
+    assert line.width <= 33 * line.height, "a processor enlarges the shorter side without bound"
 
 
 async def test_pictures_keep_their_proportions(engine: ImageTextGenerator) -> None:
