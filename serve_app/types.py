@@ -135,6 +135,8 @@ class ModelInfo:
     """What the variants of a caption ask it; empty for the presets."""
     continues: bool = True
     """Whether it can be asked to go on with a caption."""
+    sequential: bool = False
+    """Whether its jobs run one after the other."""
 
 
 class Generator(Protocol):

@@ -59,8 +59,10 @@ class EngineJobBackend:
         args = settings.app_args()
         self._pipeline, self._matcher = local_pipeline(args)
         self._options = settings.caption_options()
+        rows = self._pipeline.work(replace(self._options, rounds=1))
+        full = 0 if asyncio.run(self._pipeline.info()).sequential else max(1, args.max_rows // max(1, rows))
         # A full batch and two images more: the engine never waits, and no image's time runs out in a queue.
-        self.at_once = 2 + max(1, args.max_rows // max(1, self._pipeline.work(replace(self._options, rounds=1))))
+        self.at_once = 2 + full
 
     async def caption(self, image: Pixels) -> dict[str, Any]:
         result = await self._pipeline.caption(image, self._options)

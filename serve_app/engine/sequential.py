@@ -9,6 +9,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -31,7 +32,7 @@ class SequentialGenerator(abc.ABC):
     """
 
     def __init__(self, info: ModelInfo) -> None:
-        self._info = info
+        self._info = replace(info, sequential=True)
         self._lost = False
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="generate")
 

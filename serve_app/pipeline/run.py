@@ -51,6 +51,8 @@ class CaptionPipeline:
     ) -> None:
         self._answerer = answerer
         self._answerer_name = answerer_name
+        self._model: ModelInfo | None = None
+        """What the captioner said of itself last."""
         self._generator = generator
         self._presets = presets or Presets()
         self._matcher = matcher
@@ -73,6 +75,7 @@ class CaptionPipeline:
             raise NotDeployed("ask, questions: no model answers questions here; the setting `answerer` turns it on.")
         start = time.perf_counter()
         model = await self._generator.info()
+        self._model = model
         options = _asked(options, model)
         context = Context(
             self._generator,
@@ -120,10 +123,14 @@ class CaptionPipeline:
     def work(self, options: CaptionOptions) -> int:
         """Rows that the request decodes, a question counting as one: what admission and capacity count."""
         plan = PLANS[options.strategy]
+        if self._model is not None:
+            options = _asked(options, self._model)
+        continues = self._model is None or self._model.continues
+        prompted = options if continues else replace(options, rounds=1)
         if self._answerer is None or not plan.weighs:
-            return plan.work(options, self._presets)
+            return plan.work(prompted, self._presets)
         if self._matcher is None or options.ask is False:
-            return plan.work(options, self._presets) + len(options.questions)
+            return plan.work(prompted, self._presets) + len(options.questions)
         return plan.work(replace(options, rounds=1), self._presets) + most_questions(options)
 
     async def probe(self) -> None:

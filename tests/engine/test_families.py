@@ -139,6 +139,9 @@ async def test_every_strategy_captions(engine: ImageTextGenerator, strategy: str
     if not info.continues:
         assert not [each for each in result.clauses if each.source.kind in ("extension", "round")]
     await pipeline.probe()
+    if not info.continues:
+        assert pipeline.work(options) <= len(info.prompts) * 8, "rounds that it does not run are no work"
+    assert info.sequential
 
 
 @pytest.fixture
