@@ -46,13 +46,20 @@ class AppArgs(Limits, EngineSettings):
     torch_threads: int | None = Field(
         None, ge=1, description="CPU threads of a replica; None: what Ray sets, its num_cpus"
     )
-    engine: EngineName | Literal["instant"] = Field(
+    engine: EngineName | Literal["instant", "openai"] = Field(
         "decode",
         description="of BLIP: decode, or transformers: its generate, one job at a time, as for every other family "
-        "(reference is the same); "
+        "(reference is the same); openai: a chat model at captioner_url; "
         "instant: no model, a fixed text, to measure the service around the engine",
     )
     instant_delay_s: float = Field(0.0, ge=0, description="seconds that a call of the instant engine takes")
+
+    captioner_url: str | None = Field(
+        None,
+        description="with engine openai: root of an OpenAI-compatible API whose model captions, such as "
+        "http://vlm:8000/v1; key: the environment's CAPTION_SERVE_CAPTIONER_API_KEY",
+    )
+    captioner_concurrency: int = Field(16, ge=1, description="requests that a replica has there at once")
 
     matcher: str | None = Field(
         None,
@@ -141,6 +148,8 @@ class AppArgs(Limits, EngineSettings):
             raise ValueError("default_timeout_s must not be above max_timeout_s")
         if (self.polish_url is None) != (self.polish_model is None):
             raise ValueError("polish_url and polish_model go together")
+        if (self.engine == "openai") != (self.captioner_url is not None):
+            raise ValueError("engine openai and captioner_url go together")
         return self
 
     def reconfigured(self, user_config: Mapping[str, Any]) -> Self:

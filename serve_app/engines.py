@@ -5,6 +5,7 @@ torch and transformers are imported when an engine starts: the ingress and the c
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -15,6 +16,7 @@ from serve_app.types import Generator, ModelInfo
 
 if TYPE_CHECKING:
     from serve_app.engine import AnswerEngine, MatchEngine
+    from serve_app.remote import RemoteGenerator
 
 
 class CaptionEngine(Generator, Protocol):
@@ -29,6 +31,8 @@ def start_captioner(args: AppArgs) -> CaptionEngine:
     """Raises `ModelError`s."""
     if args.engine == "instant":
         return InstantGenerator(args.instant_delay_s)
+    if args.engine == "openai":
+        return _remote(args)
     from serve_app.engine import open_captioner
 
     _set_threads(args)
@@ -68,10 +72,29 @@ def model_files(args: AppArgs) -> tuple[ModelInfo, ModelInfo | None]:
     """What the files of the captioner and of the matcher beside it say. Raises `ModelError`s."""
     if args.engine == "instant":
         return INFO, None
-    from serve_app.engine import MATCHING, captioner_info, file_info
+    if args.engine == "openai":
+        from serve_app.remote import info_of
+
+        assert args.captioner_url is not None, "the settings go together"
+        return info_of(args.captioner_url, args.model), None if args.matcher is None else _matcher_info(args)
+    from serve_app.engine import captioner_info
 
     captioner = captioner_info(args.model, args.revision)
-    return captioner, None if args.matcher is None else file_info(args.matcher, args.matcher_revision, MATCHING)
+    return captioner, None if args.matcher is None else _matcher_info(args)
+
+
+def _matcher_info(args: AppArgs) -> ModelInfo:
+    from serve_app.engine import MATCHING, file_info
+
+    assert args.matcher is not None
+    return file_info(args.matcher, args.matcher_revision, MATCHING)
+
+
+def _remote(args: AppArgs) -> RemoteGenerator:
+    from serve_app.remote import KEY_VARIABLE, RemoteGenerator  # brings the chat client
+
+    assert args.captioner_url is not None, "the settings go together"
+    return RemoteGenerator(args.captioner_url, args.model, os.environ.get(KEY_VARIABLE), args.captioner_concurrency)
 
 
 def _as_set(args: AppArgs, revision: str | None) -> dict[str, Any]:

@@ -113,6 +113,14 @@ Outcome = Generated | CaptionServeError
 """The result of one job; a job's failure does not touch its neighbours."""
 
 
+CHAT_PROMPTS = (
+    "Describe this image in detail.",
+    "Name everything in this image, with its number, its color and its place.",
+    "Describe the foreground and the background of this image.",
+)
+"""What the variants of a caption ask a model that follows requests."""
+
+
 OnOutcome = Callable[[int, Outcome], None]
 """Called with each job as it ends: its place in the call, and its outcome."""
 

@@ -95,6 +95,11 @@ def taken(settings: JobSettings) -> ModelInfo | None:
         from serve_app.instant import INFO
 
         return INFO
+    if args.engine == "openai":
+        from serve_app.remote import info_of
+
+        assert args.captioner_url is not None, "the settings go together"
+        return info_of(args.captioner_url, args.model)
     found: ModelInfo = answer(ray.remote(_taken).options(num_cpus=READING_CPUS).remote(args.model, args.revision))
     return found
 
@@ -234,7 +239,8 @@ class Engines:
     def __init__(self, settings: JobSettings, run: RunSettings) -> None:
         resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
-        device = settings.app_args().device
+        args = settings.app_args()
+        device = args.device if args.engine != "openai" or args.matcher is not None else "cpu"
         self.gpus: float = 0
         self.threads: int | None = None
         if settings.via_handle is not None:

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 import typer
 
 from serve_app.args import matcher_for
-from serve_app.cli.flags import sizes, with_options
+from serve_app.cli.flags import CAPTIONER_URL, engine_of, sizes, with_options
 from serve_app.options import given
 from serve_app.types import DTYPES, Dtype
 
@@ -54,6 +54,7 @@ def batch(
     dtype: Annotated[str, typer.Option(help=f"{', '.join(get_args(Dtype))}. {DTYPES}")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     engine: Annotated[str, typer.Option(help="of BLIP: decode or transformers; instant: no model")] = "decode",
+    captioner_url: Annotated[str | None, typer.Option(help=CAPTIONER_URL)] = None,
     fetch_host: Annotated[
         list[str] | None, typer.Option(help="host to fetch http(s) images from; every public one unless given")
     ] = None,
@@ -100,7 +101,7 @@ def batch(
         "matcher": matcher_for(model, matcher),
         "dtype": dtype,
         "device": device,
-        "engine": engine,
+        **engine_of(engine, captioner_url),
     }
     args |= {"revision": revision} if revision else {}
     args |= {"fetch_hosts": tuple(fetch_host or ("*",)), "fetch_networks": tuple(fetch_network or ())}

@@ -27,6 +27,17 @@ def sizes(max_image_bytes: int | None, max_image_pixels: int | None) -> dict[str
     return {name: value for name, value in given.items() if value is not None}
 
 
+CAPTIONER_URL = (
+    "root of an OpenAI-compatible API whose --model captions, such as http://vlm:8000/v1; "
+    "key: CAPTION_SERVE_CAPTIONER_API_KEY"
+)
+
+
+def engine_of(engine: str, captioner_url: str | None) -> dict[str, str]:
+    """The settings of an engine: a URL is one by itself."""
+    return {"engine": engine} if captioner_url is None else {"engine": "openai", "captioner_url": captioner_url}
+
+
 def _flag(name: str, field: FieldInfo) -> Any:
     bounds = constraints(field)
     least: Any = next((each.ge for each in bounds if isinstance(each, annotated_types.Ge)), None)

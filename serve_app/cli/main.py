@@ -17,7 +17,7 @@ import serve_app
 from serve_app.args import AppArgs, matcher_for
 from serve_app.batch.names import shown
 from serve_app.cli.batch import batch
-from serve_app.cli.flags import sizes, with_options
+from serve_app.cli.flags import CAPTIONER_URL, engine_of, sizes, with_options
 from serve_app.errors import CaptionServeError, InvalidOption, ModelError
 from serve_app.options import given, parse_options
 from serve_app.service import CaptionService
@@ -53,6 +53,7 @@ def caption(
     dtype: Annotated[str, typer.Option(help=f"{', '.join(get_args(Dtype))}. {DTYPES}")] = "auto",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
     engine: Annotated[str, typer.Option(help="of BLIP: decode, or transformers: its generate")] = "decode",
+    captioner_url: Annotated[str | None, typer.Option(help=CAPTIONER_URL)] = None,
     max_image_bytes: Annotated[int | None, typer.Option(min=1, help="largest file of an image")] = None,
     max_image_pixels: Annotated[int | None, typer.Option(min=1, help="largest image in pixels, width × height")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="the full result, one JSON object a line")] = False,
@@ -73,7 +74,7 @@ def caption(
                 "matcher": matcher_for(model, matcher),
                 "dtype": dtype,
                 "device": device,
-                "engine": engine,
+                **engine_of(engine, captioner_url),
                 **sizes(max_image_bytes, max_image_pixels),
             }
         )

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
+from serve_app.types import CHAT_PROMPTS
+
 Form = Literal["none", "prefix", "task", "chat"]
 """What a prompt is to a model: nothing; the beginning of the caption; an instruction or a task's word; what a user says
 in a chat, by the checkpoint's own template."""
@@ -36,19 +38,14 @@ class Family:
 
 _UNASKED = ("",)
 _BEGINNINGS = ("a photo of", "a picture of", "an image of")
-_ASKED = (
-    "Describe this image in detail.",
-    "Name everything in this image, with its number, its color and its place.",
-    "Describe the foreground and the background of this image.",
-)
-CHAT = Family("chat", _ASKED, 768)
+CHAT = Family("chat", CHAT_PROMPTS, 768)
 """Every other model with a chat template."""
 
 FAMILIES: Mapping[str, Family] = {
     "git": Family("prefix", _UNASKED),
     "vision-encoder-decoder": Family("none", _UNASKED),
     "blip-2": Family("prefix", _BEGINNINGS),
-    "instructblip": Family("task", _ASKED),
+    "instructblip": Family("task", CHAT_PROMPTS),
     "florence2": Family("task", ("<MORE_DETAILED_CAPTION>", "<DETAILED_CAPTION>", "<CAPTION>"), 768),
     "paligemma": Family("task", ("describe en", "caption en"), before="<image>"),
 }
