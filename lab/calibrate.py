@@ -35,6 +35,7 @@ from lab.composers import draw
 from lab.facts import claims
 from lab.objects import nouns_in
 from lab.scenes import CALIBRATION_SEED, Scene
+from lab.tasks import auc
 from serve_app.args import matcher_for
 from serve_app.engine import load, load_answerer, load_matcher, start, start_answerer, start_matcher
 from serve_app.limits import Limits
@@ -57,6 +58,7 @@ from serve_app.types import Generated, GenerateJob, Generator, Pixels, Source
 MIN_PASSING = 50
 """Statements that must lie above a floor for its share of false ones to mean something."""
 MARGIN = 0.5
+FOLDS = 5
 SUPPORT = Path(str(files("serve_app.pipeline") / "support.toml"))
 
 Truth = Callable[[Statement], bool | None]
@@ -219,15 +221,32 @@ def logistic(features: np.ndarray, true: np.ndarray, steps: int = 50, ridge: flo
     return weights
 
 
-def block(name: str, found: list[Labelled], matched: bool, wrong: float, further: str = "") -> str:
-    """The fitted weights and floors as a table of `support.toml`; `further` names a feature beside the usual ones."""
-    true = np.array([each.true for each in found])
+def _inputs(found: list[Labelled], matched: bool, further: str) -> np.ndarray:
+    """[statements, features]: the match score's odds (0 unless `matched`), agreement, and the odds of `further`."""
     scores = np.clip([each.score for each in found], LEAST, 1 - LEAST)
     odds = np.log(scores / (1 - scores))[:, None] * float(matched)
     inputs = np.column_stack([odds, np.array([each.features for each in found])])
     if further:
         answers = np.clip([getattr(each, further) for each in found], LEAST, 1 - LEAST)
         inputs = np.column_stack([inputs, np.log(answers / (1 - answers))])
+    return inputs
+
+
+def folded_auc(found: list[Labelled], further: str = "") -> float:
+    """Area under the ROC curve of support, each fold of neighbouring statements by weights of the others."""
+    true, inputs = np.array([each.true for each in found]), _inputs(found, True, further)
+    support = np.zeros(len(found))
+    for fold in np.array_split(np.arange(len(found)), FOLDS):
+        others = np.setdiff1d(np.arange(len(found)), fold)
+        weights = logistic(inputs[others], true[others])
+        support[fold] = weights[0] + inputs[fold] @ weights[1:]
+    return round(auc(support[true], support[~true]), 4)
+
+
+def block(name: str, found: list[Labelled], matched: bool, wrong: float, further: str = "") -> str:
+    """The fitted weights and floors as a table of `support.toml`; `further` names a feature beside the usual ones."""
+    true = np.array([each.true for each in found])
+    inputs = _inputs(found, matched, further)
     weights = logistic(inputs if matched else inputs[:, 1:], true)
     values = [weights[0], *(weights[1:] if matched else (0.0, *weights[1:]))]
     names = ("bias", *FEATURES, *((further,) if further else ()))
@@ -291,11 +310,13 @@ def main() -> None:
     print("\n\n".join(blocks), end="\n\n")
     if args.write:
         SUPPORT.write_text(replaced(SUPPORT.read_text(encoding="utf-8"), blocks), encoding="utf-8")
-    shares = {
+    report: dict[str, dict[str, float]] = {
         name: {"statements": len(some), "true": round(sum(each.true for each in some) / max(1, len(some)), 4)}
         for name, some in (("said", found), ("answered", asked), ("asked back", back))
     }
-    print(json.dumps(shares))
+    if len({each.true for each in back}) > 1:
+        report["asked back"] |= {"auc without": folded_auc(back), "auc": folded_auc(back, "yes")}
+    print(json.dumps(report))
 
 
 if __name__ == "__main__":

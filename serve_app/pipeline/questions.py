@@ -81,9 +81,12 @@ class Question:
 
 
 def asked_back(statement: str) -> str | None:
-    """The question to which "yes" confirms a statement; None if it is not of the form "there is …" or "the … is …"."""
+    """The question to which "yes" confirms a statement; None if it is not of the form "there is …" or "the … is …".
+
+    None for what is said of several things at once, too: it would be asked in every order in which variants list them.
+    """
     stated = _STATED.match(statement)
-    if stated is None or _RELATIVE & set(statement.split()):
+    if stated is None or _RELATIVE & set(statement.split()) or " and " in (stated["subject"] or ""):
         return None
     if stated["there"]:
         return f"{stated['are']} there {stated['what']}?"

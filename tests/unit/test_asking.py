@@ -254,6 +254,8 @@ def test_without_a_matcher_the_caption_is_never_worse() -> None:
         ("a cloudy day", None),
         ("on the beach", None),
         ("the man who is standing is tall", None),
+        ("the dog and the cat are on the left", None),
+        ("the dog is on the left and small", "is the dog on the left and small?"),
         ("", None),
     ],
 )
