@@ -7,6 +7,7 @@ import tomllib
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from lab import captions, composers, held_out, photographs, questions, sprites, statements, unknown
 from lab.augment import augment
@@ -88,6 +89,23 @@ def test_a_scene_that_is_moved_is_told_anew() -> None:
         assert pixels.shape == (160, 160, 3)
         for rule in captions.VARIANTS:
             assert all(claim.holds(changed) for claim in claims(rule(changed)))
+
+
+def test_what_is_told_of_a_moved_picture_is_where_its_pixels_are() -> None:
+    box = (0.1, 0.1, 0.3, 0.3)
+    picture = Image.new("RGB", (160, 160), (0, 0, 90))
+    picture.paste((255, 0, 0), (16, 16, 48, 48))
+    scene = Scene(0, (Group("square", 1, "small", "top left", (box,), "red"),))
+    moved, off = 0, []
+    for seed in range(60):
+        pixels, changed = augment(np.random.default_rng(seed), picture, scene)
+        found = changed.groups[0].boxes[0]
+        moved += found != box
+        rows, columns = np.nonzero((pixels[..., 0] > 150) & (pixels[..., 1] < 90) & (pixels[..., 2] < 90))
+        left, top, right, bottom = (edge * 160 for edge in found)
+        off.append(abs(columns.mean() - (left + right) / 2) + abs(rows.mean() - (top + bottom) / 2))
+    assert moved > 15
+    assert np.quantile(off, 0.9) < 3, "pixels; a frame may be as red as the square"
 
 
 @needs_font
