@@ -1,6 +1,6 @@
 """Trains the embedded models one after the other, from one seed: `python -m lab.train_all`.
 
-    python -m lab.train_all                          # about seven hours on two cores
+    python -m lab.train_all                          # about four hours on two cores
     python -m lab.train_all --most-steps 5           # the first steps of the first model only, the same each time
     python -m lab.train_all --only answerer          # one of the models, from the others as they are in --work
 
@@ -37,7 +37,7 @@ MEASURING = (
     ("lab.evaluate", "--photographs"),
 )
 """What is run when all models are there; they measure the shipped ones."""
-VISION_STEPS, CAPTION_STEPS, MATCHER_STEPS, ANSWERER_STEPS = 3000, 6000, 4000, 3600
+VISION_STEPS, CAPTION_STEPS, MATCHER_STEPS, ANSWERER_STEPS = 2500, 4500, 3000, 2600
 
 
 def trainers(work: Path, seed: int) -> dict[str, Callable[[Course], bool]]:
