@@ -293,7 +293,7 @@ def main() -> None:
     if (args.images is None) != (args.annotations is None):
         parser.error("--images and --annotations go together")
     inputs = annotated(args.images, args.annotations, args.scenes) if args.images else scenes(args.scenes)
-    every = asyncio.run(label(args.model, args.matcher, matcher_for(args.model, args.answerer), inputs))
+    every = asyncio.run(label(args.model, args.matcher, matcher_for([args.model], args.answerer), inputs))
     found = [each for each in every if each.answer is None]
     asked = [each for each in every if each.answer is not None]
     back = doubtful([each for each in every if each.yes is not None], Support.of(args.matcher).matched)

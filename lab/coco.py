@@ -148,7 +148,7 @@ async def captions(
 
 def main(args: argparse.Namespace) -> None:
     images = read(args.annotations, args.instances)[: args.limit]
-    settings = AppArgs(model=args.model, matcher=matcher_for(args.model, args.matcher))
+    settings = AppArgs(model=args.model, matcher=matcher_for([args.model], args.matcher))
     service = local_service(settings)
     texts, found = asyncio.run(captions(service, args.images, images, {"strategy": args.strategy, "seed": args.seed}))
     report = {"model": args.model, "strategy": args.strategy, **measures(texts, found)}

@@ -249,10 +249,10 @@ async def _best_of_n(models: Remembering, pixels: Pixels, seed: int) -> str:
 async def evaluate(args: argparse.Namespace, runner: Runner) -> dict[str, Texts]:
     """Returns the texts of all scenes by strategy."""
     engine = start(load(args.model, dtype=runner.dtype), runner.engine)
-    name = matcher_for(args.model, args.matcher)
+    name = matcher_for([args.model], args.matcher)
     matcher = start_matcher(load_matcher(name)) if name else None
     info = await engine.info()
-    asked = matcher_for(args.model, args.answerer)
+    asked = matcher_for([args.model], args.answerer)
     answerer = None if asked is None else start_answerer(load_answerer(asked))
     evaluation = Evaluation(engine, matcher, answerer, Support.of(name, args.model), args.seed, args.greedy_only)
     begun = time.monotonic()

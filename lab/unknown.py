@@ -64,7 +64,7 @@ async def captions(model: str, matcher_name: str | None, seed: int) -> list[Capt
 
 
 def main(args: argparse.Namespace) -> None:
-    found = asyncio.run(captions(args.model, matcher_for(args.model, args.matcher), args.seed))
+    found = asyncio.run(captions(args.model, matcher_for([args.model], args.matcher), args.seed))
     wrong = [result for result in found if believed(result)]
     report: dict[str, Any] = {
         "photographs": len(found),

@@ -1,6 +1,6 @@
 """Every setting of the service, once: its default, unit and meaning."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
@@ -8,6 +8,8 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator,
 
 from serve_app.errors import InvalidOption
 from serve_app.limits import EngineSettings, Limits
+from serve_app.options import Prompt
+from serve_app.steps import ONLY
 from serve_app.types import DTYPES, Dtype, EngineLimits, EngineName, GenerationParameters
 
 _PARAMETERS = TypeAdapter(GenerationParameters)
@@ -20,24 +22,23 @@ LIVE = frozenset(
         "clause_floor",
         "max_retries",
         "presets",
+        "captioner_patience_s",
         "spread",
     }
 )
 """Settings that the ingress takes from its `user_config` too, and changes while it serves."""
 
 
-def matcher_for(model: str, matcher: str | None) -> str | None:
+def matcher_for(models: Collection[str], matcher: str | None) -> str | None:
     """The matcher of commands that load models themselves: what was given ("none" for none), else the embedded one
-    beside the embedded captioner."""
+    beside embedded captioners."""
     if matcher is None:
-        return "demo" if model == "demo" else None
+        return "demo" if all(model == "demo" for model in models) else None
     return None if matcher == "none" else matcher
 
 
-class AppArgs(Limits, EngineSettings):
-    """Arguments of `serve_app.app:build_app`, from a config file's `args` or from `key=value` words."""
-
-    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+class CaptionerSettings(EngineSettings):
+    """What a captioner is and runs on."""
 
     model: str = Field("demo", description="demo, a local directory, or a hub id")
     revision: str | None = Field(None, description="branch, tag or commit of a hub id")
@@ -60,6 +61,39 @@ class AppArgs(Limits, EngineSettings):
         "http://vlm:8000/v1; key: the environment's CAPTION_SERVE_CAPTIONER_API_KEY",
     )
     captioner_concurrency: int = Field(16, ge=1, description="requests that a replica has there at once")
+    variant_prompts: tuple[Prompt, ...] = Field(
+        (), description="prompts of its variants; none: by the model's family, see serve_app/engine/families.py"
+    )
+
+
+class CaptionerArgs(CaptionerSettings):
+    """One of several captioners."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    name: str = Field(pattern=r"^[a-z0-9]([a-z0-9-]{0,30}[a-z0-9])?$", description="lower-case letters, digits, -")
+
+
+SHARED = frozenset({"dtype", "device", "torch_threads", *EngineSettings.model_fields})
+"""Settings of a service that hold for each of its captioners which has none of its own."""
+
+
+class AppArgs(Limits, CaptionerSettings):
+    """Arguments of `serve_app.app:build_app`, from a config file's `args` or from `key=value` words."""
+
+    model_config = ConfigDict(extra="forbid", protected_namespaces=())
+
+    captioners: tuple[CaptionerArgs, ...] = Field(
+        (),
+        description="several captioners instead of `model`, each with a name and settings of its own, and a deployment "
+        "Captioner-NAME; what it does not set of dtype, device, torch_threads and the engine's sizes is the service's",
+    )
+    captioner_patience_s: float = Field(
+        30.0,
+        gt=0,
+        description="with several captioners: seconds that a caption waits for the others once one has answered, and "
+        "half of what is left of the request's time at the most",
+    )
 
     matcher: str | None = Field(
         None,
@@ -150,7 +184,23 @@ class AppArgs(Limits, EngineSettings):
             raise ValueError("polish_url and polish_model go together")
         if (self.engine == "openai") != (self.captioner_url is not None):
             raise ValueError("engine openai and captioner_url go together")
+        own = set(CaptionerSettings.model_fields) - SHARED
+        if self.captioners and (given := sorted(own & self.model_fields_set)):
+            raise ValueError(f"{given[0]} belongs to one of the captioners, since there are several")
+        names = [captioner.name for captioner in self.captioners]
+        if len(set(names)) < len(names):
+            raise ValueError("captioners have different names")
+        for captioner in self.captioners:
+            self._of(captioner)
         return self
+
+    def each(self) -> dict[str, Self]:
+        """The settings of each captioner by its name, as if it were the only one."""
+        return {captioner.name: self._of(captioner) for captioner in self.captioners} or {ONLY: self}
+
+    def _of(self, captioner: CaptionerArgs) -> Self:
+        mine = captioner.model_dump(exclude_unset=True, exclude={"name"})
+        return type(self).model_validate({**self.model_dump(exclude_unset=True, exclude={"captioners"}), **mine})
 
     def reconfigured(self, user_config: Mapping[str, Any]) -> Self:
         """These settings with the live ones changed. Raises pydantic's `ValidationError` and `InvalidOption`."""
@@ -168,6 +218,11 @@ class AppArgs(Limits, EngineSettings):
 
     def limits(self) -> Limits:
         return Limits(**{name: getattr(self, name) for name in Limits.model_fields})
+
+    @property
+    def rows(self) -> int:
+        """Rows that a replica of the captioner works on at once; at a URL a request is one."""
+        return self.max_rows if self.captioner_url is None else self.captioner_concurrency
 
     def engine_limits(self) -> EngineLimits:
         """Those of these settings; a group has as many rows as the preset with the most beams asks for."""

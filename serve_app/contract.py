@@ -15,6 +15,7 @@ class Stats(BaseModel):
 class VariantBody(BaseModel):
     prompt: str
     text: str = Field(description="empty when the variant failed; then `degraded` says why")
+    captioner: str = Field("", description="name of the captioner that wrote it")
     score: float | None = Field(description="match score, or of agreement without a matcher; null unless grounded")
 
 
@@ -32,7 +33,7 @@ class SourceBody(BaseModel):
         description="place among the variants, extensions or questions from 1, or number of the round; null for words "
         "of all"
     )
-    captioner: str = Field(description="name of the model that wrote it")
+    captioner: str = Field(description="name of the captioner that wrote it: the model's, unless there are several")
     prompt: str | None = Field(description="what that model was asked; empty for the unconditional caption")
 
 
@@ -74,7 +75,7 @@ class CaptionBody(BaseModel):
     """A caption, its parts and how long they took (milliseconds)."""
 
     id: str
-    model: str
+    model: str = Field(description="name of the model, or of several captioners, joined by +")
     caption: str
     stats: Stats
     variants: list[VariantBody]
@@ -112,6 +113,7 @@ class StartEvent(BaseModel):
     model: str
     strategy: str
     prompts: list[str]
+    captioners: list[str] = Field(default_factory=list, description="who is asked each of the prompts")
     rounds: int
     seed: int
 
@@ -122,6 +124,7 @@ class VariantEvent(BaseModel):
     event: Literal["variant"] = "variant"
     index: int = Field(description="place among the prompts, from 1")
     prompt: str
+    captioner: str = ""
     text: str = Field(description="empty when the variant failed")
     score: float | None = None
 
@@ -272,6 +275,7 @@ class Description(BaseModel):
     """What a running service offers; asked for by the page before it draws itself."""
 
     model: str
+    captioners: list[str] = Field(default_factory=list, description="names for `use`, if there are several")
     strategies: list[str]
     tasks: list[str] = Field(
         default_factory=list, description="deployed besides captions: answers, matches, filters, embeddings"

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from serve_app.args import AppArgs
 from serve_app.instant import INFO, InstantGenerator
+from serve_app.steps import ONLY
 from serve_app.tasks import ModelRole
 from serve_app.types import Generator, ModelInfo
 
@@ -27,17 +28,30 @@ class CaptionEngine(Generator, Protocol):
     def close(self) -> None: ...
 
 
-def start_captioner(args: AppArgs) -> CaptionEngine:
-    """Raises `ModelError`s."""
+def start_captioners(args: AppArgs) -> dict[str, CaptionEngine]:
+    """All captioners by their names. Raises `ModelError`s."""
+    return {name: start_captioner(each, name) for name, each in args.each().items()}
+
+
+def start_captioner(args: AppArgs, name: str = ONLY) -> CaptionEngine:
+    """One captioner by its own settings. Raises `ModelError`s."""
     if args.engine == "instant":
         return InstantGenerator(args.instant_delay_s)
     if args.engine == "openai":
-        return _remote(args)
+        return _remote(args, name)
     from serve_app.engine import open_captioner
 
     _set_threads(args)
     limits = args.engine_limits()
-    return open_captioner(args.model, args.engine, limits, revision=args.revision, dtype=args.dtype, device=args.device)
+    return open_captioner(
+        args.model,
+        args.engine,
+        limits,
+        revision=args.revision,
+        dtype=args.dtype,
+        device=args.device,
+        prompts=args.variant_prompts,
+    )
 
 
 def start_matcher(args: AppArgs) -> MatchEngine | None:
@@ -68,33 +82,34 @@ START: Mapping[ModelRole, Callable[[AppArgs], MatchEngine | AnswerEngine | None]
 }
 
 
-def model_files(args: AppArgs) -> tuple[ModelInfo, ModelInfo | None]:
-    """What the files of the captioner and of the matcher beside it say. Raises `ModelError`s."""
+def model_files(args: AppArgs) -> tuple[list[ModelInfo], ModelInfo | None]:
+    """What the files of the captioners and of the matcher beside them say. Raises `ModelError`s."""
+    captioners = [_captioner_info(each) for each in args.each().values()]
+    if args.matcher is None or args.engine == "instant":
+        return captioners, None
+    from serve_app.engine import MATCHING, file_info
+
+    return captioners, file_info(args.matcher, args.matcher_revision, MATCHING)
+
+
+def _captioner_info(args: AppArgs) -> ModelInfo:
     if args.engine == "instant":
-        return INFO, None
+        return INFO
     if args.engine == "openai":
         from serve_app.remote import info_of
 
         assert args.captioner_url is not None, "the settings go together"
-        return info_of(args.captioner_url, args.model), None if args.matcher is None else _matcher_info(args)
+        return info_of(args.captioner_url, args.model)
     from serve_app.engine import captioner_info
 
-    captioner = captioner_info(args.model, args.revision)
-    return captioner, None if args.matcher is None else _matcher_info(args)
+    return captioner_info(args.model, args.revision, args.variant_prompts)
 
 
-def _matcher_info(args: AppArgs) -> ModelInfo:
-    from serve_app.engine import MATCHING, file_info
-
-    assert args.matcher is not None
-    return file_info(args.matcher, args.matcher_revision, MATCHING)
-
-
-def _remote(args: AppArgs) -> RemoteGenerator:
-    from serve_app.remote import KEY_VARIABLE, RemoteGenerator  # brings the chat client
+def _remote(args: AppArgs, name: str) -> RemoteGenerator:
+    from serve_app.remote import RemoteGenerator, key_of  # brings the chat client
 
     assert args.captioner_url is not None, "the settings go together"
-    return RemoteGenerator(args.captioner_url, args.model, os.environ.get(KEY_VARIABLE), args.captioner_concurrency)
+    return RemoteGenerator(args.captioner_url, args.model, key_of(name, os.environ), args.captioner_concurrency)
 
 
 def _as_set(args: AppArgs, revision: str | None) -> dict[str, Any]:

@@ -68,6 +68,11 @@ class Options(BaseModel):
     extra_prompts: Annotated[list[Prompt] | None, Offered("cli", "batch", "mcp", "chat")] = Field(
         None, description='variant prompts besides the others: beginnings of sentences, as "the weather is"'
     )
+    use: Annotated[list[Prompt] | None, Offered("cli", "batch", "mcp", "chat")] = Field(
+        None,
+        min_length=1,
+        description="names of the captioners that take part, where there are several; basic and classic take the first",
+    )
     ask: Annotated[bool | None, Offered("cli", "batch", "mcp", "chat")] = Field(
         None,
         description="whether the rounds of `grounded` ask questions about what the caption lacks; by default where a "
@@ -112,6 +117,7 @@ class Options(BaseModel):
         if any(len(question) > limits.max_prompt_characters for question in questions):
             raise InvalidOption(f"questions: at most {limits.max_prompt_characters} characters each are accepted.")
         lists = {"prompts": prompts, "extra_prompts": extra_prompts, "questions": questions}
+        lists["use"] = tuple(dict.fromkeys(self.use or ()))
         resolved = CaptionOptions(**{**values, **lists})
         if resolved.timeout_s > limits.max_timeout_s:
             raise InvalidOption(f"timeout_s: at most {limits.max_timeout_s:g} seconds are accepted.")

@@ -8,7 +8,7 @@ import io
 import logging
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from openai import APIConnectionError, APIStatusError, APITimeoutError, AsyncOpenAI, BadRequestError, OpenAIError
@@ -43,6 +43,12 @@ PAUSE_S = 15.0
 PATIENCE_S = 10.0
 """Time limit from which on no answer in time is a failure of the server."""
 LATE = "The captioner's server did not answer in time."
+
+
+def key_of(captioner: str, environ: Mapping[str, str]) -> str | None:
+    """The API key of a captioner: that of its name if there is one, as in …_API_KEY_MY_VLM."""
+    own = f"{KEY_VARIABLE}_{captioner.upper().replace('-', '_')}"
+    return environ.get(own, environ.get(KEY_VARIABLE))
 
 
 class ServerFailed(GenerationFailed):

@@ -2,11 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from serve_app.types import Asked, CaptionOptions, CaptionResult, ModelInfo, Pixels, Round, Strategy, Variant
+from serve_app.types import (
+    Asked,
+    CaptionOptions,
+    CaptionResult,
+    ModelInfo,
+    Picture,
+    Pixels,
+    Round,
+    Size,
+    Strategy,
+    Variant,
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -16,6 +27,8 @@ class Started:
     model: str
     prompts: tuple[str, ...]
     rounds: int
+    captioners: tuple[str, ...]
+    """Who is asked each of the prompts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +62,13 @@ class Answered:
     asked: Asked
 
 
+ONLY = "captioner"
+"""Name of a captioner that has no others beside it."""
+SEVERAL = "+"
+"""Joins the names of several captioners to that of the model."""
+Work = Mapping[str, int]
+"""Captioner → rows that it decodes for a request, summed over its generate calls: the unit of admission."""
+
 Step = Started | VariantDone | Merged | Extended | Answered | Round
 OnStep = Callable[[Step], None]
 
@@ -56,9 +76,22 @@ OnStep = Callable[[Step], None]
 class Captioner(Protocol):
     """The whole way from pixels to a caption; what the HTTP layer, the handle and the command line call."""
 
-    async def info(self) -> ModelInfo: ...
+    @property
+    def captioners(self) -> tuple[str, ...]:
+        """Names of the captioners, if there are several."""
+        ...
 
-    async def caption(self, pixels: Pixels, options: CaptionOptions, on_step: OnStep | None = None) -> CaptionResult:
+    async def info(self) -> ModelInfo:
+        """The first model that answers."""
+        ...
+
+    async def sizes(self, options: CaptionOptions) -> tuple[Size, ...]:
+        """At which sizes `caption` needs the image."""
+        ...
+
+    async def caption(
+        self, picture: Pixels | Picture, options: CaptionOptions, on_step: OnStep | None = None
+    ) -> CaptionResult:
         """`on_step` is called with each step as it is done.
 
         Raises `RequestError` if the options don't fit the model, `ServiceError` if nothing was produced."""
@@ -68,8 +101,8 @@ class Captioner(Protocol):
         """What makes the captions of a strategy as long as nothing is lost, see `CaptionResult.fingerprint`."""
         ...
 
-    def work(self, options: CaptionOptions) -> int:
-        """Rows that the request decodes, summed over its generate calls: the unit of admission."""
+    def work(self, options: CaptionOptions) -> Work:
+        """What the request takes. Raises `InvalidOption`."""
         ...
 
     async def probe(self) -> None:

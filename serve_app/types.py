@@ -60,6 +60,22 @@ class Pixels:
     data: bytes = field(repr=False)
 
 
+Fit = Literal["exact", "longest"]
+
+
+@dataclass(frozen=True, slots=True)
+class Size:
+    """How an image comes to a model: stretched to height × width, or in its own proportions within them (pixels)."""
+
+    height: int
+    width: int
+    fit: Fit = "exact"
+
+
+Picture = Mapping[Size, Pixels]
+"""One image at the sizes of several models."""
+
+
 @dataclass(frozen=True, slots=True)
 class GenerationParameters:
     """Parameters of one generate call, named and meant as in transformers' `GenerationConfig`.
@@ -137,7 +153,7 @@ class ModelInfo:
     device: str
     revision: str = ""
     """SHA-256 over the checkpoint's files, hexadecimal; empty for what has no files."""
-    fit: Literal["exact", "longest"] = "exact"
+    fit: Fit = "exact"
     """How an image comes to the size: it is stretched to it, or keeps its proportions within it."""
     prompts: tuple[str, ...] = ()
     """What the variants of a caption ask it; empty for the presets."""
@@ -145,6 +161,10 @@ class ModelInfo:
     """Whether it can be asked to go on with a caption."""
     sequential: bool = False
     """Whether its jobs run one after the other."""
+
+    @property
+    def size(self) -> Size:
+        return Size(self.image_height, self.image_width, self.fit)
 
 
 class Generator(Protocol):
@@ -217,6 +237,8 @@ class CaptionOptions:
     """Whether rounds ask questions; None if there is an answerer."""
     questions: tuple[str, ...] = ()
     """A caller's own, asked besides."""
+    use: tuple[str, ...] = ()
+    """Names of the captioners that take part; () for all."""
     tidy: bool = True
     """Whether `basic` and `classic` write sentences without noise; False gives their reference's text to the letter."""
 
@@ -228,6 +250,8 @@ class Variant:
     prompt: str
     text: str
     score: float | None = None
+    captioner: str | None = None
+    """Name of the captioner that wrote it, if there are several."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +275,7 @@ class Source:
     """Place among the variants, extensions or questions from 1, or number of the round; None for words of all
     variants."""
     captioner: str | None = None
-    """Name of the model that wrote it."""
+    """Name of the captioner that wrote it, if there are several."""
     prompt: str | None = None
     """What the model was asked; empty for the unconditional caption."""
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from serve_app.args import AppArgs
-from serve_app.pipeline import CaptionPipeline, Presets, Support, fingerprint
+from serve_app.pipeline import CaptionPipeline, Committee, Member, Presets, Support, fingerprint
+from serve_app.pipeline.registry import PLANS
 from serve_app.task_types import Answerer
 from serve_app.types import Generator, Matcher, ModelInfo, Polisher, Strategy
 
@@ -13,28 +16,42 @@ from serve_app.types import Generator, Matcher, ModelInfo, Polisher, Strategy
 def presets_of(args: AppArgs) -> Presets:
     """The presets of these settings. Raises `InvalidOption` if they don't exist or don't fit the engine."""
     presets = Presets().override(args.presets)
-    presets.check_rows(args.max_rows)
+    for each in args.each().values():
+        presets.check_rows(each.max_rows)
     return presets
 
 
 def pipeline_of(
-    args: AppArgs, generator: Generator, matcher: Matcher | None = None, answerer: Answerer | None = None
+    args: AppArgs,
+    generators: Mapping[str, Generator],
+    matcher: Matcher | None = None,
+    answerer: Answerer | None = None,
 ) -> CaptionPipeline:
-    """Raises `InvalidOption` as `presets_of` does."""
+    """The pipeline over the captioners' generators by their names. Raises `InvalidOption` as `presets_of` does."""
+    members = [
+        Member(name, generators[name], each.variant_prompts, beams=each.captioner_url is None)
+        for name, each in args.each().items()
+    ]
+    committee = Committee(members, args.captioner_patience_s)
     return CaptionPipeline(
-        generator, presets_of(args), matcher, _support(args), _polisher(args), answerer, _answerer(args)
+        committee, presets_of(args), matcher, _support(args), _polisher(args), answerer, _answerer(args)
     )
 
 
 def fingerprint_of(
     args: AppArgs,
     strategy: Strategy,
-    captioner: ModelInfo,
+    captioners: Sequence[ModelInfo],
     matcher: ModelInfo | None,
 ) -> str:
     """What makes the captions of that pipeline, by what is known of its models."""
     presets, support = presets_of(args), _support(args)
-    return fingerprint(strategy, captioner, matcher, support, presets, args.polish_model, _answerer(args))
+    asked = [each.variant_prompts for each in args.each().values()]
+    models = [
+        replace(info, prompts=prompts) if prompts else info for info, prompts in zip(captioners, asked, strict=True)
+    ]
+    models = models if PLANS[strategy].weighs else models[:1]
+    return fingerprint(strategy, models, matcher, support, presets, args.polish_model, _answerer(args))
 
 
 def _answerer(args: AppArgs) -> str | None:
@@ -42,7 +59,7 @@ def _answerer(args: AppArgs) -> str | None:
 
 
 def _support(args: AppArgs) -> Support:
-    support = Support.of(args.matcher, args.model)
+    support = Support.of(args.matcher, next(iter(args.each().values())).model)
     return support if args.clause_floor is None else support.with_floor(args.clause_floor)
 
 

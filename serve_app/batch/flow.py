@@ -24,7 +24,7 @@ from serve_app.batch.intake import Reader
 from serve_app.batch.settings import JobSettings, RunSettings
 from serve_app.batch.worker import Worker
 from serve_app.errors import CaptionServeError, GenerationFailed, InvalidOption, ModelError
-from serve_app.types import ModelInfo, Strategy
+from serve_app.types import ModelInfo, Size, Strategy
 
 READING_CPUS = 0.5
 """Of a reading task, which waits for storage about as long as it decodes."""
@@ -81,8 +81,8 @@ def _check_listens(address: str) -> None:
             raise InvalidOption(f"There is no Ray cluster at {address!r}: {reason_of(error)}.") from error
 
 
-def taken(settings: JobSettings) -> ModelInfo | None:
-    """Which images the model takes, from its files; None if a service decodes.
+def taken(settings: JobSettings) -> tuple[Size, ...] | None:
+    """At which sizes the captioners take images, from their files; None if a service decodes.
 
     Raises `ModelError`s, and `InvalidOption` when the service is not there or lacks what the job needs.
     """
@@ -91,6 +91,11 @@ def taken(settings: JobSettings) -> ModelInfo | None:
         needs_matcher = settings.texts_column is not None
         answer(ray.remote(_check_service).options(num_cpus=FILES_CPUS).remote(settings.via_handle, needs_matcher))
         return None
+    infos = [_info(each) for each in args.each().values()]
+    return tuple(dict.fromkeys(info.size for info in infos))
+
+
+def _info(args: AppArgs) -> ModelInfo:
     if args.engine == "instant":
         from serve_app.instant import INFO
 
@@ -100,14 +105,16 @@ def taken(settings: JobSettings) -> ModelInfo | None:
 
         assert args.captioner_url is not None, "the settings go together"
         return info_of(args.captioner_url, args.model)
-    found: ModelInfo = answer(ray.remote(_taken).options(num_cpus=READING_CPUS).remote(args.model, args.revision))
+    found: ModelInfo = answer(
+        ray.remote(_taken).options(num_cpus=READING_CPUS).remote(args.model, args.revision, args.variant_prompts)
+    )
     return found
 
 
-def _taken(model: str, revision: str | None) -> ModelInfo:
+def _taken(model: str, revision: str | None, prompts: tuple[str, ...]) -> ModelInfo:
     from serve_app import engine  # brings torch, which this process can do without
 
-    return engine.taken(model, revision)
+    return engine.taken(model, revision, prompts)
 
 
 def made_by(settings: JobSettings) -> str:
@@ -164,7 +171,9 @@ class Flow:
         self._asked = 0.0
         self._in_progress = 0
         context = ray.data.DataContext.get_current()
-        image_bytes = takes.image_height * takes.image_width * 3 if takes else RAW_BATCH_BYTES // run.batch_size
+        image_bytes = RAW_BATCH_BYTES // run.batch_size
+        if takes is not None:
+            image_bytes = sum(size.height * size.width * 3 for size in takes)
         # A block is one batch: they go on as soon as they are read, and an actor takes them whole.
         context.target_max_block_size = run.batch_size * (image_bytes + 512)
         context.target_min_block_size = 1
@@ -240,7 +249,11 @@ class Engines:
         resources: dict[str, float] = ray.cluster_resources()  # type: ignore[no-untyped-call]
         cpus, gpus = int(resources.get("CPU", 0)), int(resources.get("GPU", 0))
         args = settings.app_args()
-        device = args.device if args.engine != "openai" or args.matcher is not None else "cpu"
+        here = [each for each in args.each().values() if each.engine != "openai" or each.matcher is not None]
+        devices = {each.device for each in here}
+        device = next(
+            (device for device in devices if device.startswith("cuda")), "auto" if "auto" in devices else "cpu"
+        )
         self.gpus: float = 0
         self.threads: int | None = None
         if settings.via_handle is not None:

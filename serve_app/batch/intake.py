@@ -7,7 +7,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from typing import Any
 
 from serve_app.batch import index, tables
@@ -19,11 +19,13 @@ from serve_app.errors import CaptionServeError, ImageTooLarge
 from serve_app.limits import Limits
 from serve_app.service import images
 from serve_app.service.fetch import Fetcher
-from serve_app.types import ModelInfo, Pixels
+from serve_app.types import Picture, Pixels, Size
 
 THREADS = 4
 """Of one reading task: storage and decoders wait for one another."""
 
+RAW = Size(0, 0)
+"""Of an image that was not decoded."""
 Data = bytes | tuple[str, str]
 """An image's bytes, or (reason, sentence)."""
 
@@ -94,12 +96,12 @@ def _cells(group: Sequence[Input], settings: JobSettings) -> Iterator[Data]:
 class Reader:
     """What a reading task does for each shard number: yields columns of about `batch_size` images.
 
-    `takes` is the model whose images they become; None leaves them as they are, for a service to decode.
+    `takes` are the sizes that the models need; None leaves them as they are, for a service to decode.
     """
 
     folder: Folder
     settings: JobSettings
-    takes: ModelInfo | None
+    takes: tuple[Size, ...] | None
     batch_size: int
     done: dict[int, frozenset[int]]
     """Places of each begun shard that have their rows."""
@@ -124,25 +126,42 @@ class Reader:
             "shard": [shard] * len(places),
             "place": [place for place, _ in places],
             "input": [_packed(item) for _, item in places],
-            "digest": [image.digest if isinstance(image, Pixels) else "" for image in decoded],
-            "height": [image.height if isinstance(image, Pixels) else 0 for image in decoded],
-            "width": [image.width if isinstance(image, Pixels) else 0 for image in decoded],
-            "image": [image.data if isinstance(image, Pixels) else b"" for image in decoded],
-            "reason": ["" if isinstance(image, Pixels) else image[0] for image in decoded],
-            "error": ["" if isinstance(image, Pixels) else image[1] for image in decoded],
+            "digest": ["" if isinstance(image, tuple) else _digest(image) for image in decoded],
+            "image": [b"" if isinstance(image, tuple) else packed_picture(image) for image in decoded],
+            "reason": [image[0] if isinstance(image, tuple) else "" for image in decoded],
+            "error": [image[1] if isinstance(image, tuple) else "" for image in decoded],
         }
 
-    def _decode(self, data: Data, limits: Limits) -> Pixels | tuple[str, str]:
+    def _decode(self, data: Data, limits: Limits) -> Picture | tuple[str, str]:
         if isinstance(data, tuple):
             return data
         try:
             if self.takes is None:
                 if len(data) > limits.max_image_bytes:
                     raise ImageTooLarge(f"The image has more than {limits.max_image_bytes} bytes.")
-                return Pixels(hashlib.blake2b(data, digest_size=16).hexdigest(), 0, 0, data)
-            return images.read(data, limits, self.takes)
+                return {RAW: Pixels(hashlib.blake2b(data, digest_size=16).hexdigest(), 0, 0, data)}
+            return images.read_all(data, limits, self.takes)
         except CaptionServeError as error:
             return reason_name(error), error.message
+
+
+def _digest(picture: Picture) -> str:
+    return next(iter(picture.values())).digest
+
+
+def packed_picture(picture: Picture) -> bytes:
+    """A picture as one cell of a table: a line of JSON, then the bytes of all sizes."""
+    head = [[astuple(size), each.digest, each.height, each.width, len(each.data)] for size, each in picture.items()]
+    return b"".join([json.dumps(head).encode(), b"\n", *(each.data for each in picture.values())])
+
+
+def unpacked_picture(cell: bytes) -> Picture:
+    head, _, data = cell.partition(b"\n")
+    picture, start = {}, 0
+    for size, digest, height, width, length in json.loads(head):
+        picture[Size(*size)] = Pixels(digest, height, width, data[start : start + length])
+        start += length
+    return picture
 
 
 def _packed(item: Input) -> bytes:

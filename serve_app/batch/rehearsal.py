@@ -18,7 +18,7 @@ from serve_app.batch.inputs import Input
 from serve_app.batch.intake import Reader
 from serve_app.batch.settings import JobSettings, RunSettings
 from serve_app.batch.worker import Worker
-from serve_app.types import ModelInfo
+from serve_app.types import Size
 
 COUNTED = 1_000_000
 """Inputs beyond these are not counted in a rehearsal."""
@@ -69,7 +69,7 @@ def _sampled(inputs: Any) -> tuple[list[Input], int]:
 
 
 def _try(
-    settings: JobSettings, run: RunSettings, threads: int | None, takes: ModelInfo | None, sample: list[Input]
+    settings: JobSettings, run: RunSettings, threads: int | None, takes: tuple[Size, ...] | None, sample: list[Input]
 ) -> tuple[float, list[dict[str, Any]]]:
     """Captions the sample in this process: seconds and rows."""
     registry = ray.remote(claims.Claims).options(num_cpus=0).remote(0)

@@ -18,12 +18,12 @@ from ray.util.metrics import Counter
 
 from serve_app.batch import claims, rows
 from serve_app.batch.inputs import Input
-from serve_app.batch.intake import unpacked
+from serve_app.batch.intake import unpacked, unpacked_picture
 from serve_app.batch.settings import JobSettings
 from serve_app.errors import CaptionServeError, GenerationFailed, GeneratorUnavailable, NotDeployed
 from serve_app.retry import Retries, retried
 from serve_app.service.bodies import caption_body
-from serve_app.types import Pixels
+from serve_app.types import Picture, Pixels
 
 logger = logging.getLogger(__name__)
 
@@ -39,9 +39,9 @@ class JobBackend(Protocol):
     is_engine: bool
     """Lost for good when it raises `GeneratorUnavailable`."""
 
-    async def caption(self, image: Pixels) -> dict[str, Any]: ...
+    async def caption(self, image: Picture) -> dict[str, Any]: ...
 
-    async def scores(self, image: Pixels, texts: list[str]) -> list[float]:
+    async def scores(self, image: Picture, texts: list[str]) -> list[float]:
         """How well each text describes the image."""
         ...
 
@@ -59,18 +59,20 @@ class EngineJobBackend:
         args = settings.app_args()
         self._pipeline, self._matcher = local_pipeline(args)
         self._options = settings.caption_options()
-        rows = self._pipeline.work(replace(self._options, rounds=1))
-        full = 0 if asyncio.run(self._pipeline.info()).sequential else max(1, args.max_rows // max(1, rows))
+        infos = asyncio.run(self._pipeline.infos())
+        work = self._pipeline.work(replace(self._options, rounds=1))
+        each = args.each()
+        full = [max(1, each[name].rows // max(1, rows)) for name, rows in work.items() if not infos[name].sequential]
         # A full batch and two images more: the engine never waits, and no image's time runs out in a queue.
-        self.at_once = 2 + full
+        self.at_once = 2 + max(full, default=0)
 
-    async def caption(self, image: Pixels) -> dict[str, Any]:
+    async def caption(self, image: Picture) -> dict[str, Any]:
         result = await self._pipeline.caption(image, self._options)
-        return caption_body(result, image.digest, 0.0).model_dump()
+        return caption_body(result, first(image).digest, 0.0).model_dump()
 
-    async def scores(self, image: Pixels, texts: list[str]) -> list[float]:
+    async def scores(self, image: Picture, texts: list[str]) -> list[float]:
         assert self._matcher is not None
-        matches = await self._matcher.match(image, texts)
+        matches = await self._matcher.match(first(image), texts)
         return [match.probability for match in matches]
 
 
@@ -87,11 +89,11 @@ class ServiceJobBackend:
         self._client = CaptionClient.connect(settings.via_handle, concurrency=concurrency, background=True)
         self._options = dict(settings.options)
 
-    async def caption(self, image: Pixels) -> dict[str, Any]:
-        return await self._client.caption(image.data, self._options)
+    async def caption(self, image: Picture) -> dict[str, Any]:
+        return await self._client.caption(first(image).data, self._options)
 
-    async def scores(self, image: Pixels, texts: list[str]) -> list[float]:
-        return [match["probability"] for match in (await self._client.match(image.data, texts))["matches"]]
+    async def scores(self, image: Picture, texts: list[str]) -> list[float]:
+        return [match["probability"] for match in (await self._client.match(first(image).data, texts))["matches"]]
 
 
 class Worker:
@@ -157,7 +159,7 @@ class Worker:
             return rows.captioned(item, json.loads(answer), digest, self._settings), True
         body = None
         try:
-            body = await self._caption(_pixels(image))
+            body = await self._caption(unpacked_picture(image["image"]))
             return rows.captioned(item, body, digest, self._settings), False
         except CaptionServeError as error:
             if self._backend.is_engine and isinstance(error, GeneratorUnavailable):
@@ -175,7 +177,7 @@ class Worker:
             return None
         try:
             async with self._room:
-                scores = await self._backend.scores(_pixels(image), texts)
+                scores = await self._backend.scores(unpacked_picture(image["image"]), texts)
         except GeneratorUnavailable:
             if self._backend.is_engine:
                 raise
@@ -188,7 +190,7 @@ class Worker:
         score, text = max(zip(scores, texts, strict=True), key=lambda pair: pair[0])
         return rows.kept(item, text, score, digest, self._settings) if score >= self._settings.floor else None
 
-    async def _caption(self, image: Pixels) -> dict[str, Any]:
+    async def _caption(self, image: Picture) -> dict[str, Any]:
         async with self._room:
             # Once more: memory that ran out for a moment, for example.
             once = Retries(1, longest_pause_s=0, kinds=GenerationFailed)
@@ -222,6 +224,6 @@ def _limit_threads(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def _pixels(image: Mapping[str, Any]) -> Pixels:
-    """What a row of `intake.Reader` holds; for a service to decode, whatever was read."""
-    return Pixels(image["digest"], image["height"], image["width"], image["image"])
+def first(picture: Picture) -> Pixels:
+    """The image at the first captioner's size; for a service to decode, whatever was read."""
+    return next(iter(picture.values()))

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 import typer
 
 from serve_app.args import matcher_for
-from serve_app.cli.flags import CAPTIONER_URL, engine_of, sizes, with_options
+from serve_app.cli.flags import CAPTIONER, CAPTIONER_URL, captioners_of, models_of, sizes, with_options
 from serve_app.options import given
 from serve_app.types import DTYPES, Dtype
 
@@ -55,6 +55,7 @@ def batch(
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     engine: Annotated[str, typer.Option(help="of BLIP: decode or transformers; instant: no model")] = "decode",
     captioner_url: Annotated[str | None, typer.Option(help=CAPTIONER_URL)] = None,
+    captioner: Annotated[list[str] | None, typer.Option(help=CAPTIONER)] = None,
     fetch_host: Annotated[
         list[str] | None, typer.Option(help="host to fetch http(s) images from; every public one unless given")
     ] = None,
@@ -96,14 +97,13 @@ def batch(
     """
     from serve_app.batch import command  # brings Ray, which --help can do without
 
+    captioners = captioners_of(captioner, model, engine, revision, captioner_url)
     args: dict[str, Any] = {
-        "model": model,
-        "matcher": matcher_for(model, matcher),
+        **captioners,
+        "matcher": matcher_for(models_of(captioners), matcher),
         "dtype": dtype,
         "device": device,
-        **engine_of(engine, captioner_url),
     }
-    args |= {"revision": revision} if revision else {}
     args |= {"fetch_hosts": tuple(fetch_host or ("*",)), "fetch_networks": tuple(fetch_network or ())}
     args |= sizes(max_image_bytes, max_image_pixels)
     least, most = _engines(engines)

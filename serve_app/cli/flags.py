@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import annotated_types
 import typer
+from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from serve_app.options import Interface, constraints, is_list, offered, signed
@@ -33,9 +34,49 @@ CAPTIONER_URL = (
 )
 
 
-def engine_of(engine: str, captioner_url: str | None) -> dict[str, str]:
+CAPTIONER = (
+    "NAME=MODEL: one of several captioners, instead of --model; NAME=MODEL@URL: a model behind an OpenAI-compatible "
+    "API, such as vlm=qwen@http://vlm:8000/v1; may be repeated"
+)
+
+
+def captioners_of(
+    captioners: list[str] | None, model: str, engine: str, revision: str | None, captioner_url: str | None
+) -> dict[str, Any]:
+    """The settings of what captions: one model, or several captioners. Raises `typer.BadParameter`."""
+    if not captioners:
+        return {"model": model, **({"revision": revision} if revision else {}), **_engine_of(engine, captioner_url)}
+    if captioner_url is not None or revision is not None:
+        raise typer.BadParameter("goes without --captioner-url and --revision", param_hint="--captioner")
+    return {"captioners": tuple(map(_captioner, captioners))}
+
+
+def _captioner(words: str) -> dict[str, Any]:
+    name, _, rest = words.partition("=")
+    model, _, url = rest.partition("@")
+    if not name or not model:
+        raise typer.BadParameter(f"{words!r} is not NAME=MODEL or NAME=MODEL@URL", param_hint="--captioner")
+    return {"name": name, "model": model, **_engine_of("decode", url or None)}
+
+
+def _engine_of(engine: str, captioner_url: str | None) -> dict[str, str]:
     """The settings of an engine: a URL is one by itself."""
     return {"engine": engine} if captioner_url is None else {"engine": "openai", "captioner_url": captioner_url}
+
+
+def models_of(captioners: Mapping[str, Any]) -> list[str]:
+    """The models of those settings."""
+    return [captioners["model"]] if "model" in captioners else [each["model"] for each in captioners["captioners"]]
+
+
+def problem_of(error: ValidationError) -> str:
+    """A sentence on the first setting that is wrong."""
+    problem = error.errors()[0]
+    told = str(problem["msg"]).removeprefix("Value error, ")
+    names = [str(part) for part in problem["loc"] if "[" not in str(part)]  # without the members of a union
+    if problem["type"] == "literal_error":
+        return f"There is no {names[-1]} {problem['input']!r}; see --help."
+    return f"{'.'.join(names)}: {told}.".removeprefix(": ")
 
 
 def _flag(name: str, field: FieldInfo) -> Any:

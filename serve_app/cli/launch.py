@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from ray.serve.schema import ApplicationStatus
 
 from serve_app.client.wire import KEY_VARIABLE
 from serve_app.errors import ModelError
+from serve_app.steps import SEVERAL
 
 CONFIG = Path(__file__).with_name("local.yaml")
 SAMPLE = Path(__file__).parents[1] / "ui" / "samples" / "boat.jpg"
@@ -39,6 +41,11 @@ START_TIMEOUT_S = 600.0
 STOP_TIMEOUT_S = 90.0
 FREE_MEMORY_BYTES = 3_000_000_000
 """What Ray and the service take with the embedded model, and some to spare."""
+
+
+def _model(args: Mapping[str, Any]) -> str:
+    """What captions: the model's name, or those of the captioners."""
+    return SEVERAL.join(each["name"] for each in args.get("captioners", ())) or args.get("model", "demo")
 
 
 @dataclass
@@ -118,6 +125,8 @@ def write_config(
         config["applications"] = [one for one in config["applications"] if one.get("import_path") != PAGE]
     captions = config["applications"][0]
     args = captions.setdefault("args", {})
+    if model is not None and args.get("captioners"):
+        raise CannotStart(f"{source} has several captioners; --model is for a config with one.")
     if model is not None:
         args["model"] = model
     for task, deployment, given in (("matcher", "Matcher", matcher), ("answerer", "Answerer", answerer)):
@@ -127,7 +136,7 @@ def write_config(
             args.pop(task, None)
             captions["deployments"] = [one for one in captions.get("deployments", []) if one["name"] != deployment]
     target.write_text(yaml.safe_dump(config), encoding="utf-8")
-    served = Served(http.get("host", "127.0.0.1"), http.get("port", 8000), args.get("model", "demo"))
+    served = Served(http.get("host", "127.0.0.1"), http.get("port", 8000), _model(args))
     served.page = any(one.get("import_path") == PAGE for one in config["applications"])
     return served
 

@@ -17,7 +17,7 @@ import serve_app
 from serve_app.args import AppArgs, matcher_for
 from serve_app.batch.names import shown
 from serve_app.cli.batch import batch
-from serve_app.cli.flags import CAPTIONER_URL, engine_of, sizes, with_options
+from serve_app.cli.flags import CAPTIONER, CAPTIONER_URL, captioners_of, models_of, problem_of, sizes, with_options
 from serve_app.errors import CaptionServeError, InvalidOption, ModelError
 from serve_app.options import given, parse_options
 from serve_app.service import CaptionService
@@ -54,6 +54,7 @@ def caption(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N")] = "auto",
     engine: Annotated[str, typer.Option(help="of BLIP: decode, or transformers: its generate")] = "decode",
     captioner_url: Annotated[str | None, typer.Option(help=CAPTIONER_URL)] = None,
+    captioner: Annotated[list[str] | None, typer.Option(help=CAPTIONER)] = None,
     max_image_bytes: Annotated[int | None, typer.Option(min=1, help="largest file of an image")] = None,
     max_image_pixels: Annotated[int | None, typer.Option(min=1, help="largest image in pixels, width × height")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="the full result, one JSON object a line")] = False,
@@ -66,21 +67,19 @@ def caption(
     from serve_app.local import local_service  # brings torch, which --help can do without
 
     asked = given(options)
+    captioners = captioners_of(captioner, model, engine, revision, captioner_url)
     try:
         args = AppArgs.model_validate(
             {
-                "model": model,
-                "revision": revision,
-                "matcher": matcher_for(model, matcher),
+                **captioners,
+                "matcher": matcher_for(models_of(captioners), matcher),
                 "dtype": dtype,
                 "device": device,
-                **engine_of(engine, captioner_url),
                 **sizes(max_image_bytes, max_image_pixels),
             }
         )
     except ValidationError as error:
-        problem = error.errors()[0]
-        _stop(f"There is no {problem['loc'][0]} {problem['input']!r}; see --help.")
+        _stop(problem_of(error))
     try:
         parse_options(asked, args.limits())
         service = local_service(args)
@@ -127,7 +126,7 @@ def ui(
         check_port(host, port)
         typer.echo(f"Loading {model} …", err=True)
         args = AppArgs(
-            model=model, matcher=matcher_for(model, matcher), answerer=matcher_for(model, answerer), device=device
+            model=model, matcher=matcher_for([model], matcher), answerer=matcher_for([model], answerer), device=device
         )
         serve_page(args, host, port, lambda url: typer.echo(f"The page is at {url}."))
     except (OSError, ModelError) as error:
@@ -182,8 +181,8 @@ def mcp(
 
     args = AppArgs(
         model=model,
-        matcher=matcher_for(model, matcher),
-        answerer=matcher_for(model, answerer),
+        matcher=matcher_for([model], matcher),
+        answerer=matcher_for([model], answerer),
         device=device,
         fetch_hosts=tuple(fetch_host or ()),
     )

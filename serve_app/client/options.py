@@ -18,6 +18,7 @@ class CaptionArguments(TypedDict, total=False):
     strategy: Strategy
     prompts: Sequence[str]
     extra_prompts: Sequence[str]
+    use: Sequence[str]
     ask: bool
     questions: Sequence[str]
     seed: int

@@ -27,12 +27,13 @@ END_S = 30
 
 
 def build(args: AppArgs) -> Application:
-    """Wires ingress → captioner, and matcher and answerer if they are set, each with defaults that a config overrides.
+    """Wires ingress → captioners, and matcher and answerer if they are set, each with defaults that a config overrides.
 
     Raises `InvalidOption` for presets that don't exist or don't fit the engine.
     """
     presets_of(args)
-    captioner: Any = serve.deployment(CaptionerReplica, name=CAPTIONER, **captioner_defaults(args))
+    deployments = {name: captioner_deployment(args, name) for name in args.each()}
+    captioners = {name: _captioner(each, name, deployments[name]) for name, each in args.each().items()}
     ingress: Any = serve.deployment(
         serve.ingress()(IngressReplica),
         name=INGRESS,
@@ -40,20 +41,37 @@ def build(args: AppArgs) -> Application:
         max_ongoing_requests=150,
         max_queued_requests=100,
         graceful_shutdown_timeout_s=args.max_timeout_s + END_S,
-        ray_actor_options={"num_cpus": 1 if _on_gpu(args) else 0.5},
+        ray_actor_options={"num_cpus": 1 if any(map(_on_gpu, args.each().values())) else 0.5},
     )
     application: Application = ingress.bind(
         args,
-        captioner.bind(args),
-        CAPTIONER,
+        captioners,
+        deployments,
         _task_model(args, "matcher", MATCHER),
         _task_model(args, "answerer", ANSWERER),
     )
     return application
 
 
+def captioner_deployment(args: AppArgs, name: str) -> str:
+    """The deployment of the captioner of that name."""
+    return f"{CAPTIONER}-{name}" if args.captioners else CAPTIONER
+
+
+def _captioner(args: AppArgs, name: str, deployment: str) -> Any:
+    captioner: Any = serve.deployment(CaptionerReplica, name=deployment, **captioner_defaults(args))
+    return captioner.bind(args, name)
+
+
 def captioner_defaults(args: AppArgs) -> dict[str, Any]:
-    """Options of the Captioner. A call of detail high holds some 16 rows on average: 16 such calls fill 256 rows."""
+    """Options of a Captioner. A call of detail high holds some 16 rows on average: 16 such calls fill 256 rows. One
+    that asks a URL needs next to no CPU."""
+    if args.captioner_url is not None:
+        return {
+            **_defaults(args, num_gpus=0, gpu_cpus=0.25, cpus=0.25),
+            "max_ongoing_requests": args.captioner_concurrency,
+            "num_replicas": 1,
+        }
     return {
         **_defaults(args, num_gpus=1, gpu_cpus=2, cpus=1),
         "max_ongoing_requests": 24,  # half as many as fill the rows may wait in the engine; others go to a neighbour

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Mapping
 
 from ray import serve
 from ray.serve.schema import DeploymentStatusOverview
@@ -15,25 +16,30 @@ REFRESH_S = 5.0
 
 
 class Capacity:
-    """This ingress replica's share of the caption replicas' rows, times `depth`.
+    """This ingress replica's share of the rows of each captioner's replicas, times `depth`.
 
-    The number of serving replicas of both deployments is asked for in a thread, since the question blocks
+    The number of serving replicas of all deployments is asked for in a thread, since the question blocks
     while the controller restarts; until it is answered the last count holds. A deployment scaled to zero
     counts as one replica, so that the first requests are let in and wake it.
     """
 
-    def __init__(self, captioner: str, max_rows: int) -> None:
+    def __init__(self, captioners: Mapping[str, tuple[str, int]]) -> None:
+        """`captioners`: name → (its deployment, rows of a replica)."""
         self.depth = 1.0
-        self._captioner = captioner
-        self._max_rows = max_rows
-        self._captioners = 1
+        self._captioners = captioners
+        self._serving = dict.fromkeys(captioners, 1)
         self._ingresses = 1
         self._closing = threading.Event()
         threading.Thread(target=self._follow, name="capacity", daemon=True).start()
 
-    def __call__(self) -> float:
-        """Rows of admitted work, see `serve_app.pipeline.registry.Plan`."""
-        return self._captioners * self._max_rows * self.depth / self._ingresses
+    def __call__(self, captioner: str) -> float:
+        """Rows of admitted work of a captioner, see `serve_app.steps.Captioner.work`."""
+        return self._serving[captioner] * self._captioners[captioner][1] * self.depth / self._ingresses
+
+    @property
+    def rows(self) -> float:
+        """Rows of admitted work of all captioners."""
+        return sum(map(self, self._captioners))
 
     def ingresses(self) -> int:
         """Ingress replicas that share what is counted for all of them."""
@@ -47,7 +53,9 @@ class Capacity:
         while not self._closing.is_set():
             try:
                 deployments = serve.status().applications[context.app_name].deployments
-                self._captioners = _serving(deployments[self._captioner])
+                self._serving = {
+                    name: _serving(deployments[deployment]) for name, (deployment, _) in self._captioners.items()
+                }
                 self._ingresses = _serving(deployments[context.deployment])
             except Exception:
                 # A missing answer must not end the thread; the next one will do.

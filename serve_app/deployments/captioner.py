@@ -20,10 +20,11 @@ class CaptionerReplica:
     Raises `ModelError`s when the model cannot be loaded; the deployment's status then ends with that sentence.
     """
 
-    def __init__(self, args: AppArgs) -> None:
+    def __init__(self, args: AppArgs, name: str) -> None:
+        """`args` are those of the captioner of that name, see `AppArgs.each`."""
         log_with_serve()
         self._black_box = BlackBox()
-        self._engine = start_captioner(args)
+        self._engine = start_captioner(args, name)
         self._metrics = EngineMetrics()
 
     async def info(self, _: Deadline) -> ModelInfo:

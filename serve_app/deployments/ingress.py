@@ -38,17 +38,22 @@ class IngressReplica:
     def __init__(
         self,
         args: AppArgs,
-        captioner: DeploymentHandle[Any],
-        captioner_name: str,
+        captioners: Mapping[str, DeploymentHandle[Any]],
+        deployments: Mapping[str, str],
         matcher: DeploymentHandle[Any] | None = None,
         answerer: DeploymentHandle[Any] | None = None,
     ) -> None:
+        """`captioners` and `deployments`: the handle and the deployment's name of each captioner."""
         log_with_serve()
         self._args = args
-        self._generator = HandleGenerator(captioner, spread=args.spread, max_retries=args.max_retries)
+        self._generators = {
+            name: HandleGenerator(handle, spread=args.spread, max_retries=args.max_retries)
+            for name, handle in captioners.items()
+        }
         self._matcher = HandleMatcher(matcher, max_retries=args.max_retries) if matcher else None
         self._answerer = HandleAnswerer(answerer, max_retries=args.max_retries) if answerer else None
-        self._capacity = Capacity(captioner_name, args.max_rows)
+        rows = {name: each.rows for name, each in args.each().items()}
+        self._capacity = Capacity({name: (deployment, rows[name]) for name, deployment in deployments.items()})
         self._capacity.depth = args.admission_depth
         self._metrics = AdmissionMetrics()
         file = args.api_keys_file or os.environ.get(FILE_VARIABLE)
@@ -66,7 +71,8 @@ class IngressReplica:
         """Takes live settings (`serve_app.args.LIVE`) over those of the application's args."""
         args = self._args.reconfigured(user_config)
         pipeline = self._pipeline(args)
-        self._generator.reconfigure(spread=args.spread, max_retries=args.max_retries)
+        for generator in self._generators.values():
+            generator.reconfigure(spread=args.spread, max_retries=args.max_retries)
         for model in (self._matcher, self._answerer):
             if model is not None:
                 model.reconfigure(max_retries=args.max_retries)
@@ -79,7 +85,7 @@ class IngressReplica:
         if self._jobs is not None:
             self._jobs.start()
         admission = self._service.admission
-        self._metrics.update(admission.admitted, self._capacity(), admission.shed)
+        self._metrics.update(admission.admitted, self._capacity.rows, admission.shed)
 
     def __serve_build_asgi_app__(self) -> FastAPI:
         app = create_app(
@@ -139,7 +145,7 @@ class IngressReplica:
         return None if key is None else key.name
 
     def _pipeline(self, args: AppArgs) -> CaptionPipeline:
-        return pipeline_of(args, self._generator, self._matcher, self._answerer)
+        return pipeline_of(args, self._generators, self._matcher, self._answerer)
 
     def __del__(self) -> None:
         if capacity := getattr(self, "_capacity", None):

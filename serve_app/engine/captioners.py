@@ -21,33 +21,33 @@ def is_blip(model: str, revision: str | None = None) -> bool:
     return read_json(find(model, revision) / "config.json", model).get("model_type") == MODEL_TYPE
 
 
-def check_captioner(model: str, revision: str | None = None) -> None:
+def check_captioner(model: str, revision: str | None = None, prompts: tuple[str, ...] = ()) -> None:
     """Downloads a captioner that is not cached, and raises `ModelError`s unless an engine can run it."""
     if is_blip(model, revision):
         resolve(model, revision)
         return
     directory = find(model, revision)
-    image_text.family_of(read_json(directory / "config.json", model), directory, model)
+    image_text.family_of(read_json(directory / "config.json", model), directory, model, prompts)
     check_files(directory, model, image_text.TOKENIZER_FILES)
 
 
-def taken(model: str, revision: str | None = None) -> ModelInfo:
+def taken(model: str, revision: str | None = None, prompts: tuple[str, ...] = ()) -> ModelInfo:
     """Which images a captioner takes, by its files; without their revision, for which they are read whole.
 
     Raises `ModelError`s.
     """
-    check_captioner(model, revision)
+    check_captioner(model, revision, prompts)
     if is_blip(model, revision):
         height, width = loading.image_size(model, revision)
         return ModelInfo(shown_name(model), height, width, 0, "", "")
     directory = find(model, revision)
-    family = image_text.family_of(read_json(directory / "config.json", model), directory, model)
+    family = image_text.family_of(read_json(directory / "config.json", model), directory, model, prompts)
     return image_text.info_of(model, family)
 
 
-def captioner_info(model: str, revision: str | None = None) -> ModelInfo:
+def captioner_info(model: str, revision: str | None = None, prompts: tuple[str, ...] = ()) -> ModelInfo:
     """What a captioner's files say of it: name, images, prompts and revision. Raises `ModelError`s."""
-    return replace(taken(model, revision), revision=digest(find(model, revision)))
+    return replace(taken(model, revision, prompts), revision=digest(find(model, revision)))
 
 
 def open_captioner(
@@ -58,14 +58,17 @@ def open_captioner(
     revision: str | None = None,
     dtype: str = "auto",
     device: str = "auto",
+    prompts: tuple[str, ...] = (),
 ) -> AsyncEngine | ReferenceGenerator | ImageTextGenerator:
-    """Loads a captioner and starts its engine: BLIP's is `engine`, that of every other family transformers' generate.
+    """Loads a captioner and starts its engine: BLIP's is `engine`, that of every other family transformers' generate,
+    asked by its own prompts unless there are `prompts`.
 
     Raises `ModelError`s.
     """
     if not is_blip(model, revision):
         if engine == "decode":
             logger.info("%s is no BLIP captioner: transformers' generate runs it.", model)
-        return ImageTextGenerator(image_text.load_any(model, revision=revision, dtype=dtype, device=device))
+        loaded_any = image_text.load_any(model, revision=revision, dtype=dtype, device=device, prompts=prompts)
+        return ImageTextGenerator(loaded_any)
     loaded = loading.load(model, revision=revision, dtype=dtype, device=device)
     return AsyncEngine(loaded, limits) if engine == "decode" else ReferenceGenerator(loaded)

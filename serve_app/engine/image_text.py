@@ -48,19 +48,20 @@ class Captioner:
     info: ModelInfo
 
 
-def family_of(config: dict[str, Any], directory: Path, model: str) -> Family:
-    """How a checkpoint is asked. Raises `ModelUnsupported`."""
+def family_of(config: dict[str, Any], directory: Path, model: str, prompts: tuple[str, ...] = ()) -> Family:
+    """How a checkpoint is asked; `prompts` are the settings' own. Raises `ModelUnsupported`."""
     kind = str(config.get("model_type"))
     if kind not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
         remote = " without code of its own, which is never run" if "auto_map" in config else ""
         raise ModelUnsupported(f"The checkpoint {model!r} is {kind!r}, no image-to-text model of transformers{remote}.")
     known = FAMILIES.get(kind) or (CHAT if _has_template(directory, model) else None)
-    if known is None:
+    if known is None and not prompts:
         raise ModelUnsupported(
             f"The checkpoint {model!r} is of the family {kind!r} and has no chat template: "
-            "nobody wrote down how it is asked."
+            "say with the setting variant_prompts how it is asked."
         )
-    return known
+    known = known or Family("task", prompts)
+    return replace(known, prompts=prompts) if prompts else known
 
 
 def _has_template(directory: Path, model: str) -> bool:
@@ -78,7 +79,14 @@ def info_of(model: str, family: Family) -> ModelInfo:
     )  # fmt: skip
 
 
-def load_any(model: str, *, revision: str | None = None, dtype: str = "auto", device: str = "auto") -> Captioner:
+def load_any(
+    model: str,
+    *,
+    revision: str | None = None,
+    dtype: str = "auto",
+    device: str = "auto",
+    prompts: tuple[str, ...] = (),
+) -> Captioner:
     """Loads a captioner of any family from safetensors, never with remote code.
 
     `dtype` and `device` as in `load`; without int8 and fp8. Raises `ModelError`s, each with one sentence.
@@ -89,7 +97,7 @@ def load_any(model: str, *, revision: str | None = None, dtype: str = "auto", de
     precision = Precision.of(dtype, target)
     directory = find(model, revision)
     config = read_json(directory / "config.json", model)
-    family = family_of(config, directory, model)
+    family = family_of(config, directory, model, prompts)
     check_files(directory, model, TOKENIZER_FILES)
     check_memory(directory, model, precision.dtype, target)
     processor, tokenizer = _processors(directory, model, family)

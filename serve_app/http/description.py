@@ -51,8 +51,13 @@ CAPTION = {
     "caption": "A hamburger in the top left and a candle in the top right.",
     "stats": {"characters": 58, "words": 13},
     "variants": [
-        {"prompt": "a photography of", "text": "A hamburger in the top left", "score": 0.9813},
-        {"prompt": "a detailed photography of", "text": "A candle in the top right", "score": 0.9704},
+        {"prompt": "a photography of", "text": "A hamburger in the top left", "captioner": "demo", "score": 0.9813},
+        {
+            "prompt": "a detailed photography of",
+            "text": "A candle in the top right",
+            "captioner": "demo",
+            "score": 0.9704,
+        },
     ],
     "rounds": [],
     "clauses": [
@@ -91,8 +96,8 @@ CAPTION = {
 }
 EVENT_EXAMPLE = (
     'event: start\ndata: {"id":"5f0c1f9c","model":"demo","strategy":"grounded","prompts":["a photography of"],'
-    '"rounds":1,"seed":0}\n\nevent: variant\ndata: {"index":1,"prompt":"a photography of",'
-    '"text":"A hamburger in the top left","score":null}\n\n'
+    '"captioners":["demo"],"rounds":1,"seed":0}\n\nevent: variant\ndata: {"index":1,"prompt":"a photography of",'
+    '"captioner":"demo","text":"A hamburger in the top left","score":null}\n\n'
 )
 
 

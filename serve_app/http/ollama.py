@@ -21,8 +21,8 @@ from serve_app.http.body import read_json_object
 from serve_app.http.disconnect import ClientGone, while_connected
 from serve_app.http.json_size import check_json_size
 from serve_app.http.middleware.request_id import request_id
-from serve_app.http.openai.names import served_name, served_names
-from serve_app.http.openai.request import invalid, read_json, task_of
+from serve_app.http.openai.names import served, served_as
+from serve_app.http.openai.request import invalid, read_json, task_of, using
 from serve_app.http.openai.run import ChatAnswer, run
 from serve_app.http.openai.schemas import MAX_MESSAGES, ChatRequest
 from serve_app.http.openai.stream import Running, begun, log_bug
@@ -83,7 +83,7 @@ async def version() -> dict[str, str]:
 @router.get("/api/tags")
 async def tags(request: Request) -> Response:
     try:
-        names = await served_names(request.app.state.service)
+        names = [each.name for each in await served(request.app.state.service)]
     except CaptionServeError as error:
         return await refuse(request, error)
     rest = {"modified_at": _now(), "size": 0, "digest": "", "details": _DETAILS}
@@ -96,7 +96,7 @@ async def show(request: Request) -> Response:
     service: CaptionService = request.app.state.service
     try:
         asked = await read_json_object(request, 0)
-        name = await served_name(service, _plain(str(asked.get("model") or asked.get("name"))))
+        name = (await served_as(service, _plain(str(asked.get("model") or asked.get("name"))))).name
     except ClientDisconnect:
         return Response(status_code=problems.CLIENT_CLOSED_REQUEST)
     except CaptionServeError as error:
@@ -122,7 +122,8 @@ async def _answer(request: Request, *, chat: bool) -> Response:
     try:
         asked = await asyncio.to_thread(_parse, await read_json(request, service.limits))
         wanted = await task_of(_as_chat(asked), service.limits, request.app.state.fetcher)
-        model = await served_name(service, _plain(asked.model))
+        served_model = await served_as(service, _plain(asked.model))
+        wanted, model = using(wanted, served_model.use), served_model.name
         if asked.stream:
             running = await begun(run(service, tasks, wanted, name))
             lines = _lines(running, request, model, start, chat=chat)

@@ -1,12 +1,13 @@
-"""The strategies `basic` and `classic`."""
+"""The strategies `basic` and `classic`, of one captioner."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from serve_app.pipeline import presets
+from serve_app.pipeline.committee import Ask
 from serve_app.pipeline.context import Context
-from serve_app.pipeline.draft import Draft, length_notices, length_of, placed, variant_prompts
+from serve_app.pipeline.draft import Draft, length_notices, length_of, placed, variant_asks
 from serve_app.pipeline.fitting import Kept, shortened
 from serve_app.pipeline.language.noise import denoise
 from serve_app.pipeline.language.writing import tidied
@@ -22,23 +23,25 @@ Pieces = tuple[tuple[str, Source], ...]
 async def basic(context: Context) -> Draft:
     """The checkpoint's unconditional caption: one generate, cleaned."""
     with context.timed("variants"):
-        texts = await context.variants("caption", [""], context.presets.basic)
-    return _draft(context, ((texts[0], Source("variant", 1, prompt="")),), texts[0], (Variant("", texts[0]),))
+        voice = context.voices[0]
+        texts = await context.variants("caption", [Ask(voice, "")], context.presets.basic)
+    source = Source("variant", 1, voice.name, "")
+    return _draft(context, ((texts[0], source),), texts[0], (Variant("", texts[0], captioner=voice.name),))
 
 
 async def classic(context: Context) -> Draft:
     """The reference algorithm: variants, merge, extension of a short merge, rounds."""
-    prompts = variant_prompts(context.options)
+    asks = variant_asks(context)
     with context.timed("variants"):
-        texts = await context.variants("variant", prompts, context.presets.variant)
+        texts = await context.variants("variant", asks, context.presets.variant)
     with context.timed("merge"):
         prefix, base = merge(texts)
         best = texts.index(base) if base else 0
         if context.options.tidy:
             prefix = ""
         pieces: Pieces = (
-            (prefix.strip(), Source("variant")),
-            (base, Source("variant", best + 1, prompt=prompts[best])),
+            (prefix.strip(), Source("variant", captioner=asks[best].voice.name)),
+            (base, Source("variant", best + 1, asks[best].voice.name, asks[best].prompt)),
         )
         caption = prefix + base
     context.tell(Merged(caption))
@@ -55,9 +58,10 @@ async def classic(context: Context) -> Draft:
             rounds.append(Round(number, text, accepted))
             context.tell(rounds[-1])
             if accepted:
-                pieces = _grown(pieces, caption, text, Source("round", number, prompt=presets.ROUND_PROMPT))
+                source = Source("round", number, context.voices[0].name, presets.ROUND_PROMPT)
+                pieces = _grown(pieces, caption, text, source)
                 caption = text
-    variants = tuple(Variant(prompt, text) for prompt, text in zip(prompts, texts, strict=True))
+    variants = tuple(Variant(ask.prompt, text, captioner=ask.voice.name) for ask, text in zip(asks, texts, strict=True))
     return _draft(context, pieces, caption, variants, tuple(rounds))
 
 
@@ -91,21 +95,24 @@ def _clauses_of(caption: str, kept: Sequence[Kept], whole: Sequence[Clause]) -> 
 
 async def _extend(context: Context, caption: str, pieces: Pieces) -> tuple[str, Pieces]:
     prompts = [fill(prompt, caption) for prompt in presets.EXTENSION_PROMPTS]
-    texts = await context.may_generate("extension", prompts, context.presets.extension)
+    texts = await context.may_generate("extension", context.continuing(prompts), context.presets.extension)
     longer = choose_extension(caption, texts)
     context.tell(Extended(longer or max(texts, key=len, default=""), longer is not None))
     if longer is None:
         return caption, pieces
     best = texts.index(longer)
     return longer, _grown(
-        pieces, caption, longer, Source("extension", best + 1, prompt=presets.EXTENSION_PROMPTS[best])
+        pieces,
+        caption,
+        longer,
+        Source("extension", best + 1, context.voices[0].name, presets.EXTENSION_PROMPTS[best]),
     )
 
 
 async def _round(context: Context, number: int, caption: str) -> str | None:
     """The caption that the round proposes, or None when it could not run."""
     prompt = fill(presets.ROUND_PROMPT, caption)
-    texts = await context.may_generate(f"round {number}", [prompt], context.presets.round)
+    texts = await context.may_generate(f"round {number}", context.continuing([prompt]), context.presets.round)
     return texts[0] if texts and texts[0] else None
 
 

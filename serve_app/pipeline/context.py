@@ -7,10 +7,12 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from serve_app.deadline import Deadline
-from serve_app.errors import CaptionServeError, DeadlineExceeded, PromptTooLong, ServiceError
+from serve_app.errors import CaptionServeError, DeadlineExceeded, GenerationFailed, PromptTooLong, ServiceError
 from serve_app.pipeline.clean import OPENINGS, clean
+from serve_app.pipeline.committee import Ask, Committee, Voice
 from serve_app.pipeline.language.parsing import read
 from serve_app.pipeline.language.reading import Reading
 from serve_app.pipeline.presets import Presets
@@ -22,7 +24,6 @@ from serve_app.types import (
     Generated,
     GenerateJob,
     GenerationParameters,
-    Generator,
     Matcher,
     OnOutcome,
     Outcome,
@@ -55,7 +56,8 @@ class Context:
 
     def __init__(
         self,
-        generator: Generator,
+        committee: Committee,
+        voices: Sequence[Voice],
         presets: Presets,
         pixels: Pixels,
         options: CaptionOptions,
@@ -64,17 +66,17 @@ class Context:
         support: Support | None = None,
         polisher: Polisher | None = None,
         answerer: Answerer | None = None,
-        continues: bool = True,
     ) -> None:
-        """`continues`: the model can be asked to go on with a caption."""
-        self.continues = continues
+        """`voices` are the captioners that take part; `pixels` are for matcher and answerer."""
+        self.voices = tuple(voices)
         self.answerer = answerer
         self.polisher = polisher
         self.presets = presets
         self.options = options
         self.degraded: list[str] = []
         self.timings_ms: dict[str, float] = {}
-        self._generator = generator
+        self._committee = committee
+        self._lost: set[Voice] = set()
         self._pixels = pixels
         self._on_step = on_step
         self._matcher = matcher
@@ -110,18 +112,32 @@ class Context:
         """The request's scores, by the matcher if there is one."""
         return Scores(self._matcher, self._pixels, self._deadline, self._support)
 
-    async def variants(self, step: str, prompts: Sequence[str], parameters: GenerationParameters) -> list[str]:
+    @property
+    def present(self) -> tuple[Voice, ...]:
+        """The captioners that gave texts so far."""
+        return tuple(voice for voice in self.voices if voice not in self._lost)
+
+    def continuing(self, prompts: Sequence[str]) -> tuple[Ask, ...]:
+        """The prompts for each captioner that can be asked to go on with a caption."""
+        return tuple(Ask(voice, prompt) for voice in self.present if voice.info.continues for prompt in prompts)
+
+    @property
+    def continues(self) -> bool:
+        """Whether any captioner can be asked to go on with a caption."""
+        return any(voice.info.continues for voice in self.present)
+
+    async def variants(self, step: str, asks: Sequence[Ask], parameters: GenerationParameters) -> list[str]:
         """Cleaned texts of all prompts, empty if one failed; raises the cause when every one did.
 
         Tells of each variant as it ends.
         """
-        found = await self.sequences(step, prompts, parameters)
+        found = await self.sequences(step, asks, parameters)
         return [sequences[0].text if sequences else "" for sequences in found]
 
     async def sequences(
         self,
         step: str,
-        prompts: Sequence[str],
+        asks: Sequence[Ask],
         parameters: GenerationParameters,
         openings: tuple[str, ...] = OPENINGS,
     ) -> list[list[Text]]:
@@ -130,34 +146,38 @@ class Context:
         `openings` are dropped from the beginning of each text besides the prompts."""
 
         def ended(index: int, outcome: Outcome) -> None:
-            text = self._cleaned(step, outcome) if isinstance(outcome, Generated) else ""
-            self.tell(VariantDone(index + 1, Variant(prompts[index], text)))
+            ask = asks[index]
+            text = self._cleaned(step, ask, outcome) if isinstance(outcome, Generated) else ""
+            self.tell(VariantDone(index + 1, Variant(ask.prompt, text, captioner=ask.voice.name)))
 
         # Nobody follows most requests, and a replica's answer is cheaper in one piece.
-        outcomes = await self._run(step, prompts, parameters, ended if self._on_step else None)
+        outcomes = await self._run(step, asks, parameters, ended if self._on_step else None)
         failures = [outcome for outcome in outcomes if isinstance(outcome, CaptionServeError)]
         if len(failures) == len(outcomes):
             raise failures[0]
-        self._note_losses(step, outcomes)
+        self._note_losses(step, asks, outcomes)
         return [
             [
-                Text(self._cleaned(step, one, openings), per_token(one, parameters))
+                Text(self._cleaned(step, ask, one, openings), per_token(one, parameters))
                 for one in (outcome, *outcome.alternatives)
             ]
             if isinstance(outcome, Generated)
             else []
-            for outcome in outcomes
+            for ask, outcome in zip(asks, outcomes, strict=True)
         ]
 
-    async def may_generate(self, step: str, prompts: Sequence[str], parameters: GenerationParameters) -> list[str]:
+    async def may_generate(self, step: str, asks: Sequence[Ask], parameters: GenerationParameters) -> list[str]:
         """Like `variants`, for steps that a caption can do without: losses are only noted."""
         try:
-            outcomes = await self._run(step, prompts, parameters)
+            outcomes = await self._run(step, asks, parameters)
         except ServiceError as error:
             self.degraded.append(f"{step}: {error.message}")
             return []
-        self._note_losses(step, outcomes)
-        return [self._cleaned(step, outcome) if isinstance(outcome, Generated) else "" for outcome in outcomes]
+        self._note_losses(step, asks, outcomes)
+        return [
+            self._cleaned(step, ask, outcome) if isinstance(outcome, Generated) else ""
+            for ask, outcome in zip(asks, outcomes, strict=True)
+        ]
 
     async def may_answer(self, step: str, questions: Sequence[str]) -> list[Answer]:
         """Answers to all questions; none if they were lost, which is only noted."""
@@ -175,31 +195,84 @@ class Context:
             self.degraded.append(f"{step}: {error.message}")
             return []
 
-    def _cleaned(self, step: str, outcome: Generated, openings: tuple[str, ...] = OPENINGS) -> str:
-        return clean(outcome.text, self._echoes(step, outcome), openings)
+    def _cleaned(self, step: str, ask: Ask, outcome: Generated, openings: tuple[str, ...] = OPENINGS) -> str:
+        return clean(outcome.text, self._echoes(step, ask, outcome), openings)
 
-    def _echoes(self, step: str, outcome: Generated) -> tuple[str, ...]:
-        """A request's own prompt is dropped like the known ones; later prompts carry a caption that must stay."""
-        own = self.options.prompts or self.options.extra_prompts
+    def _echoes(self, step: str, ask: Ask, outcome: Generated) -> tuple[str, ...]:
+        """A prompt that is not one of the presets' is dropped like those; later prompts carry a caption that must
+        stay."""
+        own = self.options.prompts or self.options.extra_prompts or ask.voice.info.prompts
         return (outcome.prompt,) if step == "variant" and own else ()
 
     async def _run(
         self,
         step: str,
-        prompts: Sequence[str],
+        asks: Sequence[Ask],
         parameters: GenerationParameters,
         on_outcome: OnOutcome | None = None,
     ) -> list[Outcome]:
+        """The outcomes in order: one call for each captioner, all at once. Raises the error if there is only one."""
         if self._deadline.passed:
             raise DeadlineExceeded()
-        jobs = [
-            GenerateJob(prompt, parameters, stream_seed(self.options.seed, self._pixels.digest, step, index))
-            for index, prompt in enumerate(prompts)
-        ]
-        return await self._generator.generate(self._pixels, jobs, self._deadline.left_s, on_outcome)
+        untold = set(range(len(asks)))
+        places: dict[Voice, list[int]] = {}
+        for place, ask in enumerate(asks):
+            places.setdefault(ask.voice, []).append(place)
 
-    def _note_losses(self, step: str, outcomes: Sequence[Outcome]) -> None:
-        for number, outcome in enumerate(outcomes, start=1):
-            if not isinstance(outcome, Generated):
-                name = step if len(outcomes) == 1 else f"{step} {number}"
-                self.degraded.append(f"{name}: {outcome.message}")
+        async def of(voice: Voice) -> list[Outcome]:
+            mine = places[voice]
+            jobs = [
+                GenerateJob(
+                    asks[place].prompt,
+                    parameters,
+                    stream_seed(self.options.seed, voice.pixels.digest, step, index),
+                )
+                for index, place in enumerate(mine)
+            ]
+            return await voice.member.generator.generate(voice.pixels, jobs, self._deadline.left_s, telling(mine))
+
+        def telling(mine: Sequence[int]) -> OnOutcome | None:
+            if on_outcome is None:
+                return None
+
+            def tell(index: int, outcome: Outcome) -> None:
+                untold.discard(mine[index])
+                on_outcome(mine[index], outcome)
+
+            return tell
+
+        if len(places) == 1:
+            return await of(next(iter(places)))
+        voices = {voice.member: voice for voice in places}
+        calls = {member: partial(of, voice) for member, voice in voices.items()}
+        found = await self._committee.together(calls, self._deadline, _failure)
+        outcomes: list[Outcome] = [GenerationFailed("Nothing was generated.")] * len(asks)
+        for member, result in found.items():
+            mine = places[voices[member]]
+            given = [result] * len(mine) if isinstance(result, ServiceError) else result
+            if _failure(given) is not None:
+                self._lost.add(voices[member])
+            for place, outcome in zip(mine, given, strict=False):
+                outcomes[place] = outcome
+        for place in sorted(untold):
+            if on_outcome is not None:
+                on_outcome(place, outcomes[place])
+        return outcomes
+
+    def _note_losses(self, step: str, asks: Sequence[Ask], outcomes: Sequence[Outcome]) -> None:
+        """One sentence for each job that was lost, or one for all of a captioner's."""
+        for number, (ask, outcome) in enumerate(zip(asks, outcomes, strict=False), start=1):
+            if isinstance(outcome, Generated):
+                continue
+            name = step if len(outcomes) == 1 else f"{step} {number}"
+            if ask.voice.name is not None:
+                name = ask.voice.name if ask.voice in self._lost else f"{ask.voice.name}, {name}"
+            lost = f"{name}: {outcome.message}"
+            if lost not in self.degraded:
+                self.degraded.append(lost)
+
+
+def _failure(outcomes: Sequence[Outcome]) -> ServiceError | None:
+    """Why a captioner gave nothing at all; None if it gave something, or if the prompts were at fault."""
+    errors = [outcome for outcome in outcomes if isinstance(outcome, ServiceError)]
+    return errors[0] if errors and len(errors) == len(outcomes) else None

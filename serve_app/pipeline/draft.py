@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from serve_app.pipeline import presets
+from serve_app.pipeline.committee import Ask
 from serve_app.pipeline.context import Context
 from serve_app.types import LEFT_OUT, TOO_LONG, Asked, CaptionOptions, Clause, Contested, Round, Source, Variant
 
@@ -26,9 +27,18 @@ class Draft:
     """Whether a matcher weighed every statement."""
 
 
-def variant_prompts(options: CaptionOptions) -> tuple[str, ...]:
-    """The prompts of a request's variants."""
-    return (*(options.prompts or presets.VARIANT_PROMPTS), *options.extra_prompts)
+def variant_prompts(options: CaptionOptions, own: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """The prompts of a request's variants; `own` are the captioner's."""
+    return (*(options.prompts or own or presets.VARIANT_PROMPTS), *options.extra_prompts)
+
+
+def variant_asks(context: Context) -> tuple[Ask, ...]:
+    """The variants of all captioners, one captioner's after the other's."""
+    return tuple(
+        Ask(voice, prompt)
+        for voice in context.voices
+        for prompt in variant_prompts(context.options, voice.info.prompts)
+    )
 
 
 def length_of(context: Context) -> Callable[[str], bool]:

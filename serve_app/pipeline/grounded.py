@@ -15,9 +15,10 @@ from serve_app.errors import PolishFailed
 from serve_app.pipeline import presets
 from serve_app.pipeline.asking import BY_ROUND, Asking
 from serve_app.pipeline.choosing import begun, distinct
+from serve_app.pipeline.committee import Ask
 from serve_app.pipeline.composition import Composition
 from serve_app.pipeline.context import Context
-from serve_app.pipeline.draft import Draft, length_notices, length_of, variant_prompts
+from serve_app.pipeline.draft import Draft, length_notices, length_of, variant_asks
 from serve_app.pipeline.fitting import Fitting
 from serve_app.pipeline.joining import Joining
 from serve_app.pipeline.language.grammar import NEGATIONS
@@ -44,10 +45,10 @@ LIKELY = 0.5
 
 async def grounded(context: Context) -> Draft:
     """Variants, merge, extension of a short merge, rounds, each behind the gate."""
-    prompts = variant_prompts(context.options)
+    asked = variant_asks(context)
     scores = context.scores()
     with context.timed("variants"):
-        candidates = await _gather(context, prompts)
+        candidates = await _gather(context, asked)
     with context.timed("merge"):
         await _weigh(scores, candidates)
     asking = Asking(context)
@@ -86,7 +87,9 @@ async def grounded(context: Context) -> Draft:
             f"matcher: {scores.loss.rstrip('.')}; statements were weighed by the variants' agreement."
         )
     best = _best_of_variants(candidates, scores)
-    variants = tuple(Variant(prompt, *best.get(number, ("", None))) for number, prompt in enumerate(prompts, start=1))
+    variants = tuple(
+        best.get(number, Variant(ask.prompt, "", captioner=ask.voice.name)) for number, ask in enumerate(asked, start=1)
+    )
     clauses = state.clauses()
     return Draft(
         state.text,
@@ -142,16 +145,16 @@ def _little(clauses: Sequence[Clause]) -> tuple[str, ...]:
     return () if any((clause.score or 0.0) > LIKELY for clause in clauses) else (LITTLE,)
 
 
-async def _gather(context: Context, prompts: Sequence[str]) -> list[Candidate]:
+async def _gather(context: Context, asks: Sequence[Ask]) -> list[Candidate]:
     """The texts of all variants, each read once."""
     parameters = context.presets.variant
     several = min(SEQUENCES, parameters.num_beams or 1)
-    found = await context.sequences("variant", prompts, replace(parameters, num_return_sequences=several), ())
+    found = await context.sequences("variant", asks, replace(parameters, num_return_sequences=several), ())
     candidates = []
-    for number, (prompt, sequences) in enumerate(zip(prompts, found, strict=True), start=1):
+    for number, (ask, sequences) in enumerate(zip(asks, found, strict=True), start=1):
         for sequence in sequences:
             if text := denoise(sequence.text):
-                source = Source("variant", number, prompt=prompt)
+                source = Source("variant", number, ask.voice.name, ask.prompt)
                 candidates.append(Candidate(context.read(text), source, number, sequence.log_probability))
     return candidates
 
@@ -170,11 +173,13 @@ def _texts(candidates: Iterable[Candidate]) -> list[str]:
     return [statement.text for candidate in candidates for statement in candidate.reading.statements]
 
 
-def _best_of_variants(candidates: Sequence[Candidate], scores: Scores) -> dict[int, tuple[str, float]]:
+def _best_of_variants(candidates: Sequence[Candidate], scores: Scores) -> dict[int, Variant]:
     """Each variant's likeliest text with its score; sequences come best first."""
-    best: dict[int, tuple[str, float]] = {}
+    best: dict[int, Variant] = {}
     for candidate in candidates:
-        best.setdefault(candidate.variant, (candidate.text, scores.match(candidate)))
+        source = candidate.source
+        variant = Variant(source.prompt or "", candidate.text, scores.match(candidate), source.captioner)
+        best.setdefault(candidate.variant, variant)
     return best
 
 
@@ -205,10 +210,12 @@ def _fitted(context: Context, state: _State) -> _State:
 
 
 async def _extend(context: Context, state: _State, scores: Scores) -> _State:
-    prompts = [fill(prompt, _shown(state)) for prompt in presets.EXTENSION_PROMPTS]
-    texts = await context.may_generate("extension", prompts, context.presets.extension)
+    asks = context.continuing([fill(prompt, _shown(state)) for prompt in presets.EXTENSION_PROMPTS])
+    texts = await context.may_generate("extension", asks, context.presets.extension)
+    forms = [ask.prompt for ask in context.continuing(presets.EXTENSION_PROMPTS)]
     sources = [
-        Source("extension", number, prompt=prompt) for number, prompt in enumerate(presets.EXTENSION_PROMPTS, start=1)
+        Source("extension", number, ask.voice.name, form)
+        for number, (ask, form) in enumerate(zip(asks, forms, strict=True), start=1)
     ]
     grown = await _grow(context, state, texts, sources, scores)
     context.tell(Extended(grown.text, grown.text != state.text))
@@ -216,9 +223,10 @@ async def _extend(context: Context, state: _State, scores: Scores) -> _State:
 
 
 async def _round(context: Context, number: int, state: _State, scores: Scores) -> _State:
-    prompt = fill(presets.ROUND_PROMPT, _shown(state))
-    texts = await context.may_generate(f"round {number}", [prompt], context.presets.round)
-    return await _grow(context, state, texts, [Source("round", number, prompt=presets.ROUND_PROMPT)], scores)
+    asks = context.continuing([fill(presets.ROUND_PROMPT, _shown(state))])
+    texts = await context.may_generate(f"round {number}", asks, context.presets.round)
+    sources = [Source("round", number, ask.voice.name, presets.ROUND_PROMPT) for ask in asks]
+    return await _grow(context, state, texts, sources, scores)
 
 
 async def _ask(context: Context, asking: Asking, number: int, state: _State, scores: Scores) -> _State:

@@ -75,6 +75,10 @@ class Presets:
             changed[step] = replace(getattr(self, step), **parameters)
         return replace(self, **changed)
 
+    def unbeamed(self) -> Presets:
+        """The same with one row for each job, as a model behind a URL counts them."""
+        return replace(self, **{step.name: replace(getattr(self, step.name), num_beams=1) for step in fields(self)})
+
     def check_rows(self, max_rows: int) -> None:
         """Raises `InvalidOption` when a step has more beams than the engine has rows."""
         for step in fields(Presets):

@@ -18,30 +18,28 @@ class Plan:
     """How a strategy is run."""
 
     run: Callable[[Context], Awaitable[Draft]]
-    prompts: Callable[[CaptionOptions], tuple[str, ...]]
-    """Of the variants that it begins with."""
+    prompts: Callable[[CaptionOptions, tuple[str, ...]], tuple[str, ...]]
+    """Of the variants that it begins with, by a request's options and a captioner's own prompts."""
     rounds: Callable[[CaptionOptions], int]
     weighs: bool
-    """Whether statements pass the gate."""
-    work: Callable[[CaptionOptions, Presets], int]
-    """Rows that a request decodes, summed over its generate calls, as far as it is known before anything runs."""
+    """Whether statements pass the gate; then all captioners take part, else the first one."""
+    begins: Callable[[Presets], GenerationParameters]
+    """How those variants are generated."""
+
+    def work(self, prompts: int, rounds: int, presets: Presets) -> int:
+        """Rows that a captioner decodes for a request, summed over its generate calls.
+
+        The extension of a short merge is left out: nobody knows beforehand whether it will run.
+        """
+        return prompts * _rows(self.begins(presets)) + (rounds - 1) * _rows(presets.round)
 
 
 def _rows(parameters: GenerationParameters) -> int:
     return parameters.num_beams or 1
 
 
-def _work_in_rounds(options: CaptionOptions, presets: Presets) -> int:
-    """Beams × variants, and the beams of each further round.
-
-    The extension of a short merge is left out: nobody knows beforehand whether it will run.
-    """
-    variants = len(variant_prompts(options)) * _rows(presets.variant)
-    return variants + (options.rounds - 1) * _rows(presets.round)
-
-
 PLANS: Mapping[Strategy, Plan] = {
-    "grounded": Plan(grounded, variant_prompts, lambda options: options.rounds, True, _work_in_rounds),
-    "classic": Plan(classic, variant_prompts, lambda options: options.rounds, False, _work_in_rounds),
-    "basic": Plan(basic, lambda _: ("",), lambda _: 1, False, lambda _, presets: _rows(presets.basic)),
+    "grounded": Plan(grounded, variant_prompts, lambda options: options.rounds, True, lambda presets: presets.variant),
+    "classic": Plan(classic, variant_prompts, lambda options: options.rounds, False, lambda presets: presets.variant),
+    "basic": Plan(basic, lambda *_: ("",), lambda _: 1, False, lambda presets: presets.basic),
 }

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from dataclasses import replace
+from collections.abc import Sequence
+from functools import partial
 
-from serve_app.errors import GenerationFailed, InvalidOption, NotDeployed
+from serve_app.deadline import Deadline
+from serve_app.errors import GenerationFailed, InvalidOption, NotDeployed, ServiceError, WrongImageSize
 from serve_app.pipeline.asking import most_questions
+from serve_app.pipeline.committee import Committee, Member, Voice
 from serve_app.pipeline.context import Context
 from serve_app.pipeline.fingerprint import fingerprint
 from serve_app.pipeline.presets import Presets
 from serve_app.pipeline.registry import PLANS
-from serve_app.pipeline.scores import Support
-from serve_app.steps import OnStep, Started
+from serve_app.pipeline.scores import PATIENCE_S, Support
+from serve_app.steps import ONLY, SEVERAL, OnStep, Started, Work
 from serve_app.task_types import Answerer
 from serve_app.types import (
     CaptionOptions,
@@ -23,17 +27,14 @@ from serve_app.types import (
     HasInfo,
     Matcher,
     ModelInfo,
+    Picture,
     Pixels,
     Polisher,
+    Size,
     Strategy,
 )
 
 PROBE_TIMEOUT_S = 60.0
-
-
-def _asked(options: CaptionOptions, model: ModelInfo) -> CaptionOptions:
-    """The options with the model's own prompts unless a request has its own."""
-    return options if options.prompts or not model.prompts else replace(options, prompts=model.prompts)
 
 
 class CaptionPipeline:
@@ -41,7 +42,7 @@ class CaptionPipeline:
 
     def __init__(
         self,
-        generator: Generator,
+        captioners: Generator | Committee,
         presets: Presets | None = None,
         matcher: Matcher | None = None,
         support: Support | None = None,
@@ -51,19 +52,48 @@ class CaptionPipeline:
     ) -> None:
         self._answerer = answerer
         self._answerer_name = answerer_name
-        self._model: ModelInfo | None = None
-        """What the captioner said of itself last."""
-        self._generator = generator
+        self._committee = captioners if isinstance(captioners, Committee) else Committee([Member(ONLY, captioners)])
         self._presets = presets or Presets()
+        self._unbeamed = self._presets.unbeamed()
         self._matcher = matcher
+        self._weighs: Size | None = None
+        """Size of the matcher's pictures, if it is known."""
+        self._asked_matcher = False
         self._support = support or Support.of()
         self._polisher = polisher
 
-    async def info(self) -> ModelInfo:
-        return await self._generator.info()
+    @property
+    def captioners(self) -> tuple[str, ...]:
+        """Names of the captioners, if there are several."""
+        members = self._committee.members
+        return tuple(member.name for member in members) if len(members) > 1 else ()
 
-    async def caption(self, pixels: Pixels, options: CaptionOptions, on_step: OnStep | None = None) -> CaptionResult:
+    async def info(self) -> ModelInfo:
+        """The first captioner that answers."""
+        return next(iter((await self.infos()).values()))
+
+    async def infos(self) -> dict[str, ModelInfo]:
+        """The captioners that answer, by their names."""
+        infos, _ = await self._committee.present(self._committee.members)
+        return {member.name: info for member, info in infos.items()}
+
+    async def sizes(self, options: CaptionOptions) -> tuple[Size, ...]:
+        """At which sizes `caption` needs the image. Raises what `caption` raises."""
+        infos, _ = await self._committee.present(self._chosen(options))
+        sizes = dict.fromkeys(info.size for info in infos.values())
+        if PLANS[options.strategy].weighs and (weighs := await self._matcher_size()) is not None:
+            sizes[weighs] = None
+        return tuple(sizes)
+
+    def _chosen(self, options: CaptionOptions) -> tuple[Member, ...]:
+        return self._committee.chosen(options.use, PLANS[options.strategy].weighs)
+
+    async def caption(
+        self, picture: Pixels | Picture, options: CaptionOptions, on_step: OnStep | None = None
+    ) -> CaptionResult:
         """Runs the strategy that `options` names, and calls `on_step` with each step as it is done.
+
+        `picture` is the image at the size of each captioner's model (`sizes`), or at that of all.
 
         Raises `PromptTooLong` when no prompt fits, `DeadlineExceeded` and other `ServiceError`s when there is no text
         at all.
@@ -74,27 +104,32 @@ class CaptionPipeline:
         if self._answerer is None and (options.ask or options.questions):
             raise NotDeployed("ask, questions: no model answers questions here; the setting `answerer` turns it on.")
         start = time.perf_counter()
-        model = await self._generator.info()
-        self._model = model
-        options = _asked(options, model)
+        infos, lost = await self._committee.present(self._chosen(options))
+        voices = self._committee.voices(infos, picture)
+        if not voices:
+            raise WrongImageSize("The captioners changed while the image was read; send it again.")
         context = Context(
-            self._generator,
+            self._committee,
+            voices,
             self._presets,
-            pixels,
+            self._seen(voices, picture),
             options,
             on_step,
             self._matcher,
-            self._support,
+            self._support.behind(len(voices)),
             self._polisher,
             self._answerer,
-            model.continues,
         )
-        context.tell(Started(model.name, plan.prompts(options), plan.rounds(options)))
+        context.degraded += [f"{member.name}: {reason}" for member, reason in lost.items()]
+        prompts = [(voice, prompt) for voice in voices for prompt in plan.prompts(options, voice.info.prompts)]
+        model = SEVERAL.join(voice.title for voice in voices)
+        asked = tuple(prompt for _, prompt in prompts)
+        context.tell(Started(model, asked, plan.rounds(options), tuple(voice.title for voice, _ in prompts)))
         draft = await plan.run(context)
-        fingerprint = await self.fingerprint(options.strategy, matched=draft.matched)
+        matcher = await self._matcher_info() if draft.matched else None
         return CaptionResult(
             caption=draft.caption,
-            model=model.name,
+            model=model,
             seed=options.seed,
             variants=draft.variants,
             rounds=draft.rounds,
@@ -104,43 +139,76 @@ class CaptionPipeline:
             degraded=tuple(context.degraded),
             notices=draft.notices,
             timings_ms={**context.timings_ms, "total": (time.perf_counter() - start) * 1000},
-            fingerprint=fingerprint,
+            fingerprint=self._fingerprint(options.strategy, [voice.info for voice in context.present], matcher),
         )
 
-    async def fingerprint(self, strategy: Strategy, *, matched: bool = True) -> str:
-        """What makes the captions of a strategy; `matched` says whether the matcher takes part, if there is one."""
-        matcher = self._matcher if PLANS[strategy].weighs and matched else None
-        return fingerprint(
-            strategy,
-            await self._generator.info(),
-            await matcher.info() if isinstance(matcher, HasInfo) else None,
-            self._support,
-            self._presets,
-            self._polisher.model if self._polisher is not None else None,
-            self._answerer_name,
-        )
+    def _seen(self, voices: Sequence[Voice], picture: Pixels | Picture) -> Pixels:
+        """The picture for matcher and answerer, which resize what has another size."""
+        found = None if isinstance(picture, Pixels) or self._weighs is None else picture.get(self._weighs)
+        return found or voices[0].pixels
 
-    def work(self, options: CaptionOptions) -> int:
-        """Rows that the request decodes, a question counting as one: what admission and capacity count."""
+    async def _matcher_size(self) -> Size | None:
+        """None if the matcher does not say; a lost one is waited for once."""
+        if self._weighs is None and not self._asked_matcher:
+            self._asked_matcher = True
+            with contextlib.suppress(ServiceError):
+                async with Deadline.after(PATIENCE_S).enforced("No matcher answered."):
+                    await self._matcher_info()
+        return self._weighs
+
+    async def _matcher_info(self) -> ModelInfo | None:
+        matcher: object = self._matcher
+        if not isinstance(matcher, HasInfo):
+            return None
+        info = await matcher.info()
+        self._weighs = info.size
+        return info
+
+    async def fingerprint(self, strategy: Strategy) -> str:
+        """What makes the captions of a strategy of all captioners, as long as nothing is lost."""
+        weighs = PLANS[strategy].weighs
+        infos, _ = await self._committee.present(self._committee.chosen((), weighs))
+        return self._fingerprint(strategy, list(infos.values()), await self._matcher_info() if weighs else None)
+
+    def _fingerprint(self, strategy: Strategy, captioners: Sequence[ModelInfo], matcher: ModelInfo | None) -> str:
+        polisher = self._polisher.model if self._polisher is not None else None
+        return fingerprint(strategy, captioners, matcher, self._support, self._presets, polisher, self._answerer_name)
+
+    def work(self, options: CaptionOptions) -> Work:
+        """Rows that each captioner decodes for the request, a question counting as one of the first one's: what
+        admission and capacity count. Raises `InvalidOption`."""
         plan = PLANS[options.strategy]
-        if self._model is not None:
-            options = _asked(options, self._model)
-        continues = self._model is None or self._model.continues
-        prompted = options if continues else replace(options, rounds=1)
-        if self._answerer is None or not plan.weighs:
-            return plan.work(prompted, self._presets)
-        if self._matcher is None or options.ask is False:
-            return plan.work(prompted, self._presets) + len(options.questions)
-        return plan.work(replace(options, rounds=1), self._presets) + most_questions(options)
+        asks = self._answerer is not None and self._matcher is not None and plan.weighs and options.ask is not False
+        work = {}
+        for member in self._chosen(options):
+            known, presets = member.known, self._presets if member.beams else self._unbeamed
+            prompted = plan.rounds(options) if not asks and (known is None or known.continues) else 1
+            prompts = plan.prompts(options, known.prompts if known is not None else ())
+            work[member.name] = plan.work(len(prompts), prompted, presets)
+        questions = most_questions(options) if asks else len(options.questions) if self._answerer is not None else 0
+        if questions and plan.weighs:
+            work[next(iter(work))] += questions
+        return work
 
     async def probe(self) -> None:
-        """Generates two tokens for a grey image; raises when that does not work."""
-        model = await self._generator.info()
-        data = bytes([127]) * (model.image_height * model.image_width * 3)
-        grey = Pixels("probe", model.image_height, model.image_width, data)
-        job = GenerateJob("", GenerationParameters(max_new_tokens=2, num_beams=1, do_sample=False))
-        outcomes = await self._generator.generate(grey, [job], PROBE_TIMEOUT_S)
-        if not outcomes:
-            raise GenerationFailed("The generator returned nothing.")
-        if isinstance(outcomes[0], Exception):
-            raise outcomes[0]
+        """Generates two tokens for a grey image; raises when that works with no captioner."""
+        members = self._committee.members
+        if len(members) == 1:
+            await _probed(members[0])
+            return
+        found = await self._committee.together({member: partial(_probed, member) for member in members})
+        errors = [error for error in found.values() if error is not None]
+        if len(errors) == len(members):
+            raise errors[0]
+
+
+async def _probed(member: Member) -> None:
+    model = await member.info()
+    data = bytes([127]) * (model.image_height * model.image_width * 3)
+    grey = Pixels("probe", model.image_height, model.image_width, data)
+    job = GenerateJob("", GenerationParameters(max_new_tokens=2, num_beams=1, do_sample=False))
+    outcomes = await member.generator.generate(grey, [job], PROBE_TIMEOUT_S)
+    if not outcomes:
+        raise GenerationFailed("The generator returned nothing.")
+    if isinstance(outcomes[0], Exception):
+        raise outcomes[0]

@@ -41,6 +41,7 @@ class Weights:
     margin: float
     answer: float = 0.0
     yes: float = 0.0
+    voices: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,24 +53,40 @@ class Support:
     alone: Weights
     answered: Weights
     confirmed: Weights
+    several: Support | None = None
+    """Those with several captioners, if they are others."""
 
     @classmethod
     def of(cls, matcher: str | None = None, captioner: str | None = None) -> Support:
         """Those of the models of these names; the defaults if none are known for one."""
         known, default = _known(), _known()["default"]
-        beside = known.get(matcher or "", default)
-        return cls(
+        beside, behind = known.get(matcher or "", default), known.get(captioner or "", default)
+        one = cls(
             Weights(**beside["matched"]),
-            Weights(**known.get(captioner or "", default)["alone"]),
+            Weights(**behind["alone"]),
             Weights(**beside.get("answered", default["answered"])),
             Weights(**beside.get("confirmed", default["confirmed"])),
         )
+        together: dict[str, Any] = {
+            name: Weights(**found) for name in _BESIDE if (found := beside.get("several", {}).get(name))
+        }
+        if found := behind.get("several", {}).get("alone"):
+            together["alone"] = Weights(**found)
+        return replace(one, several=replace(one, **together))
+
+    def behind(self, captioners: int) -> Support:
+        """Those with so many captioners."""
+        return self.several or self if captioners > 1 else self
 
     def with_floor(self, floor: float) -> Support:
         """The same with one floor for everything that a matcher weighs."""
         floors = {"thing": floor, "fact": floor, "keep": floor}
-        weighed = ("matched", "answered", "confirmed")
-        return replace(self, **{name: replace(getattr(self, name), **floors) for name in weighed})
+        changed: dict[str, Any] = {name: replace(getattr(self, name), **floors) for name in _BESIDE}
+        return replace(self, **changed, several=self.several and self.several.with_floor(floor))
+
+
+_BESIDE = ("matched", "answered", "confirmed")
+"""Weights that belong to a matcher."""
 
 
 @cache
@@ -77,7 +94,7 @@ def _known() -> dict[str, dict[str, dict[str, Any]]]:
     return tomllib.loads((files(__package__) / "support.toml").read_text(encoding="utf-8"))
 
 
-FEATURES = ("match", "named", "said", "likely")
+FEATURES = ("match", "named", "said", "likely", "voices")
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,18 +129,41 @@ class Agreement:
 
     candidates: tuple[Candidate, ...] = ()
 
-    def features(self, statement: Statement) -> tuple[float, float, float]:
-        """(named, said, likely): shares of the variants, and the best log-probability of a text that says it all."""
+    def features(self, statement: Statement) -> tuple[float, float, float, float]:
+        """(named, said, likely, voices): shares of the variants, the best log-probability of a text that says it all,
+        and the share of the other captioners that say what one says."""
         subject = statement.subject
         claims = statement.claims - subject or subject
         if not self.candidates or not (subject or claims):
-            return 0.0, 0.0, UNLIKELY
-        likely = UNLIKELY
+            return 0.0, 0.0, UNLIKELY, 0.0
         words = subject | claims
-        for said, log_probability, _ in self._said:
-            if words <= said and log_probability is not None:
-                likely = max(likely, log_probability)
-        return self._share(subject or claims), self._share(claims), likely
+        telling = [log_probability for said, log_probability, _ in self._said if words <= said]
+        known = [UNLIKELY if each is None else max(each, UNLIKELY) for each in telling]
+        if telling and all(each is None for each in telling):
+            known = [self._usual]  # a captioner that tells no probabilities is no less sure
+        return self._share(subject or claims), self._share(claims), max(known, default=UNLIKELY), self._voices(words)
+
+    def _voices(self, words: frozenset[str]) -> float:
+        """Share of the captioners, but the first one, that say all of the words."""
+        if len(self._captioners) < 2:
+            return 0.0
+        pairs = zip(self.candidates, self._said, strict=True)
+        telling = {candidate.source.captioner for candidate, (said, _, _) in pairs if words <= said}
+        return max(0, len(telling) - 1) / (len(self._captioners) - 1)
+
+    @cached_property
+    def _captioners(self) -> dict[str | None, set[int]]:
+        """The variants of each captioner."""
+        found: dict[str | None, set[int]] = {}
+        for candidate in self.candidates:
+            found.setdefault(candidate.source.captioner, set()).add(candidate.variant)
+        return found
+
+    @cached_property
+    def _usual(self) -> float:
+        """Mean log-probability of the texts that tell one."""
+        told = [max(each, UNLIKELY) for _, each, _ in self._said if each is not None]
+        return math.fsum(told) / len(told) if told else UNLIKELY
 
     def _share(self, words: Iterable[str]) -> float:
         """Share of the variants that say the rarest of the words."""
@@ -147,7 +187,7 @@ class Agreement:
     def _said(self) -> list[tuple[frozenset[str], float | None, float]]:
         """Each candidate's concepts with all that they are kinds of, its log-probability and its weight.
 
-        All variants weigh the same, the texts of one by their probabilities.
+        All captioners weigh the same, the variants of one likewise, and the texts of a variant by their probabilities.
         """
         by_variant: dict[int, list[float]] = {}
         probabilities = []
@@ -156,7 +196,12 @@ class Agreement:
             probability = math.exp(max((candidate.log_probability or 0.0) * tokens, -50.0))
             probabilities.append(probability)
             by_variant.setdefault(candidate.variant, []).append(probability)
-        sums = {variant: sum(found) * len(by_variant) for variant, found in by_variant.items()}
+        count = {
+            variant: len(variants) * len(self._captioners)
+            for variants in self._captioners.values()
+            for variant in variants
+        }
+        sums = {variant: sum(found) * count[variant] for variant, found in by_variant.items()}
         found = []
         for candidate, probability in zip(self.candidates, probabilities, strict=True):
             said = candidate.reading.content
@@ -168,14 +213,15 @@ class Agreement:
 def support(
     weights: Weights,
     match: float | None,
-    features: tuple[float, float, float],
+    features: tuple[float, float, float, float],
     answer: float | None = None,
     yes: float | None = None,
 ) -> float:
     """The probability that a statement is true; `match` is its match score if there is one, `answer` the probability
     of the answer that made it, `yes` that of "yes" when it was asked back."""
-    named, said, likely = features
+    named, said, likely, voices = features
     sum_ = weights.bias + weights.named * named + weights.said * said + weights.likely * likely
+    sum_ += weights.voices * voices
     sum_ += weights.match * clipped_odds(match) + weights.answer * clipped_odds(answer)
     sum_ += weights.yes * clipped_odds(yes)
     # Rounded, since a match score may differ in its eighth place by the other texts of its batch.

@@ -6,11 +6,13 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from serve_app.deadline import Deadline
 from serve_app.errors import Overloaded
+from serve_app.steps import Work
 
 WINDOW_S = 30.0
 """Work that was finished within this time says how fast the service is now."""
@@ -33,7 +35,7 @@ class _Waiting:
 
 
 class Admission:
-    """Keeps the admitted work below `capacity` (rows, see `Captioner.work`).
+    """Keeps a captioner's admitted work below `capacity` (rows, see `Captioner.work`).
 
     A request that alone is larger than the capacity is admitted when nothing else is there. Rejected ones are given
     different pauses, one after the other at the rate at which the service finishes work, so that they don't all return
@@ -160,3 +162,47 @@ class Admission:
             self._next_slot = slot + work / rate
             wait_s = max(MIN_RETRY_AFTER_S, slot - now)
         return Overloaded("The service is full; try again later.", wait_s)
+
+
+class Admissions:
+    """An `Admission` for each captioner; a request is admitted when it is to all that it uses."""
+
+    def __init__(self, capacity: Callable[[str], float]) -> None:
+        self._capacity = capacity
+        self._of: dict[str, Admission] = {}
+
+    def of(self, captioner: str) -> Admission:
+        if captioner not in self._of:
+            self._of[captioner] = Admission(partial(self._capacity, captioner))
+        return self._of[captioner]
+
+    @property
+    def admitted(self) -> int:
+        """Work that is being done now, of all captioners."""
+        return sum(admission.admitted for admission in self._of.values())
+
+    @property
+    def shed(self) -> int:
+        """Requests rejected since the start."""
+        return sum(admission.shed for admission in self._of.values())
+
+    def check(self) -> None:
+        """Raises `Overloaded` if a captioner has no capacity at all, before anybody reads the request."""
+        for admission in self._of.values():
+            admission.check()
+
+    @contextmanager
+    def admit(self, work: Work, background: bool = False) -> Iterator[None]:
+        """As `Admission.admit`, for each captioner."""
+        with ExitStack() as held:
+            for captioner, rows in work.items():
+                held.enter_context(self.of(captioner).admit(rows, background))
+            yield
+
+    @asynccontextmanager
+    async def queue(self, work: Work, deadline: Deadline) -> AsyncIterator[None]:
+        """As `Admission.queue`, for one captioner after the other, always in the same order."""
+        async with AsyncExitStack() as held:
+            for captioner in sorted(work):
+                await held.enter_async_context(self.of(captioner).queue(work[captioner], deadline))
+            yield

@@ -39,7 +39,10 @@ def caption_body(result: CaptionResult, request_id: str, intake_ms: float) -> Ca
         model=result.model,
         caption=result.caption,
         stats=Stats(characters=len(result.caption), words=len(result.caption.split())),
-        variants=[VariantBody(prompt=v.prompt, text=v.text, score=v.score) for v in result.variants],
+        variants=[
+            VariantBody(prompt=v.prompt, text=v.text, score=v.score, captioner=v.captioner or result.model)
+            for v in result.variants
+        ],
         rounds=[RoundBody(round=r.round, text=r.text, accepted=r.accepted) for r in result.rounds],
         clauses=[_clause_body(clause, result.model) for clause in result.clauses],
         contested=[ContestedBody(**asdict(contested)) for contested in result.contested],
@@ -60,8 +63,8 @@ def _clause_body(clause: Clause, model: str) -> ClauseBody:
     return ClauseBody(**values, source=SourceBody(**{**source, "captioner": clause.source.captioner or model}))
 
 
-def step_event(step: Step, request_id: str, options: CaptionOptions) -> StepEvent:
-    """The event that reports a step."""
+def step_event(step: Step, request_id: str, options: CaptionOptions, model: str) -> StepEvent:
+    """The event that reports a step of what `model` captions."""
     match step:
         case Started():
             return StartEvent(
@@ -69,12 +72,19 @@ def step_event(step: Step, request_id: str, options: CaptionOptions) -> StepEven
                 model=step.model,
                 strategy=options.strategy,
                 prompts=list(step.prompts),
+                captioners=list(step.captioners),
                 rounds=step.rounds,
                 seed=options.seed,
             )
         case VariantDone():
             variant = step.variant
-            return VariantEvent(index=step.index, prompt=variant.prompt, text=variant.text, score=variant.score)
+            return VariantEvent(
+                index=step.index,
+                prompt=variant.prompt,
+                captioner=variant.captioner or model,
+                text=variant.text,
+                score=variant.score,
+            )
         case Merged():
             return MergeEvent(text=step.text)
         case Extended():

@@ -7,7 +7,7 @@ import contextlib
 import math
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
@@ -19,7 +19,7 @@ from serve_app.errors import ServiceError
 from serve_app.limits import Limits
 from serve_app.options import parse_options
 from serve_app.service import images
-from serve_app.service.admission import Admission
+from serve_app.service.admission import Admissions
 from serve_app.service.bodies import caption_body, step_event
 from serve_app.service.budget import Budget
 from serve_app.service.quota import OWNER, Quota
@@ -27,8 +27,8 @@ from serve_app.service.readiness import Readiness
 from serve_app.service.record import RECORD
 from serve_app.service.results import Results, key_of
 from serve_app.service.sources import RemoteImage
-from serve_app.steps import Captioner, OnStep, Step
-from serve_app.types import STRATEGIES, CaptionOptions, ModelInfo, Pixels, Strategy
+from serve_app.steps import SEVERAL, Captioner, OnStep, Started, Step, Work
+from serve_app.types import STRATEGIES, CaptionOptions, ModelInfo, Picture, Pixels, Size, Strategy
 
 INTAKE_THREADS = 4
 """Images decoded at once, as far as `decode_memory_bytes` lets them."""
@@ -45,16 +45,16 @@ class CaptionService:
         self,
         captioner: Captioner,
         limits: Limits | None = None,
-        capacity: Callable[[], float] = lambda: math.inf,
+        capacity: Callable[[str], float] = lambda _: math.inf,
         quota: Quota | None = None,
         results: Results | None = None,
     ) -> None:
-        """`capacity` is how much work (see `Captioner.work`) may be in progress."""
+        """`capacity` is how much work (see `Captioner.work`) each captioner may have in progress."""
         self.limits = limits or Limits()
         self.tasks: tuple[str, ...] = ()
         """What is deployed beside captions."""
         self.readiness = Readiness(captioner)
-        self.admission = Admission(capacity)
+        self.admission = Admissions(capacity)
         self.quota = quota or Quota()
         self._results = results or Results()
         self._captioner = captioner
@@ -67,11 +67,21 @@ class CaptionService:
         """The model that captions now."""
         return await self._captioner.info()
 
+    async def model(self) -> str:
+        """The name of what captions: the model's, or those of several captioners."""
+        return SEVERAL.join(self.captioners) or (await self.info()).name
+
+    @property
+    def captioners(self) -> tuple[str, ...]:
+        """Names of the captioners, if there are several."""
+        return self._captioner.captioners
+
     async def describe(self) -> Description:
         """What may be asked for, and the defaults."""
         limits = self.limits
         return Description(
-            model=(await self.info()).name,
+            model=await self.model(),
+            captioners=list(self._captioner.captioners),
             strategies=list(STRATEGIES),
             tasks=list(self.tasks),
             default_strategy=limits.default_strategy,
@@ -151,15 +161,16 @@ class CaptionService:
             return await image.fetch(self.limits)
 
     @contextlib.asynccontextmanager
-    async def _admitted(self, work: int, background: bool, queue_until: Deadline | None) -> AsyncIterator[None]:
+    async def _admitted(self, work: Work, background: bool, queue_until: Deadline | None) -> AsyncIterator[None]:
+        rows = sum(work.values())
         if (record := RECORD.get()) is not None:
-            record.rows += work
+            record.rows += rows
         if queue_until is not None:
-            async with self.admission.queue(work, queue_until), self.charged(work):
+            async with self.admission.queue(work, queue_until), self.charged(rows):
                 yield
         else:
             with self.admission.admit(work, background):
-                async with self.charged(work):
+                async with self.charged(rows):
                     yield
 
     def charged(self, work: int) -> AbstractAsyncContextManager[None]:
@@ -170,8 +181,8 @@ class CaptionService:
         return self.quota.hold(work, self.limits)
 
     def work(self, options: Mapping[str, Any]) -> int:
-        """Rows of a caption with these options. Raises `InvalidOption`."""
-        return self._captioner.work(parse_options(dict(options), self.limits))
+        """Rows of a caption with these options, of all captioners. Raises `InvalidOption`."""
+        return sum(self._captioner.work(parse_options(dict(options), self.limits)).values())
 
     async def events(
         self, image: Any, options: Mapping[str, Any], request_id: str | None = None
@@ -191,9 +202,11 @@ class CaptionService:
 
         work = asyncio.ensure_future(run())
         work.add_done_callback(lambda _: steps.put_nowait(None))
+        model = ""
         try:
             while (step := await steps.get()) is not None:
-                yield step_event(step, name, resolved)
+                model = step.model if isinstance(step, Started) else model
+                yield step_event(step, name, resolved, model)
             yield ResultEvent(**(await work).model_dump())
         finally:
             if not work.done():
@@ -214,11 +227,11 @@ class CaptionService:
         start, deadline = time.perf_counter(), min(Deadline.after(options.timeout_s), until)
         captioner, limits = self._captioner, self.limits  # of one configuration from the first step to the last
         async with deadline.enforced(UNREAD):
-            model = await captioner.info()
-        pixels = await self.read(image, model, deadline, limits)
+            sizes = await captioner.sizes(options)
+        picture = await self._read(image, sizes, deadline, limits)
         took_s += time.perf_counter() - start
         remaining = replace(options, timeout_s=deadline.left_s)
-        result = await captioner.caption(pixels, remaining, on_step)
+        result = await captioner.caption(picture, remaining, on_step)
         self.readiness.worked()
         if (record := RECORD.get()) is not None:
             record.captions += 1
@@ -232,13 +245,14 @@ class CaptionService:
         self.limits = limits
         self.readiness.reconfigure(captioner)
 
-    async def read(self, image: Any, model: ModelInfo, deadline: Deadline, limits: Limits | None = None) -> Pixels:
+    async def read(self, image: Any, model: ModelInfo, deadline: Deadline) -> Pixels:
         """The image at the model's size, decoded off the event loop. Raises `RequestError`s and `DeadlineExceeded`."""
+        return (await self._read(image, (model.size,), deadline, self.limits))[model.size]
+
+    async def _read(self, image: Any, sizes: Collection[Size], deadline: Deadline, limits: Limits) -> Picture:
         loop = asyncio.get_running_loop()
         async with deadline.enforced(UNREAD):
-            return await loop.run_in_executor(
-                self._threads, images.read, image, limits or self.limits, model, self._decoding
-            )
+            return await loop.run_in_executor(self._threads, images.read_all, image, limits, sizes, self._decoding)
 
     def close(self) -> None:
         self._threads.shutdown(wait=False, cancel_futures=True)

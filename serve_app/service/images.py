@@ -10,7 +10,7 @@ import hashlib
 import io
 import math
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any
 
 import numpy as np
@@ -19,7 +19,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 from serve_app.errors import ImageTooLarge, InvalidImage, UnsupportedImage
 from serve_app.limits import Limits
 from serve_app.service.budget import Budget
-from serve_app.types import ModelInfo, Pixels
+from serve_app.types import ModelInfo, Pixels, Size
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")
 """Pillow's names of the formats that are read; of animations and multi-page files the first frame."""
@@ -63,7 +63,12 @@ _SIDEWAYS = {_TURNS[value] for value in (5, 6, 7, 8)}
 
 
 def read(image: Any, limits: Limits, model: ModelInfo, budget: Budget | None = None) -> Pixels:
-    """Decodes bytes, a PIL image or a uint8 array ([H, W], [H, W, 3] or [H, W, 4]).
+    """As `read_all`, for one model."""
+    return read_all(image, limits, (model.size,), budget)[model.size]
+
+
+def read_all(image: Any, limits: Limits, sizes: Collection[Size], budget: Budget | None = None) -> dict[Size, Pixels]:
+    """Decodes bytes, a PIL image or a uint8 array ([H, W], [H, W, 3] or [H, W, 4]) once, for several models.
 
     Files are decoded within `decode_memory_bytes` of the budget, if there is one.
 
@@ -71,10 +76,10 @@ def read(image: Any, limits: Limits, model: ModelInfo, budget: Budget | None = N
     Blocks: call it in a thread.
     """
     if isinstance(image, bytes | bytearray | memoryview):
-        picture, cost = _opened(bytes(image), limits, max(model.image_width, model.image_height))
+        picture, cost = _opened(bytes(image), limits, max(max(size.width, size.height) for size in sizes))
         with (budget or Budget()).hold(cost, limits.decode_memory_bytes, PATIENCE_S):
             try:
-                return _pixels(_loaded(picture), model)
+                return _at_all(_loaded(picture), sizes)
             finally:
                 picture.close()  # its memory is free before the next one's is taken
     if isinstance(image, Image.Image):
@@ -85,14 +90,18 @@ def read(image: Any, limits: Limits, model: ModelInfo, budget: Budget | None = N
         _check_pixels(picture, limits)
     else:
         raise InvalidImage(f"An image is bytes, a PIL image or a uint8 array, not {type(image).__name__}.")
-    return _pixels(picture, model)
+    return _at_all(picture, sizes)
 
 
-def _pixels(picture: Image.Image, model: ModelInfo) -> Pixels:
-    if model.fit == "exact":
-        sized, shape = _prepared(picture, (model.image_width, model.image_height)), b""
+def _at_all(picture: Image.Image, sizes: Collection[Size]) -> dict[Size, Pixels]:
+    return {size: _pixels(picture, size) for size in sizes}
+
+
+def _pixels(picture: Image.Image, size: Size) -> Pixels:
+    if size.fit == "exact":
+        sized, shape = _prepared(picture, (size.width, size.height)), b""
     else:
-        width, height = _within(picture, max(model.image_width, model.image_height))
+        width, height = _within(picture, max(size.width, size.height))
         least = max(width, height) // MOST_LENGTHS  # processors enlarge the shorter side without bound
         sized = _prepared(picture, (max(width, least), max(height, least)))
         shape = f"{sized.width}×{sized.height} ".encode()

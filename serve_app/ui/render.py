@@ -12,6 +12,8 @@ from serve_app.ui.view import View
 
 _TEMPLATE_SIGNS = str.maketrans({"{": "&#123;", "}": "&#125;", "$": "&#36;", "`": "&#96;"})
 FAIR_SCORE, GOOD_SCORE = 0.4, 0.7
+VOICES = 6
+"""Colours of captioners."""
 
 
 def escape(words: str) -> str:
@@ -125,7 +127,7 @@ def _answer(view: View, language: str) -> str:
     )
     return (
         f'<article class="answer"><h2>{text(language, "caption")}</h2>'
-        f'<p id="caption">{caption}</p>{_legend(body, language)}<dl class="figures">{figures}</dl>'
+        f'<p id="caption">{caption}</p>{_legend(body, language)}{_voices(body)}<dl class="figures">{figures}</dl>'
         f"{_told('degraded', body, language)}{_told('notices', body, language)}</article>"
     )
 
@@ -133,10 +135,23 @@ def _answer(view: View, language: str) -> str:
 def coloured(body: Mapping[str, Any], language: str) -> str:
     """The caption, its pieces coloured by their support; without its tags it is the caption to the letter."""
     caption, parts, end = body["caption"], [], 0
+    voices = voices_of(body)
     for entry in body["clauses"]:
-        parts += [escape(caption[end : entry["start"]]), clause(entry, language)]
+        parts += [escape(caption[end : entry["start"]]), clause(entry, language, voices)]
         end = entry["end"]
     return "".join([*parts, escape(caption[end:])])
+
+
+def voices_of(body: Mapping[str, Any]) -> dict[str, str]:
+    """The class of each captioner's pieces, if there are several."""
+    names = dict.fromkeys(variant.get("captioner", "") for variant in body["variants"])
+    return {name: f"voice-{place % VOICES}" for place, name in enumerate(names)} if len(names) > 1 else {}
+
+
+def _voices(body: Mapping[str, Any]) -> str:
+    """Which captioner has which colour; nothing for one."""
+    entries = "".join(f'<li class="{style}">{escape(name)}</li>' for name, style in voices_of(body).items())
+    return f'<ul class="voices">{entries}</ul>' if entries else ""
 
 
 def _legend(body: Mapping[str, Any], language: str) -> str:
@@ -158,8 +173,9 @@ def details(view: View, language: str) -> str:
     body = view.result
     if view.status != "done" or body is None:
         return ""
+    voices = voices_of(body)
     variants = "".join(
-        _entry(v["prompt"] or text(language, "no_prompt"), v["text"] or text(language, "failed"), v["score"], language)
+        _entry(_asked_of(v, voices, language), v["text"] or text(language, "failed"), v["score"], language)
         for v in body["variants"]
     )
     rounds = "".join(
@@ -171,6 +187,12 @@ def details(view: View, language: str) -> str:
     sections = {"variants": variants, "answers": answers, "rounds": rounds, "contested": contested}
     shown = "".join(f"<h3>{text(language, name)}</h3><ul>{found}</ul>" for name, found in sections.items() if found)
     return f'<details class="how"><summary>{text(language, "how")}</summary>{shown}</details>'
+
+
+def _asked_of(variant: Mapping[str, Any], voices: Mapping[str, str], language: str) -> str:
+    """The prompt of a variant, behind the name of its captioner if there are several."""
+    prompt = variant["prompt"] or text(language, "no_prompt")
+    return f"{variant['captioner']} · {prompt}" if voices else prompt
 
 
 def _entry(title: str, words: str, score: float | None, language: str, scored: bool = True) -> str:
@@ -195,13 +217,20 @@ def _badge(score: float, language: str) -> str:
     return f'<em class="{score_class(score)}">{_score(score, language)}</em>'
 
 
-def clause(entry: Mapping[str, Any], language: str) -> str:
-    """A piece of the caption, coloured by its score; source, score and the weighed statement on hover and focus."""
+def clause(entry: Mapping[str, Any], language: str, voices: Mapping[str, str] | None = None) -> str:
+    """A piece of the caption, coloured by its score and underlined in the colour of its captioner; source, score and
+    the weighed statement on hover and focus."""
+    captioner, voices = entry["source"].get("captioner", ""), voices or {}
     told = [_source(entry["source"], language), _score(entry["score"], language)]
+    if voices and entry["source"]["kind"] != "answer":
+        told.insert(0, captioner)
     if entry["statement"] is not None:
         told.append(text(language, "whole" if entry["whole"] else "weighed", statement=entry["statement"]))
     title = escape(" · ".join(told))
-    return f'<mark class="{score_class(entry["score"])}" title="{title}" tabindex="0">{escape(entry["text"])}</mark>'
+    style = score_class(entry["score"])
+    if captioner in voices:
+        style += f" {voices[captioner]}"
+    return f'<mark class="{style}" title="{title}" tabindex="0">{escape(entry["text"])}</mark>'
 
 
 def _source(source: Mapping[str, Any], language: str) -> str:

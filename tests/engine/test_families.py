@@ -27,6 +27,7 @@ from serve_app.http import create_app
 from serve_app.limits import Limits
 from serve_app.pipeline import CaptionPipeline
 from serve_app.service import CaptionService, images
+from serve_app.steps import ONLY
 from serve_app.types import CaptionOptions, Generated, GenerateJob, GenerationParameters, Pixels
 from tests.engine import foreign
 
@@ -140,7 +141,7 @@ async def test_every_strategy_captions(engine: ImageTextGenerator, strategy: str
         assert not [each for each in result.clauses if each.source.kind in ("extension", "round")]
     await pipeline.probe()
     if not info.continues:
-        assert pipeline.work(options) <= len(info.prompts) * 8, "rounds that it does not run are no work"
+        assert pipeline.work(options)[ONLY] <= len(info.prompts) * 8, "rounds that it does not run are no work"
     assert info.sequential
 
 
@@ -208,3 +209,29 @@ def test_half_a_checkpoint_is_told(git: Path, tmp_path: Path, file: str) -> None
 def test_8_bit_formats_are_the_decode_engine_s(git: Path) -> None:
     with pytest.raises(ModelUnsupported, match="int8"):
         open_captioner(str(git), dtype="int8")
+
+
+async def test_a_family_that_nobody_knows_is_asked_by_the_settings_prompts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    directory = str(foreign.build("blip-2", tmp_path))
+    monkeypatch.setattr("serve_app.engine.image_text.FAMILIES", {})
+    with pytest.raises(ModelUnsupported, match="variant_prompts"):
+        open_captioner(directory)
+    engine = open_captioner(directory, prompts=("describe it",))
+    assert isinstance(engine, ImageTextGenerator)
+    info = await engine.info()
+    assert info.prompts == ("describe it",)
+    (outcome,) = await engine.generate(await scene(engine), [GenerateJob("describe it", BEAMS)])
+    assert isinstance(outcome, Generated)
+    engine.close()
+
+
+async def test_own_prompts_may_hold_control_tokens_which_a_request_s_may_not(tmp_path: Path) -> None:
+    engine = open_captioner(str(foreign.build("florence2", tmp_path)), prompts=("<s>",))
+    assert isinstance(engine, ImageTextGenerator)
+    pixels = await scene(engine)
+    own, other = await engine.generate(pixels, [GenerateJob("<s>", BEAMS), GenerateJob("</s>", BEAMS)])
+    assert isinstance(own, Generated)
+    assert isinstance(other, InvalidOption)
+    engine.close()

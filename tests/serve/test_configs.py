@@ -42,7 +42,7 @@ def test_config_has_known_keys_deployments_and_args(file: Path) -> None:
     from ray.serve.config import AutoscalingConfig
     from ray.serve.schema import ServeDeploySchema
 
-    from serve_app.deployments.build import ANSWERER, CAPTIONER, INGRESS, MATCHER
+    from serve_app.deployments.build import ANSWERER, INGRESS, MATCHER, captioner_deployment
     from serve_app.deployments.page import PAGE
     from serve_app.wiring import presets_of
 
@@ -57,14 +57,16 @@ def test_config_has_known_keys_deployments_and_args(file: Path) -> None:
             assert page.root_path == application["route_prefix"]
             assert page.application in [other["name"] for other in config["applications"]]
             continue
-        ingress, captioner, *_ = application["deployments"]
+        ingress, *_ = application["deployments"]
         args = AppArgs.model_validate(application["args"]).reconfigured(ingress.get("user_config", {}))
         tasks = [*([MATCHER] if args.matcher else []), *([ANSWERER] if args.answerer else [])]
-        assert names[:2] == [INGRESS, CAPTIONER]
-        assert {*names[2:]} <= {*tasks}
+        captioners = [captioner_deployment(args, name) for name in args.each()]
+        assert names[: 1 + len(captioners)] == [INGRESS, *captioners]
+        assert {*names[1 + len(captioners) :]} <= {*tasks}
         presets_of(args)
         assert config["http_options"]["request_timeout_s"] > args.max_timeout_s
-        assert "user_config" not in captioner, "the captioner has no live settings"
+        assert [one["name"] for one in application["deployments"] if "user_config" in one] in ([], [INGRESS])
+        remote = [captioner_deployment(args, name) for name, each in args.each().items() if each.captioner_url]
         for deployment in application["deployments"]:
             if config["proxy_location"] == "EveryNode":
                 assert deployment["graceful_shutdown_timeout_s"] > args.max_timeout_s
@@ -73,7 +75,8 @@ def test_config_has_known_keys_deployments_and_args(file: Path) -> None:
             if scaling:
                 assert scaling["target_ongoing_requests"] * 1.2 <= deployment["max_ongoing_requests"]
             if "num_replicas" in deployment:
-                assert "autoscaling_config" in deployment or not args.device.startswith("cuda"), "it would be ignored"
+                scales = args.device.startswith("cuda") and deployment["name"] not in remote
+                assert "autoscaling_config" in deployment or not scales, "it would be ignored"
 
 
 @pytest.mark.parametrize("role", ["matcher", "answerer"])
@@ -97,6 +100,23 @@ def test_a_model_for_a_task_needs_one_line_of_config(role: str) -> None:
     assert bound._bound_deployment.num_replicas == 1
 
 
+def test_each_captioner_is_a_deployment_with_defaults_of_its_own() -> None:
+    from serve_app.app import build_app
+
+    captioners = [
+        {"name": "blip", "model": "a-model"},
+        {"name": "small", "model": "another", "device": "cpu"},
+        {"name": "vlm", "engine": "openai", "model": "qwen", "captioner_url": "http://vlm:8000/v1"},
+    ]
+    application = build_app({"device": "cuda", "captioners": captioners})
+    bound = application._bound_deployment.init_args[1]
+    found = {name: one._bound_deployment for name, one in bound.items()}
+    assert [each.name for each in found.values()] == ["Captioner-blip", "Captioner-small", "Captioner-vlm"]
+    assert [each.ray_actor_options.get("num_gpus", 0) for each in found.values()] == [1, 0, 0]
+    assert found["blip"]._deployment_config.autoscaling_config.max_replicas == 8
+    assert found["vlm"]._deployment_config.max_ongoing_requests == 16
+
+
 def _is(bound: Any, name: str) -> bool:
     found = getattr(bound, "_bound_deployment", None)
     return found is not None and found.name == name
@@ -104,8 +124,9 @@ def _is(bound: Any, name: str) -> bool:
 
 def test_admission_lets_in_enough_for_the_service_to_grow() -> None:
     """It once kept a single caption replica below its autoscaling target: full, and never a second one."""
-    from serve_app.pipeline import Presets
-    from serve_app.pipeline.registry import PLANS
+    from serve_app.instant import InstantGenerator
+    from serve_app.steps import ONLY
+    from serve_app.wiring import pipeline_of
 
     config = yaml.safe_load((CONFIGS[0].parent / "serve.yaml").read_text(encoding="utf-8"))
     application = config["applications"][0]
@@ -113,7 +134,7 @@ def test_admission_lets_in_enough_for_the_service_to_grow() -> None:
     assert matcher["autoscaling_config"]["max_replicas"] == captioner["autoscaling_config"]["max_replicas"]
     args = AppArgs.model_validate(application["args"]).reconfigured(ingress["user_config"])
     asked = parse_options({}, args.limits())
-    usual = PLANS[asked.strategy].work(asked, Presets())
+    usual = pipeline_of(args, {ONLY: InstantGenerator()}).work(asked)[ONLY]
     scaling = ingress["autoscaling_config"]
     for ingresses in range(scaling["min_replicas"], scaling["max_replicas"] + 1):
         share = args.max_rows * args.admission_depth / ingresses

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from serve_app.steps import OnStep, Started
+from serve_app.steps import ONLY, OnStep, Started, Work
 from serve_app.types import (
     LEFT_OUT,
     CaptionOptions,
@@ -10,7 +10,9 @@ from serve_app.types import (
     Clause,
     Contested,
     ModelInfo,
+    Picture,
     Pixels,
+    Size,
     Source,
     Strategy,
 )
@@ -34,13 +36,20 @@ class TellingCaptioner:
     def __init__(self) -> None:
         self.asked: list[CaptionOptions] = []
 
+    captioners: tuple[str, ...] = ()
+
     async def info(self) -> ModelInfo:
         return INFO
 
-    async def caption(self, pixels: Pixels, options: CaptionOptions, on_step: OnStep | None = None) -> CaptionResult:
+    async def sizes(self, options: CaptionOptions) -> tuple[Size, ...]:
+        return (INFO.size,)
+
+    async def caption(
+        self, picture: Pixels | Picture, options: CaptionOptions, on_step: OnStep | None = None
+    ) -> CaptionResult:
         self.asked.append(options)
         if on_step is not None:
-            on_step(Started(INFO.name, ("",), 1))
+            on_step(Started(INFO.name, ("",), 1, (INFO.name,)))
         said = list(STATEMENTS)
         while len(said) > 1 and len(" ".join(said).split()) > (options.max_words or 1000):
             said.pop()
@@ -60,8 +69,8 @@ class TellingCaptioner:
             notices=(f"{LEFT_OUT} for the length: {missing} statements.",) if missing else ("It is a drawing.",),
         )
 
-    def work(self, options: CaptionOptions) -> int:
-        return 1
+    def work(self, options: CaptionOptions) -> Work:
+        return {ONLY: 1}
 
     async def fingerprint(self, strategy: Strategy) -> str:
         return FINGERPRINT

@@ -14,9 +14,9 @@ from serve_app.errors import InvalidOption, Overloaded
 from serve_app.http import create_app
 from serve_app.limits import Limits
 from serve_app.pipeline import CaptionPipeline, Presets
-from serve_app.pipeline.registry import PLANS
 from serve_app.service import CaptionService
 from serve_app.service.admission import MAX_RETRY_AFTER_S, UNKNOWN_RETRY_AFTER_S, Admission
+from serve_app.steps import ONLY
 from serve_app.types import CaptionOptions
 from tests.pictures import encoded, picture
 from tests.unit.fakes import RuleGenerator, options
@@ -34,7 +34,7 @@ class Clock:
 
 
 def work_of(asked: CaptionOptions) -> int:
-    return PLANS[asked.strategy].work(asked, Presets())
+    return CaptionPipeline(RuleGenerator(str)).work(asked)[ONLY]
 
 
 def test_work_is_beams_of_variants_and_rounds() -> None:
@@ -96,7 +96,7 @@ def test_overloaded_keeps_its_time_across_processes() -> None:
 async def test_full_service_answers_with_a_problem_and_a_time(status: int) -> None:
     generator = RuleGenerator(lambda prompt: f"{prompt} {LONG}", delay_s=0.3)
     limits = Limits(overload_status=status)  # type: ignore[arg-type]
-    service = CaptionService(CaptionPipeline(generator), limits, lambda: 64.0)
+    service = CaptionService(CaptionPipeline(generator), limits, lambda _: 64.0)
     transport = httpx.ASGITransport(create_app(service))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
 

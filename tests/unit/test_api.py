@@ -91,7 +91,7 @@ async def test_answer_has_every_field_of_the_contract() -> None:
     assert body["id"] == response.headers["x-request-id"] == "me-1"
     assert body["stats"] == {"characters": len(body["caption"]), "words": len(body["caption"].split())}
     assert len(body["variants"]) == 4
-    assert set(body["variants"][0]) == {"prompt", "text", "score"}
+    assert set(body["variants"][0]) == {"prompt", "text", "captioner", "score"}
     assert set(body["rounds"][0]) == {"round", "text", "accepted"}
     assert set(body["clauses"][0]) == {"text", "start", "end", "statement", "score", "source", "whole"}
     assert set(body["clauses"][0]["source"]) == {"kind", "index", "captioner", "prompt"}

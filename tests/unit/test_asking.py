@@ -18,7 +18,7 @@ from serve_app.pipeline.language.parsing import read
 from serve_app.pipeline.presets import VARIANT_PROMPTS
 from serve_app.pipeline.questions import Question, asked_back, questions_about, yes
 from serve_app.service import CaptionService
-from serve_app.steps import Answered, Step
+from serve_app.steps import ONLY, Answered, Step
 from serve_app.task_types import Answer
 from serve_app.types import CaptionResult, ModelInfo, Pixels
 from tests.unit.fakes import INFO, PIXELS, RuleGenerator, options
@@ -397,8 +397,8 @@ def test_questions_count_as_work() -> None:
     asking = CaptionPipeline(generator, matcher=RuleMatcher(believes), answerer=told({}))
     for rounds, most in ((1, 0), (2, 6 + BACK), (3, 16 + BACK)):
         given = options(strategy="grounded", rounds=rounds)
-        variants = alone.work(options(strategy="grounded", rounds=1))
-        assert asking.work(given) - variants == most == most_questions(given), "no round prompts then"
+        variants = alone.work(options(strategy="grounded", rounds=1))[ONLY]
+        assert asking.work(given)[ONLY] - variants == most == most_questions(given), "no round prompts then"
     assert asking.work(options(rounds=3)) == alone.work(options(rounds=3)), "classic does not ask"
 
 

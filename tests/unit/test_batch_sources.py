@@ -19,10 +19,10 @@ from serve_app.batch import index, sources
 from serve_app.batch.command import settings_of
 from serve_app.batch.folder import Folder
 from serve_app.batch.inputs import Input
-from serve_app.batch.intake import Reader, read_all
+from serve_app.batch.intake import Reader, read_all, unpacked_picture
 from serve_app.batch.settings import JobSettings
 from serve_app.errors import InvalidOption
-from serve_app.types import ModelInfo
+from serve_app.types import Size
 from tests.pictures import tiny as image
 
 
@@ -179,8 +179,10 @@ def test_the_reader_skips_what_has_its_row_and_tells_what_is_broken(folder: Path
     settings = job(folder)
     out = Folder(str(folder / "out"))
     index.store(out, listed(settings), 100)
-    reader = Reader(out, settings, ModelInfo("m", 8, 8, 0, "", ""), 2, {0: frozenset({0})})
+    reader = Reader(out, settings, (Size(8, 8), Size(4, 6)), 2, {0: frozenset({0})})
     batches = list(reader({"shard": [0]}))
     assert [place for batch in batches for place in batch["place"]] == [1, 2, 3]
     assert [reason for batch in batches for reason in batch["reason"]] == ["", "unsupported_image", ""]
-    assert len(batches[0]["image"][0]) == 8 * 8 * 3
+    picture = unpacked_picture(batches[0]["image"][0])
+    assert [len(picture[size].data) for size in (Size(8, 8), Size(4, 6))] == [8 * 8 * 3, 4 * 6 * 3]
+    assert batches[0]["digest"][0] == picture[Size(8, 8)].digest != picture[Size(4, 6)].digest

@@ -18,6 +18,7 @@ from serve_app.http import create_app
 from serve_app.limits import Limits
 from serve_app.pipeline import CaptionPipeline
 from serve_app.service import CaptionService, TaskService
+from serve_app.steps import ONLY
 from tests.unit.captioners import FINGERPRINT, LENGTH, STATEMENTS, TellingCaptioner, length_of
 from tests.unit.fakes import RuleGenerator
 from tests.unit.test_api import PNG, echo
@@ -40,7 +41,7 @@ def schema_of(properties: dict[str, Any], **more: Any) -> dict[str, Any]:
 async def client(
     rule: Callable[[str], str | Exception] = echo, limits: Limits | None = None, rows: float = 1e9
 ) -> AsyncIterator[openai.AsyncOpenAI]:
-    service = CaptionService(CaptionPipeline(RuleGenerator(rule)), limits, lambda: rows)
+    service = CaptionService(CaptionPipeline(RuleGenerator(rule)), limits, lambda _: rows)
     transport = httpx.ASGITransport(create_app(service), raise_app_exceptions=False)
     http = httpx.AsyncClient(transport=transport, base_url="http://test")
     async with openai.AsyncOpenAI(api_key="x", base_url="http://test/v1", http_client=http, max_retries=0) as found:
@@ -249,10 +250,10 @@ async def test_harmless_parameters_are_ignored() -> None:
 @pytest.mark.parametrize("stream", [False, True])
 async def test_full_service_says_so_before_it_streams(stream: bool) -> None:
     limits = Limits(overload_status=429)
-    service = CaptionService(CaptionPipeline(RuleGenerator(echo)), limits, lambda: 1)
+    service = CaptionService(CaptionPipeline(RuleGenerator(echo)), limits, lambda _: 1)
     http = httpx.AsyncClient(transport=httpx.ASGITransport(create_app(service)), base_url="http://test")
     async with openai.AsyncOpenAI(api_key="x", base_url="http://test/v1", http_client=http, max_retries=0) as ai:
-        with service.admission.admit(1), pytest.raises(openai.RateLimitError) as caught:
+        with service.admission.of(ONLY).admit(1), pytest.raises(openai.RateLimitError) as caught:
             await ai.chat.completions.create(model="fake", messages=message(URI), stream=stream)
     assert int(caught.value.response.headers["retry-after"]) >= 1
     service.close()

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from serve_app.args import AppArgs
 from serve_app.batch import command
 from serve_app.cli import launch
 from serve_app.cli.main import app
@@ -93,3 +94,34 @@ def test_serve_takes_serves_defaults_and_leaves_the_page_out_without_gradio(
     monkeypatch.setattr(launch.importlib.util, "find_spec", lambda _: None)
     assert not launch.write_config(config, ours, None, 8001).page
     assert "build_page" not in ours.read_text()
+
+
+def test_several_captioners_by_flag(monkeypatch: pytest.MonkeyPatch, image: Path) -> None:
+    told: list[AppArgs] = []
+    found = TellingCaptioner()
+    local = SimpleNamespace(local_service=lambda args: told.append(args) or CaptionService(found))
+    monkeypatch.setitem(sys.modules, "serve_app.local", local)
+    flags = ["--captioner", "blip=demo", "--captioner", "vlm=qwen@http://vlm:8000/v1"]
+    done = CliRunner().invoke(app, ["caption", *flags, str(image)])
+    assert done.exit_code == 0, done.output
+    assert {name: (each.model, each.captioner_url) for name, each in told[0].each().items()} == {
+        "blip": ("demo", None), "vlm": ("qwen", "http://vlm:8000/v1"),
+    }  # fmt: skip
+    assert told[0].matcher is None, "the embedded matcher knows scenes only"
+
+
+@pytest.mark.parametrize(
+    ("flags", "told"),
+    [
+        (["--captioner", "demo"], "NAME=MODEL"),
+        (["--captioner", "a=demo", "--captioner-url", "http://x/v1"], "--captioner"),
+        (["--captioner", "a=demo", "--captioner", "a=demo"], "different names"),
+        (["--captioner", "A B=demo"], "name"),
+        (["--engine", "magic"], "There is no engine 'magic'"),
+    ],
+)
+def test_captioners_that_don_t_fit_are_told_in_a_sentence(image: Path, flags: list[str], told: str) -> None:
+    done = CliRunner().invoke(app, ["caption", *flags, str(image)])
+    assert done.exit_code == 2, done.output
+    assert told in " ".join(done.output.split())
+    assert "Traceback" not in done.output

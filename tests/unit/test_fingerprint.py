@@ -32,8 +32,8 @@ class LostMatcher(BrokenMatcher):
 
 def made_by(**changes: object) -> str:
     given: dict[str, object] = {
-        "strategy": "grounded", "captioner": MODEL, "matcher": MATCHER, "support": Support.of(), "presets": Presets(),
-        "polisher": None,
+        "strategy": "grounded", "captioners": [MODEL], "matcher": MATCHER, "support": Support.of(),
+        "presets": Presets(), "polisher": None,
     }  # fmt: skip
     return fingerprint(**{**given, **changes})  # type: ignore[arg-type]
 
@@ -41,8 +41,8 @@ def made_by(**changes: object) -> str:
 @pytest.mark.parametrize(
     ("changes", "part"),
     [
-        ({"captioner": replace(MODEL, revision="33333333")}, 1),
-        ({"captioner": replace(MODEL, revision="")}, 1),
+        ({"captioners": [replace(MODEL, revision="33333333")]}, 1),
+        ({"captioners": [replace(MODEL, revision="")]}, 1),
         ({"matcher": replace(MATCHER, revision="33333333")}, 2),
         ({"support": Support.of().with_floor(0.6)}, 3),
         ({"presets": replace(Presets(), variant=GenerationParameters(num_beams=2))}, 3),
@@ -59,7 +59,7 @@ def test_what_a_strategy_does_not_use_does_not_count() -> None:
     classic = made_by(strategy="classic")
     assert classic == made_by(strategy="classic", matcher=None, support=Support.of().with_floor(0.6))
     assert classic.split(".")[2] == "none"
-    assert made_by(captioner=replace(MODEL, name="elsewhere", device="cuda", dtype="bfloat16")) == made_by()
+    assert made_by(captioners=[replace(MODEL, name="elsewhere", device="cuda", dtype="bfloat16")]) == made_by()
 
 
 def test_a_caption_whose_matcher_was_lost_says_so() -> None:

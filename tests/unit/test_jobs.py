@@ -45,7 +45,7 @@ async def replica(
     secret: str | None = None,
     **more: Any,
 ) -> AsyncIterator[tuple[httpx.AsyncClient, Jobs]]:
-    service = CaptionService(CaptionPipeline(RuleGenerator(echo, delay_s)), limits, lambda: rows)
+    service = CaptionService(CaptionPipeline(RuleGenerator(echo, delay_s)), limits, lambda _: rows)
     found = Jobs(service, store_of(place or "/none", limits.job_kept_s), Webhooks(Fetcher(), secret))
     app = create_app(service, jobs=None if place is None else found, **more)
     transport = httpx.ASGITransport(app, raise_app_exceptions=False)

@@ -28,6 +28,7 @@ from serve_app.pipeline import CaptionPipeline
 from serve_app.service import CaptionService, KeyStore
 from serve_app.service.keys import Key, new_key
 from serve_app.service.quota import CALLER, Caller, Quota
+from serve_app.steps import ONLY
 from tests.unit.fakes import RuleGenerator
 from tests.unit.test_api import PNG, assert_problem, echo
 from tests.unit.test_chat import URI, message
@@ -398,11 +399,11 @@ async def test_what_a_key_has_at_once_is_counted_while_its_minute_is_asked_for(r
 async def test_a_chat_that_is_refused_for_load_uses_up_nothing(tmp_path: Path) -> None:
     file, (key,) = key_file(tmp_path, "alice")
     headers = {"authorization": f"Bearer {key}"}
-    service = CaptionService(CaptionPipeline(RuleGenerator(echo)), Limits(key_rows_per_minute=50), lambda: 60)
+    service = CaptionService(CaptionPipeline(RuleGenerator(echo)), Limits(key_rows_per_minute=50), lambda _: 60)
     transport = httpx.ASGITransport(create_app(service, keys=KeyStore(str(file))))
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         body = {"model": "fake", "messages": message(URI)}
-        with service.admission.admit(50):
+        with service.admission.of(ONLY).admit(50):
             assert (await client.post("/v1/chat/completions", json=body, headers=headers)).status_code == 503
         assert (await client.post("/v1/chat/completions", json=body, headers=headers)).status_code == 200
     service.close()

@@ -20,6 +20,7 @@ from serve_app.http import create_app
 from serve_app.limits import Limits
 from serve_app.pipeline import CaptionPipeline
 from serve_app.service import CaptionService, TaskService
+from serve_app.steps import ONLY
 from serve_app.types import LEFT_OUT
 from tests.unit.captioners import TellingCaptioner
 from tests.unit.fakes import RuleGenerator
@@ -248,8 +249,8 @@ async def test_only_what_is_there_is_announced(url: str) -> None:
 
 async def test_a_full_service_still_shakes_hands_and_the_tool_says_that_it_is_full() -> None:
     """`initialize` and the list of tools were 503, so that agents took the server for broken."""
-    service = CaptionService(CaptionPipeline(RuleGenerator(echo)), Limits(), lambda: 1)
-    with service.admission.admit(1), running(service) as address:
+    service = CaptionService(CaptionPipeline(RuleGenerator(echo)), Limits(), lambda _: 1)
+    with service.admission.of(ONLY).admit(1), running(service) as address:
         async with Client(address) as client:
             assert (await client.list_tools()).tools
             found = await client.call_tool("caption_image", {"image": IMAGE})

@@ -183,6 +183,21 @@ def test_a_clause_tells_what_was_weighed(changes: dict[str, Any], told: str) -> 
     assert f'title="{told}"' in render.clause(piece("a boat", 0, **changes), "en")
 
 
+def test_several_captioners_have_colours_of_their_own() -> None:
+    def of(*names: str) -> View:
+        variants = [{"prompt": "p", "captioner": name, "text": "a boat", "score": 0.9} for name in names]
+        source = {"kind": "variant", "index": 2, "captioner": names[-1], "prompt": "p"}
+        return done(caption="A boat.", variants=variants, clauses=[piece("A boat", 0, source=source)])
+
+    shown = render.result(of("blip", "<vlm>"), "en")
+    assert '<ul class="voices"><li class="voice-0">blip</li><li class="voice-1">&lt;vlm&gt;</li></ul>' in shown
+    assert 'class="score-good voice-1" title="&lt;vlm&gt; · variant 2' in shown
+    assert "&lt;vlm&gt; · p" in render.details(of("blip", "<vlm>"), "en")
+    for html in (render.result(of("blip", "blip"), "en"), render.details(of("blip", "blip"), "en")):
+        assert "voice-" not in html
+        assert "blip" not in html, "one captioner is named once, in the head"
+
+
 CAPTION = 'A boat & a "big" dog <near> it.'
 
 

@@ -30,7 +30,7 @@ ROWS = 120
 async def api(
     limits: Limits = CLASSIC, delay_s: float = 0.01
 ) -> AsyncIterator[tuple[httpx.AsyncClient, CaptionService]]:
-    service = CaptionService(CaptionPipeline(RuleGenerator(echo, delay_s)), limits, lambda: ROWS)
+    service = CaptionService(CaptionPipeline(RuleGenerator(echo, delay_s)), limits, lambda _: ROWS)
     transport = httpx.ASGITransport(create_app(service), raise_app_exceptions=False)
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
         yield client, service

@@ -175,7 +175,7 @@ async def test_batch_waits_for_room_instead_of_failing() -> None:
     from serve_app.service import CaptionService
     from tests.unit.fakes import RuleGenerator
 
-    service = CaptionService(CaptionPipeline(RuleGenerator(echo, delay_s=0.02)), capacity=lambda: 1)
+    service = CaptionService(CaptionPipeline(RuleGenerator(echo, delay_s=0.02)), capacity=lambda _: 1)
     transport = httpx.ASGITransport(create_app(service))
     files = [("image", (f"{n}.png", PNG)) for n in range(3)]
     async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import ValidationError
@@ -42,6 +43,13 @@ class ChatTask:
     @property
     def choices(self) -> int:
         return self.chat.n or 1
+
+
+def using(task: ChatTask, captioners: Sequence[str]) -> ChatTask:
+    """The task with those captioners unless it names some itself."""
+    if not captioners:
+        return task
+    return replace(task, options=[{"use": list(captioners), **each} for each in task.options])
 
 
 async def read_chat(request: Request, limits: Limits, fetcher: Fetcher) -> ChatTask:

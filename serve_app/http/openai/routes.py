@@ -18,8 +18,8 @@ from serve_app.http.disconnect import ClientGone, while_connected
 from serve_app.http.middleware.request_id import request_id
 from serve_app.http.openai import responses
 from serve_app.http.openai.errors import refuse
-from serve_app.http.openai.names import ALIAS, served_name, served_names
-from serve_app.http.openai.request import read_chat, read_json, task_of
+from serve_app.http.openai.names import ALIAS, Served, served, served_as
+from serve_app.http.openai.request import read_chat, read_json, task_of, using
 from serve_app.http.openai.run import run
 from serve_app.http.openai.schemas import Completion, Model, ModelList
 from serve_app.http.openai.stream import begun, chunks
@@ -64,7 +64,8 @@ async def completions(request: Request) -> Response:
     name = request_id(request.scope)
     try:
         wanted = await read_chat(request, service.limits, request.app.state.fetcher)
-        model = await served_name(service, wanted.chat.model)
+        served_model = await served_as(service, wanted.chat.model)
+        wanted, model = using(wanted, served_model.use), served_model.name
         if wanted.chat.stream:
             running = await begun(run(service, tasks, wanted, name))
             data = chunks(wanted, running, model, name, service.limits)
@@ -109,7 +110,8 @@ async def create_response(request: Request) -> Response:
     try:
         asked = await asyncio.to_thread(responses.parse, await read_json(request, limits))
         wanted = await task_of(responses.as_chat(asked), limits, request.app.state.fetcher)
-        model = await served_name(service, asked.model)
+        served_model = await served_as(service, asked.model)
+        wanted, model = using(wanted, served_model.use), served_model.name
         if asked.stream:
             running = await begun(run(service, tasks, wanted, name))
             events = responses.events(running, model, name, limits)
@@ -127,14 +129,19 @@ async def create_response(request: Request) -> Response:
     "/v1/models",
     response_model=ModelList,
     responses={401: _PROBLEMS[401], 503: _PROBLEMS[503]},
-    summary="The served model",
+    summary="The served models: all captioners together, and each of several",
 )
 async def models(request: Request) -> Response:
     try:
-        names = await served_names(request.app.state.service)
+        service: CaptionService = request.app.state.service
+        found = [_model(each, service) for each in await served(service)]
     except CaptionServeError as error:
         return await refuse(request, error)
-    return JSONResponse(ModelList(data=[Model(id=name) for name in names]).model_dump())
+    return JSONResponse(ModelList(data=found).model_dump())
+
+
+def _model(served_model: Served, service: CaptionService) -> Model:
+    return Model(id=served_model.name, captioners=list(served_model.use or service.captioners))
 
 
 @router.get(
@@ -145,7 +152,8 @@ async def models(request: Request) -> Response:
 )
 async def model(request: Request, model: str) -> Response:
     try:
-        name = await served_name(request.app.state.service, model)
+        service: CaptionService = request.app.state.service
+        found = await served_as(service, model)
     except CaptionServeError as error:
         return await refuse(request, error)
-    return JSONResponse(Model(id=name).model_dump())
+    return JSONResponse(_model(found, service).model_dump())

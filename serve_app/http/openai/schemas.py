@@ -148,6 +148,7 @@ class Model(BaseModel):
     object: Literal["model"] = "model"
     created: int = 0
     owned_by: str = "caption-serve"
+    captioners: list[str] = Field(default_factory=list, description="those behind it, where there are several")
 
 
 class ModelList(BaseModel):
