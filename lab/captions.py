@@ -97,6 +97,12 @@ def composition(scene: Scene) -> str:
     return join([f"{' and '.join(map(some, groups))} {position(cell)}" for cell, groups in placed])
 
 
+def panorama(scene: Scene) -> str:
+    """All kinds with count, size and cell, in reading order, and the background: what the second captioner says."""
+    things = [f"{some(group, size=True)} {position(group.cell)}" for group in sorted(scene.groups, key=reading_order)]
+    return _told(things, scene)
+
+
 def backwards(scene: Scene) -> str:
     return _told([some(group) for group in sorted(scene.groups, key=reading_order, reverse=True)], scene)
 

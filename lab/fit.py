@@ -169,7 +169,12 @@ class Fit(Generic[M]):
 
 def save(model: PreTrainedModel, tokenizer: BertTokenizer, out: Path, log: list[dict[str, Any]]) -> None:
     """Writes half-precision weights, configuration, processor, vocabulary and the losses of the run."""
-    copy.deepcopy(model).half().save_pretrained(str(out), safe_serialization=True)
+    write_down(model, out, log)
     images = BlipImageProcessor(size={"height": SIZE, "width": SIZE})
     BlipProcessor(images, tokenizer).save_pretrained(str(out))
+
+
+def write_down(model: PreTrainedModel, out: Path, log: list[dict[str, Any]]) -> None:
+    """Writes half-precision weights, configuration and the losses of the run."""
+    copy.deepcopy(model).half().save_pretrained(str(out), safe_serialization=True)
     (out / "training.json").write_text("\n".join(map(json.dumps, log)) + "\n", encoding="utf-8")

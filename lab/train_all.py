@@ -1,10 +1,11 @@
 """Trains the embedded models one after the other, from one seed: `python -m lab.train_all`.
 
-    python -m lab.train_all                          # about four hours on two cores
+    python -m lab.train_all                          # about five hours on two cores
     python -m lab.train_all --most-steps 5           # the first steps of the first model only, the same each time
     python -m lab.train_all --only answerer          # one of the models, from the others as they are in --work
 
-Captioner, matcher and answerer each begin with what the one before has learned. A run that was cut off goes on with its
+Captioner, matcher and answerer each begin with what the one before has learned; the second captioner, for a committee
+with the first, begins anew. A run that was cut off goes on with its
 last checkpoint in `--work`. When all are done they are copied to `--out`, with their losses (`training.json`), the gate
 is fitted to them (`lab.calibrate`), and they are measured (`lab.evaluate`). The same seed and number of threads
 give the same weights on the same kind of machine.
@@ -22,12 +23,14 @@ from pathlib import Path
 
 import torch
 
-from lab import train, train_answerer, train_matcher
+from lab import train, train_answerer, train_matcher, train_second
 from lab.fit import Course
 
-DIRECTORIES = {"captioner": "demo", "matcher": "demo-matcher", "answerer": "demo-answerer"}
+DIRECTORIES = {"captioner": "demo", "matcher": "demo-matcher", "answerer": "demo-answerer", "second": "demo-vit"}
 """Model → its folder among the models that are shipped."""
-LEARNING_RATES = {"captioner": 1e-3, "matcher": 6e-4, "answerer": 6e-4}
+LEARNING_RATES = {"captioner": 1e-3, "matcher": 6e-4, "answerer": 6e-4, "second": 1e-3}
+PARENTS = {"captioner": (), "matcher": ("captioner",), "answerer": ("captioner", "matcher"), "second": ()}
+"""Model → those whose weights it begins with."""
 MEASURING = (
     ("lab.calibrate", "--write"),
     ("lab.evaluate", "--scenes", "500"),
@@ -38,6 +41,7 @@ MEASURING = (
 )
 """What is run when all models are there; they measure the shipped ones."""
 VISION_STEPS, CAPTION_STEPS, MATCHER_STEPS, ANSWERER_STEPS = 2500, 4500, 3000, 2600
+SECOND_VISION_STEPS, SECOND_CAPTION_STEPS = 2000, 3000
 
 
 def trainers(work: Path, seed: int) -> dict[str, Callable[[Course], bool]]:
@@ -49,14 +53,19 @@ def trainers(work: Path, seed: int) -> dict[str, Callable[[Course], bool]]:
         "answerer": lambda course: train_answerer.train(
             at["answerer"], course, seed, at["captioner"], at["matcher"], ANSWERER_STEPS
         ),
+        "second": lambda course: train_second.train(
+            at["second"], course, seed, SECOND_VISION_STEPS, SECOND_CAPTION_STEPS
+        ),
     }
 
 
 def run_of(model: str, work: Path, seed: int, bf16: bool) -> str:
     """What a run depends on: its seed and length, and the weights that it begins with."""
-    parents = list(DIRECTORIES)[: list(DIRECTORIES).index(model)]
-    weights = [digest(work / DIRECTORIES[parent] / "model.safetensors") for parent in parents]
-    return f"{seed} {bf16} {VISION_STEPS} {CAPTION_STEPS} {MATCHER_STEPS} {ANSWERER_STEPS} {' '.join(weights)}".strip()
+    weights = [digest(work / DIRECTORIES[parent] / "model.safetensors") for parent in PARENTS[model]]
+    steps: tuple[int, ...] = (VISION_STEPS, CAPTION_STEPS, MATCHER_STEPS, ANSWERER_STEPS)
+    if model == "second":
+        steps = (SECOND_VISION_STEPS, SECOND_CAPTION_STEPS)
+    return " ".join(map(str, (seed, bf16, *steps, *weights)))
 
 
 def digest(file: Path) -> str:

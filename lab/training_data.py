@@ -114,7 +114,7 @@ def _merged(rng: np.random.Generator, scene: Scene) -> str:
     return base
 
 
-def _patch_labels(scene: Scene) -> np.ndarray:
+def patch_labels(scene: Scene) -> np.ndarray:
     """[GRID * GRID] kind of the thing of which each patch shows most, `len(KINDS)` for none.
 
     A patch shows a thing if that covers a third of the patch, or if a third of the thing lies on it.
@@ -165,7 +165,7 @@ class SceneTexts(IterableDataset[dict[str, torch.Tensor]]):
             pixels, scene = augment(rng, *draw((TRAIN_SEED, index)))
             yield {
                 "pixels": torch.from_numpy(np.array(pixels)),
-                "patches": torch.from_numpy(_patch_labels(scene)),
+                "patches": torch.from_numpy(patch_labels(scene)),
                 "background": torch.tensor(scene.background),
                 **(_pack(self._choose(rng, scene)) if self._with_text else {}),
             }

@@ -8,12 +8,18 @@ import numpy as np
 import pytest
 import torch
 
-from lab import captions, held_out
+from lab import captions, held_out, train_second
+from lab.composers import draw
 from lab.fit import Course, Fit, OtherRun, Phase
+from lab.scenes import TRAIN_SEED
 from lab.train import Trainee, model_config
 from lab.training_data import IGNORED, SceneTexts, Writer, _pack
 from lab.vocabulary import write_tokenizer
+from serve_app.engine import open_captioner
+from serve_app.limits import Limits
 from serve_app.pipeline.presets import VARIANT_PROMPTS
+from serve_app.service import images
+from serve_app.types import Generated, GenerateJob, GenerationParameters
 
 
 def test_packed_texts_see_neither_their_neighbours_nor_their_future(tmp_path_factory: pytest.TempPathFactory) -> None:
@@ -90,3 +96,19 @@ def test_examples_depend_on_their_number_alone(tmp_path: Path) -> None:
     (again,) = SceneTexts(tokenizer, 6, 1)
     assert all(torch.equal(second[name], again[name]) for name in second)
     assert not torch.equal(first["pixels"], second["pixels"])
+
+
+async def test_the_second_captioner_is_trained_saved_and_opened_like_any_other(tmp_path: Path) -> None:
+    tokenizer = write_tokenizer(tmp_path / "tokenizer")
+    item = next(iter(train_second.DescribedScenes(tokenizer, 7, 1)))
+    said = tokenizer.decode([token for token in item["labels"].tolist() if token != IGNORED])
+    assert said == f"{captions.panorama(draw((TRAIN_SEED, 7))[1])} [SEP]"
+    assert not train_second.train(tmp_path, Course(1e-3, tmp_path / "state", most_steps=3), 0, 1, 3, size=2)
+    engine = open_captioner(str(tmp_path))
+    pixels = images.read(held_out.SAMPLE.read_bytes(), Limits(), await engine.info())
+    job = GenerateJob("", GenerationParameters(max_length=8, num_beams=2, num_return_sequences=2))
+    (outcome,) = await engine.generate(pixels, [job])
+    engine.close()
+    assert isinstance(outcome, Generated)
+    assert outcome.log_probability is not None
+    assert len(outcome.alternatives) == 1
