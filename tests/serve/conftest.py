@@ -34,6 +34,8 @@ class Service:
     url: str
     process: subprocess.Popen[str]
     lines: list[str] = field(default_factory=list)
+    vlm_port: int = 0
+    """Where the captioner `vlm` of the application `committee` expects a chat endpoint."""
 
     def client(self, timeout_s: float = 120) -> httpx.Client:
         return httpx.Client(base_url=self.url, timeout=timeout_s)
@@ -58,11 +60,12 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-def _config(directory: Path) -> Path:
+def _config(directory: Path, port: int, vlm_port: int) -> Path:
     """configs/local.yaml and, beside it, the same service four times.
 
     /spread sends four calls an image over two replicas, /instant has no model and fetches from loopback, /guarded
-    and its page ask for the key `FIRST_KEY`.
+    and its page ask for the key `FIRST_KEY`. /committee has four captioners: the embedded model, one without a model, the
+    service at /spread by URL, and a chat endpoint that a test provides; it waits three seconds for late ones.
     """
     config = yaml.safe_load((ROOT / "configs" / "local.yaml").read_text(encoding="utf-8"))
     captions, page = config["applications"]
@@ -84,6 +87,20 @@ def _config(directory: Path) -> Path:
             deployment["ray_actor_options"]["num_cpus"] = 0.05
         config["applications"].append(other)
     config["applications"][2]["deployments"][1]["num_replicas"] = 2
+    committee = yaml.safe_load(yaml.safe_dump(config["applications"][2]))
+    urls = {"serve": f"http://127.0.0.1:{port}/spread/v1", "vlm": f"http://127.0.0.1:{vlm_port}/v1"}
+    captioners = [
+        {"name": "blip", "model": "demo"},
+        {"name": "instant", "engine": "instant"},
+        *({"name": name, "engine": "openai", "model": "demo", "captioner_url": url} for name, url in urls.items()),
+    ]
+    committee.update(name="committee", route_prefix="/committee", args={"captioners": captioners})
+    committee["args"]["captioner_patience_s"] = 3
+    options = committee["deployments"].pop()
+    for captioner in captioners:
+        small = {"name": f"Captioner-{captioner['name']}", "num_replicas": 1}
+        committee["deployments"].append({**options, **small, "ray_actor_options": {"num_cpus": 0.01}})
+    config["applications"].append(committee)
     guarded = yaml.safe_load(yaml.safe_dump(page))
     args = {"application": "guarded", "root_path": "/guarded-ui"}
     guarded.update(name="guarded-page", route_prefix="/guarded-ui", args=args)
@@ -96,14 +113,14 @@ def _config(directory: Path) -> Path:
 
 @pytest.fixture(scope="session")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    port = free_port()
+    port, vlm_port = free_port(), free_port()
     command = [CAPTION_SERVE, "serve", "--sample", str(held_out.SAMPLE), "--port", str(port)]
-    command += ["--config", str(_config(tmp_path_factory.mktemp("config")))]
+    command += ["--config", str(_config(tmp_path_factory.mktemp("config"), port, vlm_port))]
     environment = {**os.environ, "PYTHONUNBUFFERED": "1", "RAY_SERVE_LOG_TO_STDERR": "0", "CAPTION_SERVE_VERBOSE": "1"}
     process = subprocess.Popen(
         command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
     )
-    running = Service(f"http://127.0.0.1:{port}", process)
+    running = Service(f"http://127.0.0.1:{port}", process, vlm_port=vlm_port)
     up = threading.Event()
 
     def follow() -> None:

@@ -33,7 +33,7 @@ def says(text: str | None, finish_reason: str = "stop") -> tuple[int, bytes]:
 
 
 @contextmanager
-def chat(answer: Answer) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+def chat(answer: Answer, port: int = 0) -> Iterator[tuple[str, list[dict[str, Any]]]]:
     asked: list[dict[str, Any]] = []
 
     class Handler(BaseHTTPRequestHandler):
@@ -50,7 +50,7 @@ def chat(answer: Answer) -> Iterator[tuple[str, list[dict[str, Any]]]]:
         def log_message(self, *_: object) -> None:
             pass
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
         yield f"http://127.0.0.1:{server.server_port}/v1", asked
