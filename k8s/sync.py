@@ -14,6 +14,7 @@ CONFIGS = K8S.parent / "configs"
 SOURCES = {
     K8S / "base" / "rayservice.yaml": CONFIGS / "serve.yaml",
     K8S / "overlays" / "cpu" / "serve-config.yaml": CONFIGS / "cpu.yaml",
+    K8S / "overlays" / "committee" / "serve-config.yaml": CONFIGS / "committee-gpu.yaml",
 }
 KEY = "  serveConfigV2: |"
 

@@ -64,8 +64,8 @@ def _config(directory: Path, port: int, vlm_port: int) -> Path:
     """configs/local.yaml and, beside it, the same service four times.
 
     /spread sends four calls an image over two replicas, /instant has no model and fetches from loopback, /guarded
-    and its page ask for the key `FIRST_KEY`. /committee has four captioners: the embedded model, one without a model, the
-    service at /spread by URL, and a chat endpoint that a test provides; it waits three seconds for late ones.
+    and its page ask for the key `FIRST_KEY`. /committee has four captioners: the embedded model, one without a model,
+    the service at /spread by URL, and a chat endpoint that a test provides; it waits three seconds for late ones.
     """
     config = yaml.safe_load((ROOT / "configs" / "local.yaml").read_text(encoding="utf-8"))
     captions, page = config["applications"]

@@ -35,6 +35,7 @@ LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 BUILDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "gpu": ("overlays/gpu", ()),
     "cpu": ("overlays/cpu", ()),
+    "committee": ("overlays/committee", ()),
     "batch": ("batch", ()),
     "gateway": ("overlays/gpu", ("gateway-route",)),
     "incremental": ("overlays/gpu", ("incremental-upgrade",)),
@@ -45,7 +46,8 @@ BUILDS: dict[str, tuple[str, tuple[str, ...]]] = {
     "cpu-monitored": ("overlays/cpu", ("monitoring", "ingress", "api-keys")),
 }
 SERVICES = [name for name in BUILDS if name != "batch"]
-CONFIGS = {name: "cpu.yaml" if "cpu" in BUILDS[name][0] else "serve.yaml" for name in SERVICES}
+_CONFIGS = {"overlays/cpu": "cpu.yaml", "overlays/committee": "committee-gpu.yaml"}
+CONFIGS = {name: _CONFIGS.get(BUILDS[name][0], "serve.yaml") for name in SERVICES}
 CUSTOM = {"ray.io/v1", "monitoring.coreos.com/v1", "gateway.networking.k8s.io/v1"}
 
 every_build = pytest.mark.parametrize("name", BUILDS)
@@ -270,7 +272,22 @@ def deployments(name: str) -> dict[str, Object]:
     return {item["name"]: item for application in applications for item in application["deployments"]}
 
 
-@every_service
+def test_the_gpus_of_a_committee_hold_all_its_captioners() -> None:
+    (group,) = [
+        group
+        for group in service("committee")["rayClusterConfig"]["workerGroupSpecs"]
+        if group["groupName"] == "captioner"
+    ]
+    models = [found for found in deployments("committee").values() if found["name"] not in ("Ingress", "Page")]
+    for bound, pods_ in (("max_replicas", group["maxReplicas"]), ("min_replicas", group["minReplicas"])):
+        count = {found["name"]: found.get("autoscaling_config", {}).get(bound, 1) for found in models}
+        gpus = sum(found["ray_actor_options"]["num_gpus"] * count[found["name"]] for found in models)
+        cpus = sum(found["ray_actor_options"]["num_cpus"] * count[found["name"]] for found in models)
+        assert gpus <= pods_ < gpus + 1
+        assert cpus <= pods_ * float(group["rayStartParams"]["num-cpus"])
+
+
+@pytest.mark.parametrize("name", [name for name in SERVICES if name != "committee"])
 def test_groups_fit_the_deployments(name: str) -> None:
     groups = {group["groupName"]: group for group in service(name)["rayClusterConfig"]["workerGroupSpecs"]}
     for group, deployment in ((groups["ingress"], "Ingress"), (groups["captioner"], "Captioner")):
