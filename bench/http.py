@@ -1,13 +1,15 @@
 """What the service costs around the engine, and what it does with ten times the load that it can carry.
 
-    python -m bench.http                 # all parts, about 12 minutes
+    python -m bench.http                 # all parts, about 14 minutes
     python -m bench.http --part cost
     python -m bench.http --part floor
+    python -m bench.http --part committee
     python -m bench.http --part overload
 
 `cost` uses the instant engine: latency of one client and the highest rate that is carried, with HAProxy and with
 Serve's default proxy, with 1 and with 4 caption replicas. `floor` compares the same with Ray's own echo of the same
-bytes (bench/echo.py) behind the same HAProxy, in turn. `overload` uses the embedded model: first as many clients as
+bytes (bench/echo.py) behind the same HAProxy, in turn. `committee` compares one
+instant captioner with three, each a deployment. `overload` uses the embedded model: first as many clients as
 fit, then ten times the rate that was reached with them. The load comes from k6 (open loop, latencies from when a
 request was due) and shares the machine. The last line is JSON.
 """
@@ -82,14 +84,36 @@ class Service(LocalCluster):
     """A cluster of one node that is asked directly."""
 
     def __init__(
-        self, directory: Path, settings: dict[str, str], args: dict[str, Any], captioners: int, echo: bool = False
+        self,
+        directory: Path,
+        settings: dict[str, str],
+        args: dict[str, Any],
+        captioners: int,
+        echo: bool = False,
+        committee: int = 0,
     ) -> None:
+        """`echo`: with Ray's own; `committee`: with another application at /committee of so many captioners."""
         super().__init__(directory, settings, head_cpus=8)
         self._config = config(self.head.port, args, captioners)
         if echo:
             self._config["applications"].append(
                 {"name": "echo", "route_prefix": "/echo", "import_path": "bench.echo:app"}
             )
+
+        if committee:
+            self._config["applications"].append(self._committee(committee))
+
+    def _committee(self, count: int) -> dict[str, Any]:
+        (captions,) = self._config["applications"]
+        names = [f"c{number}" for number in range(count)]
+        ingress, captioner = captions["deployments"]
+        return {
+            **captions,
+            "name": "committee",
+            "route_prefix": "/committee",
+            "args": {"captioners": [{"name": name, **INSTANT} for name in names]},
+            "deployments": [ingress, *({**captioner, "name": f"Captioner-{name}"} for name in names)],
+        }
 
     def start(self) -> None:
         super().start()
@@ -141,6 +165,42 @@ def cost(haproxy: bool, captioners: int) -> dict[str, Any]:
     return found
 
 
+def in_turn(urls: dict[str, str]) -> tuple[dict[str, float], dict[str, float]]:
+    """Latency of one client (median, ms) and captions a second of 24 clients, by name; medians of `ROUNDS`."""
+    for url in urls.values():
+        k6(url, CLIENTS=4, SECONDS=5)  # warm
+    alone: dict[str, list[float]] = {name: [] for name in urls}
+    together: dict[str, list[float]] = {name: [] for name in urls}
+    for _ in range(ROUNDS):
+        for name, url in urls.items():
+            alone[name].append(k6(url, CLIENTS=1, SECONDS=STEP_S)["ok_ms"]["p50"])
+        for name, url in urls.items():
+            together[name].append(k6(url, CLIENTS=24, SECONDS=STEP_S)["statuses"]["200"] / STEP_S)
+    return (
+        {name: statistics.median(found) for name, found in alone.items()},
+        {name: statistics.median(found) for name, found in together.items()},
+    )
+
+
+def committee() -> dict[str, Any]:
+    """One instant captioner and three, by the strategy that uses all of them."""
+    args = {**INSTANT, "default_strategy": "grounded"}
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        Service(Path(scratch), faults.settings(), args, 1, committee=3) as service,
+    ):
+        one, three = f"{service.url}/v1/captions?detail=low", f"{service.url}/committee/v1/captions?detail=low"
+        latency, clients = in_turn({"one": one, "three": three})
+    found = {
+        "one_client_p50_ms": {name: round(value, 1) for name, value in latency.items()},
+        "latency_ratio": round(latency["three"] / latency["one"], 2),
+        "24_clients_per_s": {name: round(value, 1) for name, value in clients.items()},
+        "24_clients_ratio": round(clients["one"] / clients["three"], 2),
+    }
+    print(found, flush=True)
+    return found
+
+
 def floor() -> dict[str, Any]:
     """Captions of the instant engine beside Ray's echo, measured in turn."""
     with (
@@ -148,18 +208,8 @@ def floor() -> dict[str, Any]:
         Service(Path(scratch), faults.settings(), INSTANT, 1, echo=True) as service,
     ):
         urls = {"captions": f"{service.url}/v1/captions?detail=low", "echo": f"{service.url}/echo?of=bytes"}
-        for url in urls.values():
-            k6(url, CLIENTS=4, SECONDS=5)  # warm
-        alone: dict[str, list[float]] = {name: [] for name in urls}
-        together: dict[str, list[float]] = {name: [] for name in urls}
-        for _ in range(ROUNDS):
-            for name, url in urls.items():
-                alone[name].append(k6(url, CLIENTS=1, SECONDS=STEP_S)["ok_ms"]["p50"])
-            for name, url in urls.items():
-                together[name].append(k6(url, CLIENTS=24, SECONDS=STEP_S)["statuses"]["200"] / STEP_S)
+        latency, clients = in_turn(urls)
         rates = {name: highest_rate(url).get("rate", 0) for name, url in urls.items()}
-    latency = {name: statistics.median(found) for name, found in alone.items()}
-    clients = {name: statistics.median(found) for name, found in together.items()}
     found = {
         "one_client_p50_ms": {name: round(value, 1) for name, value in latency.items()},
         "latency_ratio": round(latency["captions"] / latency["echo"], 2),
@@ -203,7 +253,7 @@ def overload() -> dict[str, Any]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--part", choices=("cost", "floor", "overload"), help="one part only")
+    parser.add_argument("--part", choices=("cost", "floor", "committee", "overload"), help="one part only")
     args = parser.parse_args()
     results: dict[str, Any] = {}
     try:
@@ -211,6 +261,8 @@ def main() -> int:
             results["cost"] = [cost(haproxy, captioners) for haproxy in (True, False) for captioners in (1, 4)]
         if args.part in (None, "floor"):
             results["floor"] = floor()
+        if args.part in (None, "committee"):
+            results["committee"] = committee()
         if args.part in (None, "overload"):
             results["overload"] = overload()
     except ClusterError as error:
