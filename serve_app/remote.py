@@ -189,4 +189,4 @@ def _read(answer: Any, parameters: GenerationParameters) -> Generated:
     if told:
         penalty = 1.0 if parameters.length_penalty is None else parameters.length_penalty
         score = sum(token.logprob for token in told) / tokens**penalty
-    return Generated(" ".join(text.split()), "", score, tokens)
+    return Generated(text.strip(), "", score, tokens)

@@ -15,6 +15,7 @@ from serve_app.pipeline.clean import OPENINGS, clean
 from serve_app.pipeline.committee import Ask, Committee, Voice
 from serve_app.pipeline.language.parsing import read
 from serve_app.pipeline.language.reading import Reading
+from serve_app.pipeline.language.replies import described, refuses
 from serve_app.pipeline.presets import Presets
 from serve_app.pipeline.scores import PATIENCE_S, Scores, Support, per_token
 from serve_app.steps import OnStep, Step, VariantDone
@@ -196,7 +197,8 @@ class Context:
             return []
 
     def _cleaned(self, step: str, ask: Ask, outcome: Generated, openings: tuple[str, ...] = OPENINGS) -> str:
-        return clean(outcome.text, self._echoes(step, ask, outcome), openings)
+        text = described(outcome.text) if ask.voice.info.prompts else outcome.text
+        return clean(text, self._echoes(step, ask, outcome), openings)
 
     def _echoes(self, step: str, ask: Ask, outcome: Generated) -> tuple[str, ...]:
         """A prompt that is not one of the presets' is dropped like those; later prompts carry a caption that must
@@ -242,14 +244,14 @@ class Context:
             return tell
 
         if len(places) == 1:
-            return await of(next(iter(places)))
+            return list(map(_unrefused, await of(next(iter(places)))))
         voices = {voice.member: voice for voice in places}
         calls = {member: partial(of, voice) for member, voice in voices.items()}
         found = await self._committee.together(calls, self._deadline, _failure)
         outcomes: list[Outcome] = [GenerationFailed("Nothing was generated.")] * len(asks)
         for member, result in found.items():
             mine = places[voices[member]]
-            given = [result] * len(mine) if isinstance(result, ServiceError) else result
+            given = [result] * len(mine) if isinstance(result, ServiceError) else list(map(_unrefused, result))
             if _failure(given) is not None:
                 self._lost.add(voices[member])
             for place, outcome in zip(mine, given, strict=False):
@@ -270,6 +272,13 @@ class Context:
             lost = f"{name}: {outcome.message}"
             if lost not in self.degraded:
                 self.degraded.append(lost)
+
+
+def _unrefused(outcome: Outcome) -> Outcome:
+    """A refusal in words is a failure."""
+    if isinstance(outcome, Generated) and refuses(outcome.text):
+        return GenerationFailed("The captioner refused to describe the image.")
+    return outcome
 
 
 def _failure(outcomes: Sequence[Outcome]) -> ServiceError | None:

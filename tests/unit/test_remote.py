@@ -49,7 +49,7 @@ def test_a_prompt_and_the_picture_are_asked_and_the_answer_is_read() -> None:
     outcomes, ((request),) = asked(
         lambda _: with_probabilities(" A red\nwall. ", -0.5, -1.5), GenerateJob("What?", SAMPLED, 7)
     )
-    assert outcomes == [Generated("A red wall.", "", -2.0 / 2**3, 2)]
+    assert outcomes == [Generated("A red\nwall.", "", -2.0 / 2**3, 2)]
     assert (request["path"], request["authorization"], request["model"]) == (
         "/v1/chat/completions",
         "Bearer secret",
