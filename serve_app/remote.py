@@ -9,6 +9,7 @@ import logging
 import math
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from openai import APIConnectionError, APIStatusError, APITimeoutError, AsyncOpenAI, BadRequestError, OpenAIError
@@ -60,6 +61,16 @@ def info_of(url: str, model: str) -> ModelInfo:
     return ModelInfo(model, LONGEST, LONGEST, POSITIONS, "", url, fit="longest", prompts=CHAT_PROMPTS)
 
 
+@dataclass(slots=True)
+class RemoteCounters:
+    """Numbers since the start; tokens as the server counts them."""
+
+    requests: int = 0
+    failures: int = 0
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+
+
 class RemoteGenerator:
     """A Generator over a chat endpoint. Its jobs run at once, as many as `concurrency` of all callers."""
 
@@ -72,8 +83,7 @@ class RemoteGenerator:
         self._failures = 0
         self._closed_until = 0.0
         self._tells_probabilities = True
-        self.tokens = 0
-        """Tokens of all requests so far, as the server counts them."""
+        self.counters = RemoteCounters()
 
     async def info(self) -> ModelInfo:
         return self._info
@@ -117,9 +127,11 @@ class RemoteGenerator:
                 raise GenerationFailed(
                     f"The captioner's server failed {MOST_FAILURES} times; it is left alone for a while."
                 )
+            self.counters.requests += 1
             return _read(await self._ask(url, job, deadline), job.parameters)
 
     def _count_failure(self) -> None:
+        self.counters.failures += 1
         self._failures += 1
         if self._failures >= MOST_FAILURES:
             self._failures, self._closed_until = 0, time.monotonic() + PAUSE_S
@@ -154,7 +166,9 @@ class RemoteGenerator:
         except (OpenAIError, ValueError) as error:
             raise ServerFailed("The captioner's server answered with something that cannot be read.") from error
         usage = getattr(answer, "usage", None)
-        self.tokens += int(getattr(usage, "total_tokens", 0) or 0)
+        for name in ("prompt_tokens", "completion_tokens"):
+            told = getattr(usage, name, None)
+            setattr(self.counters, name, getattr(self.counters, name) + (told if isinstance(told, int) else 0))
         return answer
 
 

@@ -9,7 +9,7 @@ from serve_app.args import AppArgs
 from serve_app.deadline import Deadline
 from serve_app.deployments.black_box import BlackBox
 from serve_app.deployments.logs import log_with_serve
-from serve_app.deployments.metrics import EngineMetrics
+from serve_app.deployments.metrics import CounterMetrics
 from serve_app.engines import start_captioner
 from serve_app.types import GenerateJob, ModelInfo, Outcome, Pixels
 
@@ -25,7 +25,7 @@ class CaptionerReplica:
         log_with_serve()
         self._black_box = BlackBox()
         self._engine = start_captioner(args, name)
-        self._metrics = EngineMetrics()
+        self._metrics = CounterMetrics.of(args)
 
     async def info(self, _: Deadline) -> ModelInfo:
         return await self._engine.info()

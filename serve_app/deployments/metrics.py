@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields
 from typing import Any
 
 from ray.serve import metrics
+
+from serve_app.args import AppArgs
 
 PREFIX = "caption_serve_"
 
@@ -31,13 +34,29 @@ _NOW = {
 }
 
 
-class EngineMetrics:
-    """Exports a `Counters` of the engine; Serve adds the tags deployment and replica."""
+_REMOTE_TOTALS = {
+    "requests": "requests to the captioner's server",
+    "failures": "requests that it failed",
+    "prompt_tokens": "tokens of prompts and images, as the server counts them",
+    "completion_tokens": "tokens of answers, as the server counts them",
+}
 
-    def __init__(self) -> None:
-        self._totals = {name: metrics.Counter(f"{PREFIX}engine_{name}", text) for name, text in _TOTALS.items()}
-        self._now = {name: metrics.Gauge(f"{PREFIX}engine_{name}", text) for name, text in _NOW.items()}
-        self._told = dict.fromkeys(_TOTALS, 0.0)
+
+class CounterMetrics:
+    """Exports the numbers of a captioner; Serve adds the tags deployment and replica."""
+
+    def __init__(self, kind: str, totals: Mapping[str, str], now: Mapping[str, str]) -> None:
+        """`totals` and `now`: name → what it counts, from the start or at the moment."""
+        self._totals = {name: metrics.Counter(f"{PREFIX}{kind}_{name}", text) for name, text in totals.items()}
+        self._now = {name: metrics.Gauge(f"{PREFIX}{kind}_{name}", text) for name, text in now.items()}
+        self._told = dict.fromkeys(totals, 0.0)
+
+    @classmethod
+    def of(cls, args: AppArgs) -> CounterMetrics:
+        """Those of the engine that these settings ask for."""
+        if args.engine == "openai":
+            return cls("remote", _REMOTE_TOTALS, {})
+        return cls("engine", _TOTALS, _NOW)
 
     def update(self, counters: Any) -> None:
         for field in fields(counters):

@@ -62,6 +62,15 @@ def test_a_prompt_and_the_picture_are_asked_and_the_answer_is_read() -> None:
     assert (image.format, image.size) == ("JPEG", (40, 20))
 
 
+def test_requests_and_the_tokens_of_the_server_are_counted() -> None:
+    answers = iter([with_probabilities("A wall.", -0.5, -1.5), (500, b""), (500, b""), (500, b""), says("A wall.")])
+    with chat(lambda _: next(answers)) as (url, _):
+        generator = RemoteGenerator(url, "vlm")
+        for _ in range(3):
+            asyncio.run(generator.generate(PIXELS, [GenerateJob("", SAMPLED)], 30))
+    assert generator.counters == remote.RemoteCounters(3, 1, 300, 2)
+
+
 def test_jobs_run_at_once() -> None:
     def slow(_: dict[str, Any]) -> tuple[int, bytes]:
         time.sleep(0.3)
