@@ -1,6 +1,7 @@
 """Weights and floors of the grounded strategy from labelled statements: `python -m lab.calibrate`.
 
     python -m lab.calibrate                                              # on scenes, for the embedded models
+    python -m lab.calibrate --beside demo-vit                            # weights for both captioners together
     python -m lab.calibrate --model Salesforce/blip-image-captioning-large --matcher Salesforce/blip-itm-base-coco \\
         --images DIR --annotations captions.json                          # on your own images, captions as COCO's
 
@@ -9,9 +10,8 @@ that neither training nor evaluation draws) `lab.facts` knows which. Of an image
 counts as true when people said every word of it, else as false; that errs where people left out what is there, the
 same for all statements, so that agreement and match score still weigh rightly against each other. Two logistic
 regressions are fitted, with the matcher's score and without it, and with an answerer one for what it says and one for
-what it says when a statement is asked back; a floor
-is the lowest support from which on at most
-`--wrong` of the statements that pass are false. The figures are printed as they stand in
+what it says when a statement is asked back; a floor is the lowest support from which on at most `--wrong` of the
+statements that pass are false. The figures are printed as they stand in
 `serve_app/pipeline/support.toml`, under the names of the models.
 """
 
@@ -23,7 +23,7 @@ import io
 import json
 import re
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from importlib.resources import files
 from pathlib import Path
@@ -37,7 +37,7 @@ from lab.objects import nouns_in
 from lab.scenes import CALIBRATION_SEED, Scene
 from lab.tasks import auc
 from serve_app.args import matcher_for
-from serve_app.engine import load, load_answerer, load_matcher, start, start_answerer, start_matcher
+from serve_app.engine import load_answerer, load_matcher, open_captioner, start_answerer, start_matcher
 from serve_app.limits import Limits
 from serve_app.pipeline.asking import DOUBTFUL, FLOOR
 from serve_app.pipeline.clean import clean
@@ -71,7 +71,7 @@ class Labelled:
 
     kind: str
     score: float
-    features: tuple[float, float, float]
+    features: tuple[float, float, float, float]
     true: bool
     answer: float | None = None
     """Probability of the answer that made it, if one did."""
@@ -114,19 +114,27 @@ def annotated(directory: Path, annotations: Path, count: int) -> Iterator[tuple[
             yield (directory / image.file).read_bytes(), of_captions(image.captions)
 
 
-async def candidates_of(generator: Generator, pixels: Pixels) -> tuple[list[Candidate], list[str]]:
-    """The candidates of the variants, and what extensions and a round say beyond the longest of them."""
+async def candidates_of(
+    generator: Generator, pixels: Pixels, captioner: str | None = None, before: int = 0
+) -> tuple[list[Candidate], list[str]]:
+    """The candidates of the variants, and what extensions and a round say beyond the longest of them.
+
+    `captioner` is its name if there are several, and `before` how many variants those before it have."""
+    info = await generator.info()
+    asked = info.prompts or VARIANT_PROMPTS
     presets = Presets()
     several = replace(presets.variant, num_return_sequences=SEQUENCES)
-    outcomes = await generator.generate(pixels, [GenerateJob(prompt, several, 1) for prompt in VARIANT_PROMPTS])
+    outcomes = await generator.generate(pixels, [GenerateJob(prompt, several, 1) for prompt in asked])
     found = [
-        Candidate(read(text), Source("variant", number), number, per_token(one, several))
-        for number, outcome in enumerate(outcomes, start=1)
+        Candidate(read(text), Source("variant", number, captioner), number, per_token(one, several))
+        for number, outcome in enumerate(outcomes, start=before + 1)
         if isinstance(outcome, Generated)
         for one in (outcome, *outcome.alternatives)
         if (text := denoise(clean(one.text, openings=())))
     ]
     longest = max((candidate.text for candidate in found if not says_nothing(candidate.text)), key=len, default="")
+    if not info.continues:
+        return found, []
     prompts = [
         *((fill(prompt, longest), presets.extension) for prompt in EXTENSION_PROMPTS[:1]),
         (fill(ROUND_PROMPT, longest), presets.round),
@@ -160,15 +168,23 @@ async def asked_back_of(answerer: Answerer | None, pixels: Pixels, statements: I
 
 
 async def label(
-    model: str, matcher_name: str, answerer_name: str | None, inputs: Iterator[tuple[bytes, Truth]]
+    models: Sequence[str], matcher_name: str, answerer_name: str | None, inputs: Iterator[tuple[bytes, Truth]]
 ) -> list[Labelled]:
-    generator, matcher = start(load(model)), start_matcher(load_matcher(matcher_name))
+    """The statements of a captioner, or of several."""
+    generators, matcher = [open_captioner(model) for model in models], start_matcher(load_matcher(matcher_name))
     answerer = None if answerer_name is None else start_answerer(load_answerer(answerer_name))
-    info = await generator.info()
+    infos = [await generator.info() for generator in generators]
     found: list[Labelled] = []
     for number, (data, truth) in enumerate(inputs, start=1):
-        pixels = images.read(data, Limits(), info)
-        candidates, later = await candidates_of(generator, pixels)
+        picture = images.read_all(data, Limits(), {info.size for info in infos})
+        pixels = picture[infos[0].size]
+        candidates, later = [], []
+        for name, generator, info in zip(models, generators, infos, strict=True):
+            captioner = name if len(models) > 1 else None
+            before = max((candidate.variant for candidate in candidates), default=0)
+            said_first, said_later = await candidates_of(generator, picture[info.size], captioner, before)
+            candidates += said_first
+            later += said_later
         said = [candidate for candidate in candidates if not says_nothing(candidate.text)]
         readings = [*(candidate.reading for candidate in said), *map(read, later)]
         every = {statement.text: statement for reading in readings for statement in reading.statements}
@@ -189,10 +205,9 @@ async def label(
                 found.append(Labelled(statement.kind, match.probability, features, true, asked[statement]))
         if number % 50 == 0:
             print(f"{number} images, {len(found)} statements", file=sys.stderr, flush=True)
-    generator.close()
-    matcher.close()
-    if answerer is not None:
-        answerer.close()
+    for model in (*generators, matcher, answerer):
+        if model is not None:
+            model.close()
     return found
 
 
@@ -282,6 +297,7 @@ def replaced(support: str, blocks: Iterable[str]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="demo", help="captioner: demo, a directory or a hub id")
+    parser.add_argument("--beside", help="the same, for a second captioner: weights for what both say together")
     parser.add_argument("--matcher", default="demo", help="the same, for the matcher")
     parser.add_argument("--answerer", help="the same; none leaves questions out (default: demo with --model demo)")
     parser.add_argument("--scenes", type=int, default=300, help="scenes, or most images of --images")
@@ -293,15 +309,18 @@ def main() -> None:
     if (args.images is None) != (args.annotations is None):
         parser.error("--images and --annotations go together")
     inputs = annotated(args.images, args.annotations, args.scenes) if args.images else scenes(args.scenes)
-    every = asyncio.run(label(args.model, args.matcher, matcher_for([args.model], args.answerer), inputs))
+    models = [args.model, args.beside] if args.beside else [args.model]
+    answerer = None if args.beside else matcher_for([args.model], args.answerer)
+    every = asyncio.run(label(models, args.matcher, answerer, inputs))
     found = [each for each in every if each.answer is None]
     asked = [each for each in every if each.answer is not None]
     back = doubtful([each for each in every if each.yes is not None], Support.of(args.matcher).matched)
     if not found or all(each.true for each in found) or not any(each.true for each in found):
         sys.exit("There are no statements both true and false to fit to.")
+    several = ".several" if args.beside else ""
     blocks = [
-        block(f"{_key(args.matcher)}.matched", found, True, args.wrong),
-        block(f"{_key(args.model)}.alone", found, False, args.wrong),
+        block(f"{_key(args.matcher)}{several}.matched", found, True, args.wrong),
+        block(f"{_key(args.model)}{several}.alone", found, False, args.wrong),
     ]
     if asked:
         blocks.append(block(f"{_key(args.matcher)}.answered", asked, True, args.wrong, "answer"))

@@ -161,9 +161,7 @@ def train(out: Path, course: Course, seed: int, vision_steps: int, steps: int, s
             Phase.of(texts, FIRST_SCENE + vision_steps * size, steps, size, {"caption": 1.0, "dense": 0.3}),
         ]
     )
-    model = fit.kept.model
-    model.generation_config.max_length = TOKENS
-    write_down(model, out, fit.log)
+    write_down(fit.kept.model, out, fit.log)
     tokenizer.save_pretrained(str(out))
     ViTImageProcessor(
         size={"height": SIZE, "width": SIZE}, image_mean=list(MEAN), image_std=list(STD), resample=3

@@ -146,6 +146,7 @@ class ImageTextGenerator(SequentialGenerator):
         self._taken = frozenset(inspect.signature(captioner.model.forward).parameters)
         model, tokenizer = captioner.model, captioner.tokenizer
         ends, start = model.generation_config.eos_token_id, model.generation_config.decoder_start_token_id
+        model.generation_config.max_length = None  # every call says how many new tokens; both would be warned of
         self._closing = {tokenizer.sep_token_id, tokenizer.eos_token_id} - {None}
         self._ends = frozenset(self._closing if ends is None else [ends] if isinstance(ends, int) else ends)
         self._starts = frozenset((start, model.generation_config.bos_token_id, tokenizer.cls_token_id)) - {None}
