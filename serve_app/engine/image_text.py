@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -147,22 +148,35 @@ class ImageTextGenerator(SequentialGenerator):
         model, tokenizer = captioner.model, captioner.tokenizer
         ends, start = model.generation_config.eos_token_id, model.generation_config.decoder_start_token_id
         model.generation_config.max_length = None  # every call says how many new tokens; both would be warned of
+        if not model.config.is_encoder_decoder:
+            tokenizer.padding_side = "left"  # what a row generates stands behind its prompt
+            if (inner := getattr(captioner.processor, "tokenizer", None)) is not None:
+                inner.padding_side = "left"
         self._closing = {tokenizer.sep_token_id, tokenizer.eos_token_id} - {None}
         self._ends = frozenset(self._closing if ends is None else [ends] if isinstance(ends, int) else ends)
         self._starts = frozenset((start, model.generation_config.bos_token_id, tokenizer.cls_token_id)) - {None}
 
     def generated(self, pixels: Pixels, job: GenerateJob, interrupt: Interrupt) -> Generated:
+        (found,) = self._generated(pixels, [job], interrupt)
+        return found
+
+    def together(self, pixels: Pixels, jobs: Sequence[GenerateJob], interrupt: Interrupt) -> list[Generated] | None:
+        """What is sampled depends on the prompts that run together; the first one's seed fixes it."""
+        return self._generated(pixels, jobs, interrupt)
+
+    def _generated(self, pixels: Pixels, jobs: Sequence[GenerateJob], interrupt: Interrupt) -> list[Generated]:
+        """Jobs with equal parameters, in one call of `generate`."""
         model: Any = self._captioner.model
         family = self._captioner.family
         image = Image.frombytes("RGB", (pixels.width, pixels.height), pixels.data)
-        prompt = job.prompt or family.prompts[0]
-        made = self._inputs(image, prompt).to(model.device)
+        prompts = [job.prompt or family.prompts[0] for job in jobs]
+        made = self._inputs(image, prompts).to(model.device)
         inputs = {name: self._typed(value) for name, value in made.items() if name in self._taken}
         if family.form == "prefix" and "input_ids" in inputs:
             inputs = self._unended(inputs)
         said = inputs["input_ids"].shape[1] if "input_ids" in inputs else 0
-        parameters = self._parameters(job.parameters, 0 if model.config.is_encoder_decoder else max(1, said))
-        with seeded(job.seed, model.device):
+        parameters = self._parameters(jobs[0].parameters, 0 if model.config.is_encoder_decoder else max(1, said))
+        with seeded(jobs[0].seed, model.device):
             found: Any = model.generate(
                 **inputs,
                 stopping_criteria=StoppingCriteriaList([interrupt]),
@@ -173,17 +187,27 @@ class ImageTextGenerator(SequentialGenerator):
             )
         interrupt.check()
         scores: Any = getattr(found, "sequences_scores", None)
-        ids = inputs["input_ids"][0].tolist() if said else []
+        ids = inputs["input_ids"].tolist() if said else [[]] * len(jobs)
+        sequences = found.sequences.tolist()  # those of the first prompt, best first, those of the second, …
+        each = len(sequences) // len(jobs)
         results = [
-            self._result(prompt, ids, sequence, None if scores is None else float(scores[place]))
-            for place, sequence in enumerate(found.sequences.tolist())
+            self._result(
+                prompts[place // each], ids[place // each], sequence, None if scores is None else float(scores[place])
+            )
+            for place, sequence in enumerate(sequences)
         ]
-        return replace(results[0], alternatives=tuple(results[1:]))
+        return [
+            replace(results[start], alternatives=tuple(results[start + 1 : start + each]))
+            for start in range(0, len(results), each)
+        ]
 
     def _unended(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """Inputs whose text goes on: without the token that a tokenizer puts behind it."""
-        if int(inputs["input_ids"][0, -1]) not in self._closing:
+        """Inputs whose texts go on: without the token that a tokenizer puts behind them."""
+        ends = {int(end) in self._closing for end in inputs["input_ids"][:, -1]}
+        if ends == {False}:
             return inputs
+        if len(ends) > 1:
+            raise ValueError("texts of several lengths don't go on together")
         texts = {name: value for name, value in inputs.items() if name in ("input_ids", "attention_mask")}
         return inputs | {name: value[:, :-1] for name, value in texts.items()}
 
@@ -191,34 +215,39 @@ class ImageTextGenerator(SequentialGenerator):
         floats = isinstance(value, torch.Tensor) and value.is_floating_point()
         return value.to(self._captioner.model.dtype) if floats else value
 
-    def _inputs(self, image: Image.Image, prompt: str) -> Any:
-        """The model's inputs, tensors by name, of a batch of one. Raises `InvalidOption` for a refused prompt."""
-        if prompt not in self._captioner.family.prompts and any(
-            token in prompt for token in self._captioner.tokenizer.all_special_tokens
-        ):
-            raise InvalidOption(f"prompts: {prompt[:60]!r} holds a control token of the model.")
+    def _inputs(self, image: Image.Image, prompts: Sequence[str]) -> Any:
+        """The model's inputs, tensors by name, a row for each prompt. Raises `InvalidOption` for a refused prompt."""
+        for prompt in prompts:
+            if prompt not in self._captioner.family.prompts and any(
+                token in prompt for token in self._captioner.tokenizer.all_special_tokens
+            ):
+                raise InvalidOption(f"prompts: {prompt[:60]!r} holds a control token of the model.")
         try:
-            return self._processed(image, prompt)
+            return self._processed(image, prompts)
         except ValueError as error:
-            raise InvalidOption(f"prompts: the model refuses {prompt[:60]!r}: {first_line(error)}") from error
+            raise InvalidOption(f"prompts: the model refuses {prompts[0][:60]!r}: {first_line(error)}") from error
 
-    def _processed(self, image: Image.Image, prompt: str) -> Any:
-        form, processor = self._captioner.family.form, self._captioner.processor
-        if form == "none":
-            return processor(images=image, return_tensors="pt")
-        if form == "chat":
-            content = [{"type": "image", "image": image}, {"type": "text", "text": prompt}]
+    def _processed(self, image: Image.Image, prompts: Sequence[str]) -> Any:
+        family, processor = self._captioner.family, self._captioner.processor
+        pictures = [image] * len(prompts)
+        if family.form == "none" or not any(prompts):
+            return processor(images=pictures, return_tensors="pt")
+        # Those that begin their caption with the prompt may count positions from a row's first token, padding or not:
+        # without padding prompts of several lengths fail here, and run one by one.
+        several = {"padding": True} if len(prompts) > 1 and family.is_language_model else {}
+        if family.form == "chat":
+            contents = ([{"type": "image", "image": image}, {"type": "text", "text": prompt}] for prompt in prompts)
             return processor.apply_chat_template(
-                [{"role": "user", "content": content}],
+                [[{"role": "user", "content": content}] for content in contents],
                 add_generation_prompt=True,
                 tokenize=True,
                 return_dict=True,
                 return_tensors="pt",
+                **several,
                 **({"enable_thinking": False} if "enable_thinking" in str(processor.chat_template) else {}),
             )
-        if not prompt:
-            return processor(images=image, return_tensors="pt")
-        return processor(images=image, text=self._captioner.family.before + prompt, return_tensors="pt")
+        texts = [family.before + prompt for prompt in prompts]
+        return processor(images=pictures, text=texts, return_tensors="pt", **several)
 
     def _parameters(self, parameters: GenerationParameters, prompt_tokens: int) -> dict[str, Any]:
         """What `generate` is given. Lengths count the answer alone: an image may be hundreds of tokens of a prompt."""

@@ -1,4 +1,4 @@
-"""Engines over transformers' own `generate`: one job after the other in one thread."""
+"""Engines over transformers' own `generate`: one call after the other in one thread."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from transformers import StoppingCriteria
 
 from serve_app.deadline import Deadline
 from serve_app.errors import CaptionServeError, DeadlineExceeded, GenerationFailed, GeneratorUnavailable
-from serve_app.types import Generated, GenerateJob, ModelInfo, OnOutcome, Outcome, Pixels
+from serve_app.types import Generated, GenerateJob, GenerationParameters, ModelInfo, OnOutcome, Outcome, Pixels
 
 logger = logging.getLogger(__name__)
 
@@ -46,7 +46,8 @@ class SequentialGenerator(abc.ABC):
         timeout_s: float | None = None,
         on_outcome: OnOutcome | None = None,
     ) -> list[Outcome]:
-        """Runs the jobs in turn. Cancelling the call ends the running job at its next token."""
+        """Runs the jobs in turn, those with equal parameters together where the model can. Cancelling the call ends the
+        running jobs at their next token."""
         interrupt = Interrupt(Deadline.after(timeout_s))
         loop = asyncio.get_running_loop()
 
@@ -73,12 +74,41 @@ class SequentialGenerator(abc.ABC):
     def generated(self, pixels: Pixels, job: GenerateJob, interrupt: Interrupt) -> Generated:
         """Runs one job in the engine's thread. May raise anything."""
 
+    def together(
+        self,
+        pixels: Pixels,  # noqa: ARG002
+        jobs: Sequence[GenerateJob],  # noqa: ARG002
+        interrupt: Interrupt,  # noqa: ARG002
+    ) -> list[Generated] | None:
+        """Runs jobs with equal parameters in one call; None if the model cannot. May raise anything."""
+        return None
+
     def _run(self, pixels: Pixels, jobs: Sequence[GenerateJob], interrupt: Interrupt, tell: OnOutcome) -> list[Outcome]:
-        outcomes = []
+        found: dict[int, Outcome] = {}
+        groups: dict[GenerationParameters, list[int]] = {}
         for index, job in enumerate(jobs):
-            outcomes.append(self._outcome(pixels, job, interrupt))
-            tell(index, outcomes[-1])
-        return outcomes
+            groups.setdefault(job.parameters, []).append(index)
+        for places in groups.values():
+            mine = [jobs[place] for place in places]
+            outcomes = self._outcomes(pixels, mine, interrupt)
+            for place, outcome in zip(places, outcomes, strict=True):
+                found[place] = outcome
+                tell(place, outcome)
+        return [found[place] for place in range(len(jobs))]
+
+    def _outcomes(self, pixels: Pixels, jobs: Sequence[GenerateJob], interrupt: Interrupt) -> Iterator[Outcome]:
+        """Of all jobs together; one after the other if that fails, for want of memory or for one of the prompts."""
+        together = None
+        if len(jobs) > 1:
+            try:
+                interrupt.check()
+                with torch.inference_mode():
+                    together = self.together(pixels, jobs, interrupt)
+            except torch.AcceleratorError:
+                pass  # the first of them alone meets it again, and tells of it
+            except Exception:
+                logger.debug("the prompts of an image could not be run together", exc_info=True)
+        yield from together if together is not None else (self._outcome(pixels, job, interrupt) for job in jobs)
 
     def _outcome(self, pixels: Pixels, job: GenerateJob, interrupt: Interrupt) -> Outcome:
         try:

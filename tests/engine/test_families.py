@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import AsyncIterator, Iterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -63,6 +65,35 @@ async def test_its_prompts_are_answered_and_a_seed_fixes_the_answers(engine: Ima
         assert len(outcome.alternatives) == (1 if has_beams else 0)
         assert "<" not in outcome.prompt or outcome.text.startswith(outcome.prompt)
     assert len({outcome.text for outcome in outcomes if isinstance(outcome, Generated)}) > 1
+
+
+def texts_of(outcome: Any) -> list[tuple[str, str, int]]:
+    assert isinstance(outcome, Generated), outcome
+    return [(each.text, each.prompt, each.tokens) for each in (outcome, *outcome.alternatives)]
+
+
+async def test_prompts_that_run_together_say_what_they_say_alone(
+    engine: ImageTextGenerator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    info, pixels = await engine.info(), await scene(engine)
+    calls: list[int] = []
+    whole = engine.together
+
+    def together(pixels: Pixels, jobs: Any, interrupt: Any) -> Any:
+        found = whole(pixels, jobs, interrupt)
+        calls.append(len(jobs))
+        return found
+
+    monkeypatch.setattr(engine, "together", together)
+    for parameters in (
+        GenerationParameters(max_length=12, num_beams=1, do_sample=False),
+        replace(BEAMS, do_sample=False),
+    ):
+        jobs = [GenerateJob(prompt, parameters) for prompt in (*info.prompts, info.prompts[-1])]
+        alone = [(await engine.generate(pixels, [job]))[0] for job in jobs]
+        assert list(map(texts_of, await engine.generate(pixels, jobs))) == list(map(texts_of, alone))
+    if engine._captioner.family.is_language_model:
+        assert calls == [len(jobs)] * 2, "in one call each"
 
 
 async def test_a_prompt_stands_before_what_goes_on_with_it_and_in_no_other_answer(engine: ImageTextGenerator) -> None:
@@ -181,7 +212,7 @@ def git(tmp_path_factory: pytest.TempPathFactory) -> Path:
     [
         ({"model_type": "bert"}, ModelUnsupported, "'bert', no image-to-text model"),
         ({"model_type": "moondream1", "auto_map": {"AutoModel": "m.M"}}, ModelUnsupported, "never run"),
-        ({"model_type": "fuyu"}, ModelUnsupported, "nobody wrote down how it is asked"),
+        ({"model_type": "fuyu"}, ModelUnsupported, "say with the setting variant_prompts how it is asked"),
         ({"hidden_size": 24}, ModelIncomplete, "does not fit"),
     ],
 )
