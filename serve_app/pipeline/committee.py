@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from serve_app.deadline import NEVER, Deadline
-from serve_app.errors import DeadlineExceeded, GenerationFailed, InvalidOption, ServiceError, TryLater
+from serve_app.errors import DeadlineExceeded, GenerationFailed, InvalidOption, ModelError, ServiceError, TryLater
 from serve_app.types import Generator, ModelInfo, Picture, Pixels
 
 logger = logging.getLogger(__name__)
@@ -195,3 +195,5 @@ async def _tried(call: Callable[[], Awaitable[Result]]) -> Result | ServiceError
         return await call()
     except ServiceError as error:
         return error
+    except ModelError as error:  # of one that cannot be loaded; the others may do without
+        return GenerationFailed(error.message)

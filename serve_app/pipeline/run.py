@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections.abc import Sequence
-from functools import partial
 
 from serve_app.deadline import Deadline
-from serve_app.errors import GenerationFailed, InvalidOption, NotDeployed, ServiceError, WrongImageSize
+from serve_app.errors import (
+    CaptionServeError,
+    GenerationFailed,
+    InvalidOption,
+    NotDeployed,
+    ServiceError,
+    WrongImageSize,
+)
 from serve_app.pipeline.asking import most_questions
 from serve_app.pipeline.committee import Committee, Member, Voice
 from serve_app.pipeline.context import Context
@@ -35,6 +42,7 @@ from serve_app.types import (
 )
 
 PROBE_TIMEOUT_S = 60.0
+LATE_START = "It started while the image was read."
 
 
 class CaptionPipeline:
@@ -120,6 +128,7 @@ class CaptionPipeline:
             self._polisher,
             self._answerer,
         )
+        lost |= {member: LATE_START for member in infos if all(voice.member is not member for voice in voices)}
         context.degraded += [f"{member.name}: {reason}" for member, reason in lost.items()]
         prompts = [(voice, prompt) for voice in voices for prompt in plan.prompts(options, voice.info.prompts)]
         model = SEVERAL.join(voice.title for voice in voices)
@@ -192,14 +201,21 @@ class CaptionPipeline:
 
     async def probe(self) -> None:
         """Generates two tokens for a grey image; raises when that works with no captioner."""
-        members = self._committee.members
-        if len(members) == 1:
-            await _probed(members[0])
-            return
-        found = await self._committee.together({member: partial(_probed, member) for member in members})
-        errors = [error for error in found.values() if error is not None]
-        if len(errors) == len(members):
-            raise errors[0]
+        tasks = [asyncio.ensure_future(_probed(member)) for member in self._committee.members]
+        errors: list[CaptionServeError] = []
+        try:
+            for ended in asyncio.as_completed(tasks):
+                try:
+                    await ended
+                except CaptionServeError as error:
+                    errors.append(error)
+                else:
+                    return
+        finally:
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+        raise errors[0]
 
 
 async def _probed(member: Member) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Collection, Iterator
 from contextlib import AsyncExitStack, ExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -58,9 +58,14 @@ class Admission:
         self.shed = 0
         """Requests rejected since the start."""
 
+    @property
+    def is_full(self) -> bool:
+        """Whether there is no capacity at all."""
+        return bool(self.admitted) and self.admitted >= self._capacity()
+
     def check(self) -> None:
         """Raises `Overloaded` if there is no capacity at all, before anybody reads the request."""
-        if self.admitted and self.admitted >= self._capacity():
+        if self.is_full:
             raise self._refusal(self._usual_work)
 
     @contextmanager
@@ -186,10 +191,11 @@ class Admissions:
         """Requests rejected since the start."""
         return sum(admission.shed for admission in self._of.values())
 
-    def check(self) -> None:
-        """Raises `Overloaded` if a captioner has no capacity at all, before anybody reads the request."""
-        for admission in self._of.values():
-            admission.check()
+    def check(self, captioners: Collection[str]) -> None:
+        """Raises `Overloaded` if none of the captioners has any capacity, before anybody reads the request."""
+        admissions = [self.of(captioner) for captioner in captioners]
+        if all(admission.is_full for admission in admissions):
+            admissions[0].check()
 
     @contextmanager
     def admit(self, work: Work, background: bool = False) -> Iterator[None]:

@@ -27,7 +27,7 @@ from serve_app.service.readiness import Readiness
 from serve_app.service.record import RECORD
 from serve_app.service.results import Results, key_of
 from serve_app.service.sources import RemoteImage
-from serve_app.steps import SEVERAL, Captioner, OnStep, Started, Step, Work
+from serve_app.steps import ONLY, SEVERAL, Captioner, OnStep, Started, Step, Work
 from serve_app.types import STRATEGIES, CaptionOptions, ModelInfo, Picture, Pixels, Size, Strategy
 
 INTAKE_THREADS = 4
@@ -75,6 +75,10 @@ class CaptionService:
     def captioners(self) -> tuple[str, ...]:
         """Names of the captioners, if there are several."""
         return self._captioner.captioners
+
+    def check_capacity(self) -> None:
+        """Raises `Overloaded` if no request could be admitted now."""
+        self.admission.check(self.captioners or (ONLY,))
 
     async def describe(self) -> Description:
         """What may be asked for, and the defaults."""

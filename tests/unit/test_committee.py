@@ -310,6 +310,36 @@ def test_a_full_captioner_refuses_only_what_uses_it() -> None:
     asyncio.run(run())
 
 
+async def test_the_gate_lets_in_what_another_captioner_may_take() -> None:
+    of = pipeline({"blip": says("a dog"), "vlm": says("a dog")}, vlm={"beams": False})
+    service = CaptionService(of, Limits(), {"blip": 100.0, "vlm": 8.0}.__getitem__)
+    transport = httpx.ASGITransport(app=create_app(service))
+    async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+        with service.admission.of("vlm").admit(8):
+            one = await client.post("/v1/captions", files={"image": PNG}, data={"detail": "low", "use": "blip"})
+            both = await client.post("/v1/captions", files={"image": PNG}, data={"detail": "low"})
+            with service.admission.of("blip").admit(100):
+                none = await client.post("/v1/captions", files={"image": PNG}, data={"detail": "low", "use": "blip"})
+    assert [answer.status_code for answer in (one, both, none)] == [200, 503, 503]
+
+
+@pytest.mark.parametrize("others", [1, 2])
+def test_a_service_is_ready_when_one_captioner_works(others: int) -> None:
+    slow = {f"slow{number}": Hanging(str) for number in range(others)}
+    begun = time.monotonic()
+    asyncio.run(pipeline({**slow, "blip": says("a dog")}, patience_s=30).probe())
+    assert time.monotonic() - begun < 2
+    with pytest.raises(GenerationFailed):
+        asyncio.run(pipeline({"blip": Named(lambda _: GenerationFailed("It failed."))}).probe())
+
+
+def test_a_captioner_that_starts_while_the_image_is_read_is_named() -> None:
+    of = pipeline({"blip": says("a dog"), "wide": says("a dog", info=WIDE)})
+    wanted = options(strategy="grounded", rounds=1)
+    result = asyncio.run(of.caption({INFO.size: PIXELS}, wanted))
+    assert result.degraded == ("wide: It started while the image was read.",)
+
+
 async def test_over_http() -> None:
     of = pipeline({"blip": says("a dog on a couch"), "other": says("a cow")})
     transport = httpx.ASGITransport(app=create_app(CaptionService(of)))

@@ -53,7 +53,7 @@ class GateMiddleware:
         try:
             try:
                 if route_path(scope) not in _OTHERS and not self._may_wait(scope):
-                    self._service.admission.check()
+                    self._service.check_capacity()
                 body.take_declared()
             except (Overloaded, ImageTooLarge) as error:
                 await self._turn_away(Request(scope, receive), error, send)
