@@ -4,7 +4,7 @@ from collections.abc import Collection, Mapping
 from typing import Any, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError, field_validator, model_validator
 
 from serve_app.errors import InvalidOption
 from serve_app.limits import EngineSettings, Limits
@@ -191,7 +191,10 @@ class AppArgs(Limits, CaptionerSettings):
         if len(set(names)) < len(names):
             raise ValueError("captioners have different names")
         for captioner in self.captioners:
-            self._of(captioner)
+            try:
+                self._of(captioner)
+            except ValidationError as error:
+                raise ValueError(f"captioner {captioner.name}: {error.errors()[0]['msg']}") from error
         return self
 
     def each(self) -> dict[str, Self]:

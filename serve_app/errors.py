@@ -22,6 +22,7 @@
         WrongImageSize          503
         JobsUnavailable         503
         ReplicasCrashed         422
+        CaptionRefused          422
         FetchUnavailable        502
         DeadlineExceeded        504
         FetchTimedOut           504
@@ -219,6 +220,12 @@ class WrongImageSize(ServiceError):
 class ReplicasCrashed(ServiceError):
     """Replicas crashed or ran out of memory while they worked on the image. A caption does without a step that is lost
     so; without any text it is the image that cannot be processed."""
+
+    status = 422
+
+
+class CaptionRefused(ServiceError):
+    """A model that follows requests refused this one, or said nothing of the image; another model may describe it."""
 
     status = 422
 

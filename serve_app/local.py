@@ -18,7 +18,7 @@ def local_service(args: AppArgs) -> CaptionService:
 def local_services(args: AppArgs) -> tuple[CaptionService, TaskService]:
     """The same with questions and matching, as far as `args` names models for them."""
     matcher, answerer = start_matcher(args), start_answerer(args)
-    captions = CaptionService(pipeline_of(args, start_captioners(args), matcher, answerer), args.limits())
+    captions = CaptionService(pipeline_of(args, start_captioners(args), matcher, answerer, patient=True), args.limits())
     return captions, TaskService(captions, matcher, answerer)
 
 
@@ -30,4 +30,4 @@ def fingerprint(args: AppArgs, strategy: Strategy) -> str:
 def local_pipeline(args: AppArgs) -> tuple[CaptionPipeline, Matcher | None]:
     """The pipeline and its matcher, for pixels that are read elsewhere."""
     matcher, answerer = (None, None) if args.engine == "instant" else (start_matcher(args), start_answerer(args))
-    return pipeline_of(args, start_captioners(args), matcher, answerer), matcher
+    return pipeline_of(args, start_captioners(args), matcher, answerer, patient=True), matcher

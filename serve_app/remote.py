@@ -58,7 +58,7 @@ class ServerFailed(GenerationFailed):
 
 def info_of(url: str, model: str) -> ModelInfo:
     """What callers must know of the model behind an endpoint."""
-    return ModelInfo(model, LONGEST, LONGEST, POSITIONS, "", url, fit="longest", prompts=CHAT_PROMPTS)
+    return ModelInfo(model, LONGEST, LONGEST, POSITIONS, "", url, fit="longest", prompts=CHAT_PROMPTS, chats=True)
 
 
 @dataclass(slots=True)

@@ -159,6 +159,8 @@ class ModelInfo:
     """What the variants of a caption ask it; empty for the presets."""
     continues: bool = True
     """Whether it can be asked to go on with a caption."""
+    chats: bool = False
+    """Whether it follows requests, so that there may be more in its answers than a description."""
     sequential: bool = False
     """Whether its jobs run one after the other."""
 

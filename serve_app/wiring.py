@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -26,13 +27,16 @@ def pipeline_of(
     generators: Mapping[str, Generator],
     matcher: Matcher | None = None,
     answerer: Answerer | None = None,
+    *,
+    patient: bool = False,
 ) -> CaptionPipeline:
-    """The pipeline over the captioners' generators by their names. Raises `InvalidOption` as `presets_of` does."""
+    """The pipeline over the captioners' generators by their names; a `patient` one waits for all of them, as far as
+    half of a request's time goes. Raises `InvalidOption` as `presets_of` does."""
     members = [
         Member(name, generators[name], each.variant_prompts, beams=each.captioner_url is None)
         for name, each in args.each().items()
     ]
-    committee = Committee(members, args.captioner_patience_s)
+    committee = Committee(members, math.inf if patient else args.captioner_patience_s)
     return CaptionPipeline(
         committee, presets_of(args), matcher, _support(args), _polisher(args), answerer, _answerer(args)
     )

@@ -62,12 +62,14 @@ class EngineJobBackend:
         infos = asyncio.run(self._pipeline.infos())
         work = self._pipeline.work(replace(self._options, rounds=1))
         each = args.each()
-        full = [max(1, each[name].rows // max(1, rows)) for name, rows in work.items() if not infos[name].sequential]
-        # A full batch and two images more: the engine never waits, and no image's time runs out in a queue.
-        self.at_once = 2 + max(full, default=0)
+        full = [0 if infos[name].sequential else max(1, each[name].rows // max(1, rows)) for name, rows in work.items()]
+        # A full batch and two images more: the engine never waits, and no image's time runs out in the slowest's queue.
+        self.at_once = 2 + min(full)
 
     async def caption(self, image: Picture) -> dict[str, Any]:
         result = await self._pipeline.caption(image, self._options)
+        if result.degraded:
+            self._pipeline.check_health()  # of several captioners one may be lost without an error
         return caption_body(result, first(image).digest, 0.0).model_dump()
 
     async def scores(self, image: Picture, texts: list[str]) -> list[float]:

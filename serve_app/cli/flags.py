@@ -53,10 +53,10 @@ def captioners_of(
 
 def _captioner(words: str) -> dict[str, Any]:
     name, _, rest = words.partition("=")
-    model, _, url = rest.partition("@")
+    model, at, url = rest.partition("@http")
     if not name or not model:
         raise typer.BadParameter(f"{words!r} is not NAME=MODEL or NAME=MODEL@URL", param_hint="--captioner")
-    return {"name": name, "model": model, **_engine_of("decode", url or None)}
+    return {"name": name, "model": model, **_engine_of("decode", f"http{url}" if at else None)}
 
 
 def _engine_of(engine: str, captioner_url: str | None) -> dict[str, str]:

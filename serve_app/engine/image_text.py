@@ -76,7 +76,7 @@ def info_of(model: str, family: Family) -> ModelInfo:
     """What is known of a captioner before it is loaded."""
     return ModelInfo(
         shown_name(model), family.longest, family.longest, 0, "", "",
-        fit="longest", prompts=family.prompts, continues=family.continues,
+        fit="longest", prompts=family.prompts, continues=family.continues, chats=family.is_language_model,
     )  # fmt: skip
 
 

@@ -11,7 +11,16 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from serve_app.deadline import NEVER, Deadline
-from serve_app.errors import DeadlineExceeded, GenerationFailed, InvalidOption, ModelError, ServiceError, TryLater
+from serve_app.errors import (
+    CaptionRefused,
+    CaptionServeError,
+    DeadlineExceeded,
+    GenerationFailed,
+    InvalidOption,
+    RequestError,
+    TryLater,
+)
+from serve_app.steps import ONLY
 from serve_app.types import Generator, ModelInfo, Picture, Pixels
 
 logger = logging.getLogger(__name__)
@@ -22,7 +31,12 @@ MOST_LOSSES = 2
 """Requests one after the other that a captioner failed, from which on it is left alone for a while."""
 PAUSE_S = 15.0
 
+START_PATIENCE_S = 5.0
+"""As `captioner_patience_s`, for one that has not said yet which model it is."""
+FAIR_S = 10.0
+"""A captioner that is later than this by its own has failed."""
 LATE = "It took much longer than the others."
+_EXCUSED = (RequestError, CaptionRefused, DeadlineExceeded, TryLater)
 
 Result = TypeVar("Result")
 
@@ -54,7 +68,7 @@ class Member:
         """Whether it failed several requests just now."""
         return time.monotonic() < self._away_until
 
-    def note(self, error: ServiceError | None, counts: bool = True) -> None:
+    def note(self, error: CaptionServeError | None, counts: bool = True) -> None:
         """What a request met; an error that does not count is not the captioner's fault."""
         if error is None:
             self._losses = 0
@@ -63,6 +77,10 @@ class Member:
         if self._losses >= MOST_LOSSES:
             self._losses, self._away_until = 0, time.monotonic() + PAUSE_S
             logger.warning("The captioner %s failed %d requests; none for %.0f s.", self.name, MOST_LOSSES, PAUSE_S)
+
+    def rest(self) -> None:
+        """Leaves it alone for a while: it has not even said which model it is."""
+        self._away_until = time.monotonic() + PAUSE_S
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -102,6 +120,10 @@ class Committee:
         self.members = tuple(members)
         self.patience_s = patience_s
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(member.name for member in self.members)
+
     def chosen(self, use: Sequence[str], several: bool) -> tuple[Member, ...]:
         """Those that a request names, by default all, or only the first of them. Raises `InvalidOption`."""
         known = {member.name: member for member in self.members}
@@ -110,20 +132,28 @@ class Committee:
         found = tuple(member for member in self.members if not use or member.name in use)
         return found if several else found[:1]
 
-    async def present(self, members: Sequence[Member]) -> tuple[dict[Member, ModelInfo], dict[Member, str]]:
-        """What those say of themselves that answer, and why the others don't. Raises an error if none does."""
+    async def present(
+        self, members: Sequence[Member], deadline: Deadline = NEVER
+    ) -> tuple[dict[Member, ModelInfo], dict[Member, str]]:
+        """What those say of themselves that answer, and why the others don't. Raises an error if none does.
+
+        One that has yet to start is waited for briefly once another one has answered.
+        """
         if len(members) == 1:
             return {members[0]: await members[0].info()}, {}
-        found = await self.together({member: member.info for member in members}, proves=False)
+        found = await self.together({member: member.info for member in members}, deadline, patience_s=START_PATIENCE_S)
         infos = {member: info for member, info in found.items() if isinstance(info, ModelInfo)}
-        lost = {member: error.message for member, error in found.items() if isinstance(error, ServiceError)}
+        lost = {member: error for member, error in found.items() if isinstance(error, CaptionServeError)}
         if not infos:
-            raise next(error for error in found.values() if isinstance(error, ServiceError))
-        return infos, lost
+            raise next(iter(lost.values()))
+        for member in lost:
+            if not member.is_away:
+                member.rest()
+        return infos, {member: error.message for member, error in lost.items()}
 
     def voices(self, infos: Mapping[Member, ModelInfo], picture: Pixels | Picture) -> tuple[Voice, ...]:
         """The members with their pictures, without those for whose model there is none."""
-        alone = len(self.members) == 1
+        alone = self.names == (ONLY,)
         found = []
         for member, info in infos.items():
             pixels = picture if isinstance(picture, Pixels) else picture.get(info.size)
@@ -135,65 +165,72 @@ class Committee:
         self,
         work: Mapping[Member, Callable[[], Awaitable[Result]]],
         deadline: Deadline = NEVER,
-        failure: Callable[[Result], ServiceError | None] = lambda _: None,
         *,
-        proves: bool = True,
-    ) -> dict[Member, Result | ServiceError]:
+        patience_s: float = math.inf,
+        failure: Callable[[Result], CaptionServeError | None] | None = None,
+    ) -> dict[Member, Result | CaptionServeError]:
         """What each member's work brings, or why it brings nothing; `failure` finds an error in a result.
 
-        Once one has answered, the others have `patience_s` more, and no more than a share of the deadline. A member
-        that failed the last requests is not asked as long as another one answers; one that answers has made up for
-        its failures if that `proves` anything.
+        Once one has answered, the others have `patience_s` of the committee or of the call more, and no more than a
+        share of the deadline. A member that failed the last requests is not asked as long as another one answers. With
+        `failure` it is noted who answers and who fails.
         """
         asked = {member: call for member, call in work.items() if not member.is_away} or dict(work)
-        tasks = {member: asyncio.ensure_future(_tried(call)) for member, call in asked.items()}
+        tasks = {member: asyncio.ensure_future(_tried(call, member)) for member, call in asked.items()}
 
-        def answers(outcome: Result | ServiceError) -> bool:
-            return not isinstance(outcome, ServiceError) and failure(outcome) is None
+        def error_of(outcome: Result | CaptionServeError) -> CaptionServeError | None:
+            if isinstance(outcome, CaptionServeError):
+                return outcome
+            return None if failure is None else failure(outcome)
 
         try:
-            patient = await self._wait(tasks.values(), deadline, answers)
+            waited_s = await self._wait(tasks.values(), min(patience_s, self.patience_s), deadline, error_of)
         finally:
             late = [task for task in tasks.values() if not task.done()]
             for task in late:
                 task.cancel()
             await asyncio.gather(*late, return_exceptions=True)
-        found: dict[Member, Result | ServiceError] = {}
+        found: dict[Member, Result | CaptionServeError] = {}
         for member in work:
             if member not in tasks:
-                found[member] = GenerationFailed(f"It failed {MOST_LOSSES} requests; it is left alone for a while.")
+                found[member] = GenerationFailed("It failed the last requests; it is left alone for a while.")
                 continue
             is_late = tasks[member] in late
-            outcome: Result | ServiceError = DeadlineExceeded(LATE) if is_late else tasks[member].result()
+            outcome: Result | CaptionServeError = DeadlineExceeded(LATE) if is_late else tasks[member].result()
             found[member] = outcome
-            error = outcome if isinstance(outcome, ServiceError) else failure(outcome)
-            if error is not None or proves:
-                member.note(error, counts=patient if is_late else not isinstance(error, DeadlineExceeded | TryLater))
+            if failure is not None:
+                # Not its fault: what a request asks for, a full service, and a time limit that nobody could have kept.
+                excused = (
+                    waited_s < min(FAIR_S, self.patience_s) if is_late else isinstance(error_of(outcome), _EXCUSED)
+                )
+                member.note(error_of(outcome), counts=not excused)
         return found
 
     async def _wait(
         self,
-        tasks: Iterable[asyncio.Task[Result | ServiceError]],
+        tasks: Iterable[asyncio.Task[Result | CaptionServeError]],
+        patience_s: float,
         deadline: Deadline,
-        answers: Callable[[Result | ServiceError], bool],
-    ) -> bool:
-        """Returns whether those that have not ended had all of `patience_s`."""
-        waiting, end, patience_s = set(tasks), NEVER, self.patience_s
+        error_of: Callable[[Result | CaptionServeError], CaptionServeError | None],
+    ) -> float:
+        """Returns how long those that have not ended were waited for once another one had answered (seconds)."""
+        waiting, end = set(tasks), NEVER
         while waiting:
             left = None if end is NEVER else end.left_s
             done, waiting = await asyncio.wait(waiting, timeout=left, return_when=asyncio.FIRST_COMPLETED)
             if not done:
                 break
-            if end is NEVER and any(answers(task.result()) for task in done):
-                patience_s = min(self.patience_s, SHARE * deadline.left_s)
-                end = Deadline.after(patience_s)
-        return patience_s == self.patience_s
+            if end is NEVER and any(error_of(task.result()) is None for task in done):
+                patience_s = min(patience_s, SHARE * deadline.left_s)
+                end = NEVER if math.isinf(patience_s) else Deadline.after(patience_s)
+        return patience_s
 
 
-async def _tried(call: Callable[[], Awaitable[Result]]) -> Result | ServiceError:
+async def _tried(call: Callable[[], Awaitable[Result]], member: Member) -> Result | CaptionServeError:
     try:
         return await call()
-    except ServiceError as error:
+    except CaptionServeError as error:
         return error
-    except ModelError as error:  # of one that cannot be loaded; the others may do without
-        return GenerationFailed(error.message)
+    except Exception:  # the others may do without
+        logger.exception("the captioner %s failed", member.name)
+        return GenerationFailed("It failed; the service's log has the details.")

@@ -6,11 +6,18 @@ import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from serve_app.deadline import Deadline
-from serve_app.errors import CaptionServeError, DeadlineExceeded, GenerationFailed, PromptTooLong, ServiceError
+from serve_app.errors import (
+    CaptionRefused,
+    CaptionServeError,
+    DeadlineExceeded,
+    GenerationFailed,
+    PromptTooLong,
+    ServiceError,
+)
 from serve_app.pipeline.clean import OPENINGS, clean
 from serve_app.pipeline.committee import Ask, Committee, Voice
 from serve_app.pipeline.language.parsing import read
@@ -197,8 +204,7 @@ class Context:
             return []
 
     def _cleaned(self, step: str, ask: Ask, outcome: Generated, openings: tuple[str, ...] = OPENINGS) -> str:
-        text = described(outcome.text) if ask.voice.info.prompts else outcome.text
-        return clean(text, self._echoes(step, ask, outcome), openings)
+        return clean(outcome.text, self._echoes(step, ask, outcome), openings)
 
     def _echoes(self, step: str, ask: Ask, outcome: Generated) -> tuple[str, ...]:
         """A prompt that is not one of the presets' is dropped like those; later prompts carry a caption that must
@@ -231,27 +237,29 @@ class Context:
                 )
                 for index, place in enumerate(mine)
             ]
-            return await voice.member.generator.generate(voice.pixels, jobs, self._deadline.left_s, telling(mine))
+            generate = voice.member.generator.generate
+            given = await generate(voice.pixels, jobs, self._deadline.left_s, telling(voice, mine))
+            return [_heard(voice, outcome) for outcome in given]
 
-        def telling(mine: Sequence[int]) -> OnOutcome | None:
+        def telling(voice: Voice, mine: Sequence[int]) -> OnOutcome | None:
             if on_outcome is None:
                 return None
 
             def tell(index: int, outcome: Outcome) -> None:
                 untold.discard(mine[index])
-                on_outcome(mine[index], outcome)
+                on_outcome(mine[index], _heard(voice, outcome))
 
             return tell
 
         if len(places) == 1:
-            return list(map(_unrefused, await of(next(iter(places)))))
+            return await of(next(iter(places)))
         voices = {voice.member: voice for voice in places}
         calls = {member: partial(of, voice) for member, voice in voices.items()}
-        found = await self._committee.together(calls, self._deadline, _failure)
+        found = await self._committee.together(calls, self._deadline, failure=_failure)
         outcomes: list[Outcome] = [GenerationFailed("Nothing was generated.")] * len(asks)
         for member, result in found.items():
             mine = places[voices[member]]
-            given = [result] * len(mine) if isinstance(result, ServiceError) else list(map(_unrefused, result))
+            given: Sequence[Outcome] = [result] * len(mine) if isinstance(result, CaptionServeError) else result
             if _failure(given) is not None:
                 self._lost.add(voices[member])
             for place, outcome in zip(mine, given, strict=False):
@@ -274,14 +282,19 @@ class Context:
                 self.degraded.append(lost)
 
 
-def _unrefused(outcome: Outcome) -> Outcome:
-    """A refusal in words is a failure."""
-    if isinstance(outcome, Generated) and refuses(outcome.text):
-        return GenerationFailed("The captioner refused to describe the image.")
-    return outcome
+def _heard(voice: Voice, outcome: Outcome) -> Outcome:
+    """What a model that follows requests says of the image; a refusal, or nothing of the image, is a failure."""
+    if not voice.info.chats or not isinstance(outcome, Generated):
+        return outcome
+    text = described(outcome.text)
+    if not text:
+        did = "refused to describe" if refuses(outcome.text) else "said nothing of"
+        return CaptionRefused(f"The captioner {did} the image.")
+    others = (replace(one, text=described(one.text)) for one in outcome.alternatives)
+    return replace(outcome, text=text, alternatives=tuple(one for one in others if one.text))
 
 
-def _failure(outcomes: Sequence[Outcome]) -> ServiceError | None:
-    """Why a captioner gave nothing at all; None if it gave something, or if the prompts were at fault."""
-    errors = [outcome for outcome in outcomes if isinstance(outcome, ServiceError)]
+def _failure(outcomes: Sequence[Outcome]) -> CaptionServeError | None:
+    """Why a captioner gave nothing at all; None if it gave something."""
+    errors = [outcome for outcome in outcomes if isinstance(outcome, CaptionServeError)]
     return errors[0] if errors and len(errors) == len(outcomes) else None

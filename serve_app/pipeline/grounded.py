@@ -211,8 +211,8 @@ def _fitted(context: Context, state: _State) -> _State:
 
 async def _extend(context: Context, state: _State, scores: Scores) -> _State:
     asks = context.continuing([fill(prompt, _shown(state)) for prompt in presets.EXTENSION_PROMPTS])
-    texts = await context.may_generate("extension", asks, context.presets.extension)
     forms = [ask.prompt for ask in context.continuing(presets.EXTENSION_PROMPTS)]
+    texts = await context.may_generate("extension", asks, context.presets.extension)
     sources = [
         Source("extension", number, ask.voice.name, form)
         for number, (ask, form) in enumerate(zip(asks, forms, strict=True), start=1)

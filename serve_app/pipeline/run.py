@@ -17,7 +17,7 @@ from serve_app.errors import (
     WrongImageSize,
 )
 from serve_app.pipeline.asking import most_questions
-from serve_app.pipeline.committee import Committee, Member, Voice
+from serve_app.pipeline.committee import SHARE, Committee, Member, Voice
 from serve_app.pipeline.context import Context
 from serve_app.pipeline.fingerprint import fingerprint
 from serve_app.pipeline.presets import Presets
@@ -73,8 +73,8 @@ class CaptionPipeline:
     @property
     def captioners(self) -> tuple[str, ...]:
         """Names of the captioners, if there are several."""
-        members = self._committee.members
-        return tuple(member.name for member in members) if len(members) > 1 else ()
+        names = self._committee.names
+        return () if names == (ONLY,) else names
 
     async def info(self) -> ModelInfo:
         """The first captioner that answers."""
@@ -87,9 +87,10 @@ class CaptionPipeline:
 
     async def sizes(self, options: CaptionOptions) -> tuple[Size, ...]:
         """At which sizes `caption` needs the image. Raises what `caption` raises."""
-        infos, _ = await self._committee.present(self._chosen(options))
+        deadline = Deadline.after(options.timeout_s)
+        infos, _ = await self._committee.present(self._chosen(options), deadline)
         sizes = dict.fromkeys(info.size for info in infos.values())
-        if PLANS[options.strategy].weighs and (weighs := await self._matcher_size()) is not None:
+        if PLANS[options.strategy].weighs and (weighs := await self._matcher_size(deadline)) is not None:
             sizes[weighs] = None
         return tuple(sizes)
 
@@ -112,7 +113,7 @@ class CaptionPipeline:
         if self._answerer is None and (options.ask or options.questions):
             raise NotDeployed("ask, questions: no model answers questions here; the setting `answerer` turns it on.")
         start = time.perf_counter()
-        infos, lost = await self._committee.present(self._chosen(options))
+        infos, lost = await self._committee.present(self._chosen(options), Deadline.after(options.timeout_s))
         voices = self._committee.voices(infos, picture)
         if not voices:
             raise WrongImageSize("The captioners changed while the image was read; send it again.")
@@ -156,12 +157,12 @@ class CaptionPipeline:
         found = None if isinstance(picture, Pixels) or self._weighs is None else picture.get(self._weighs)
         return found or voices[0].pixels
 
-    async def _matcher_size(self) -> Size | None:
+    async def _matcher_size(self, deadline: Deadline) -> Size | None:
         """None if the matcher does not say; a lost one is waited for once."""
         if self._weighs is None and not self._asked_matcher:
             self._asked_matcher = True
             with contextlib.suppress(ServiceError):
-                async with Deadline.after(PATIENCE_S).enforced("No matcher answered."):
+                async with Deadline.after(min(PATIENCE_S, SHARE * deadline.left_s)).enforced("No matcher answered."):
                     await self._matcher_info()
         return self._weighs
 
@@ -189,7 +190,8 @@ class CaptionPipeline:
         plan = PLANS[options.strategy]
         asks = self._answerer is not None and self._matcher is not None and plan.weighs and options.ask is not False
         work = {}
-        for member in self._chosen(options):
+        chosen = self._chosen(options)
+        for member in [each for each in chosen if not each.is_away] or chosen:
             known, presets = member.known, self._presets if member.beams else self._unbeamed
             prompted = plan.rounds(options) if not asks and (known is None or known.continues) else 1
             prompts = plan.prompts(options, known.prompts if known is not None else ())
@@ -198,6 +200,12 @@ class CaptionPipeline:
         if questions and plan.weighs:
             work[next(iter(work))] += questions
         return work
+
+    def check_health(self) -> None:
+        """Raises `GeneratorUnavailable` if an engine of this process is lost for good."""
+        for member in self._committee.members:
+            if (check := getattr(member.generator, "check_health", None)) is not None:
+                check()
 
     async def probe(self) -> None:
         """Generates two tokens for a grey image; raises when that works with no captioner."""

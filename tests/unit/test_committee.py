@@ -30,7 +30,7 @@ from tests.unit.fakes import INFO, PIXELS, RuleGenerator, options
 PNG = encoded(picture(), "PNG")
 WIDE = replace(INFO, name="wide", image_height=6, image_width=10)
 LONG = "a red bus stands beside a small green tree in front of a tall grey house"
-CHAT = replace(INFO, name="chat", fit="longest", image_height=64, image_width=64, prompts=("Describe it.",))
+CHAT = replace(INFO, name="chat", fit="longest", image_height=64, image_width=64, prompts=("Describe it.",), chats=True)
 
 
 class Named(RuleGenerator):
@@ -412,3 +412,59 @@ def test_each_captioner_by_url_may_have_its_own_key() -> None:
     assert key_of("my-vlm", environment) == "own"
     assert key_of("other", environment) == "all"
     assert key_of("other", {}) is None
+
+
+def test_a_captioner_that_is_lost_in_the_extension_is_named() -> None:
+    """It was an error of ours: the prompts of those that were left did not fit those that had been asked."""
+    asked: list[str] = []
+
+    def rule(prompt: str) -> str | Exception:
+        asked.append(prompt)
+        return "a cat" if len(asked) <= 4 else GenerationFailed("It failed.")
+
+    result = captioned(pipeline({"blip": says("a dog"), "other": Named(rule)}))
+    assert result.degraded == ("other: It failed.",)
+    assert "dog" in result.caption
+
+
+def test_a_bug_of_one_captioner_is_a_loss() -> None:
+    def broken(_: str) -> str:
+        raise KeyError("a bug")
+
+    result = captioned(pipeline({"blip": says("a dog"), "other": Named(broken)}))
+    assert [line.split(":")[0] for line in result.degraded] == ["other"]
+
+
+def test_a_captioner_that_has_yet_to_start_costs_its_patience_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(committee_module, "START_PATIENCE_S", 0.5)
+    service = CaptionService(pipeline({"blip": says(LONG), "other": Hanging(str)}, patience_s=30))
+
+    async def run() -> None:
+        for most in (0.9, 0.3):
+            begun = time.monotonic()
+            body = await service.caption(PNG, {"detail": "low", "timeout_s": 5})
+            assert [line.split(":")[0] for line in body.degraded] == ["other"]
+            assert time.monotonic() - begun < most
+
+    asyncio.run(run())
+
+
+def test_a_refusal_starts_nobody_s_clock() -> None:
+    refusing = Named(lambda _: "I'm sorry, I can't help with that.", info=CHAT)
+    steps: list[Step] = []
+    of = pipeline({"vlm": refusing, "slow": says("a dog", delay_s=0.5)}, patience_s=0.1)
+    result = captioned(of, steps.append)
+    assert "dog" in result.caption
+    assert [step.variant.text for step in steps if isinstance(step, VariantDone) and step.index == 1] == [""]
+
+
+def test_a_captioner_that_is_left_alone_takes_no_room() -> None:
+    of = pipeline({"blip": says("a dog"), "other": Named(lambda _: GenerationFailed("It failed."))})
+    for _ in range(committee_module.MOST_LOSSES):
+        captioned(of)
+    assert set(of.work(options(strategy="grounded"))) == {"blip"}
+
+
+def test_one_captioner_of_a_list_is_called_by_its_name() -> None:
+    result = captioned(pipeline({"blip": says("a dog")}))
+    assert (result.model, result.clauses[0].source.captioner) == ("blip", "blip")

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import pytest
 
-from serve_app.errors import GenerationFailed
+from serve_app.errors import CaptionRefused
 from serve_app.pipeline import CaptionPipeline, Committee, Member
 from serve_app.pipeline.language.replies import described, refuses
 from serve_app.types import CaptionResult, ModelInfo
@@ -18,7 +18,7 @@ class Chat(RuleGenerator):
     """A model that follows requests."""
 
     async def info(self) -> ModelInfo:
-        return replace(INFO, prompts=("Describe this image in detail.",))
+        return replace(INFO, prompts=("Describe this image in detail.",), chats=True)
 
 
 def captioned(text: str) -> CaptionResult:
@@ -44,6 +44,11 @@ def captioned(text: str) -> CaptionResult:
         ("A dog on a *green* couch, `really`.", "A dog on a green couch, really."),
         ("A dog. Let me know if you need more! Would you like a shorter one?", "A dog."),
         ("```\nA dog.\n```\n---", "A dog."),
+        ("In this photograph, a dog sits on a couch.", "A dog sits on a couch."),
+        ("In the image there is a dog.", "There is a dog."),
+        ("A man, possibly a chef, stands at a stove, and a dog sits.", "A man stands at a stove, and a dog sits."),
+        ("Trees line the road, creating a calm atmosphere.", "Trees line the road."),
+        ("I can't name him. The image shows a man in a suit.", "A man in a suit."),
     ],
 )  # fmt: skip
 def test_only_what_is_to_be_seen_is_left(text: str, left: str) -> None:
@@ -55,17 +60,28 @@ def test_only_what_is_to_be_seen_is_left(text: str, left: str) -> None:
     [
         "A man in a red shirt throws a frisbee.",
         "The light blue car is parked in front of a house at 5 p.m. today.",
-        "the image shows a dog's bowl, 2 spoons and a well-known logo",
+        "a dog's bowl, 2 spoons and a well-known logo",
         "A sign that says: open 24 hours.",
         "Two dogs - a brown one and a white one - play.",
         "A snake_case name and 3 * 4 on a blackboard.",
         "The composer conducts; the perspective is unusual.",
+        "In the viewfinder a bird is visible.",
+        "In the drawing room, two people sit on a sofa.",
+        "In the picture frame on the wall, a woman smiles.",
+        "Great white shark swimming in blue water.",
+        "Yes sign on a wall.",
+        "A car waits at the junction, giving way to a bus.",
+        "The theme park has a large ferris wheel.",
+        "The note on the fridge says milk.",
+        "The lighting fixture hangs from the ceiling.",
+        "Please keep off the grass is written on a sign.",
+        "A bus with number 12. The jersey shows number 7. A man runs.",
+        "It appears happy.",
+        "It is likely a market.",
     ],
 )
 def test_a_description_comes_back_as_it_is(text: str) -> None:
-    kept = described(text)
-    assert kept.lower().removeprefix("a ") in f"{text.lower()} the image shows a {text.lower()}"
-    assert len(kept.split()) >= len(text.split()) - 3
+    assert described(text).lower() == text.lower()
 
 
 def test_statements_of_a_list_in_markdown_are_weighed_like_all_others() -> None:
@@ -82,7 +98,7 @@ def test_statements_of_a_list_in_markdown_are_weighed_like_all_others() -> None:
 )
 def test_a_refusal_is_a_failure_and_no_caption(text: str) -> None:
     assert refuses(text)
-    with pytest.raises(GenerationFailed, match="refused"):
+    with pytest.raises(CaptionRefused, match="refused"):
         captioned(text)
 
 
@@ -92,7 +108,19 @@ def test_a_refusal_costs_a_committee_one_voice() -> None:
     result = asyncio.run(pipeline.caption(PIXELS, options(strategy="grounded", rounds=1)))
     assert result.degraded == ("vlm: The captioner refused to describe the image.",)
     assert "dog" in result.caption
-    assert not refuses("Sorry-looking houses stand in a row."[6:])
+
+
+def test_an_answer_that_says_nothing_of_the_image_is_a_failure() -> None:
+    with pytest.raises(CaptionRefused, match="said nothing"):
+        captioned("Sure! Let me know if you need more.")
+
+
+@pytest.mark.parametrize("text", ["great egret standing in shallow water", "sorry we're closed sign on a door"])
+def test_models_that_don_t_chat_are_not_touched(text: str) -> None:
+    """A sign's words were a refusal, and a bird a greeting."""
+    pipeline = CaptionPipeline(RuleGenerator(lambda _: text))
+    result = asyncio.run(pipeline.caption(PIXELS, options(strategy="basic", tidy=False)))
+    assert result.caption.lower() == text
 
 
 def test_blip_s_texts_are_not_touched() -> None:

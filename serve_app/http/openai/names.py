@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from serve_app.errors import ModelUnknown
 from serve_app.service.captions import CaptionService
+from serve_app.steps import SEVERAL
 
 ALIAS = "caption-serve"
 """Names what the service captions with, whatever it is."""
@@ -30,6 +31,9 @@ async def served(service: CaptionService) -> list[Served]:
 async def served_as(service: CaptionService, asked: str) -> Served:
     """What the answer is called and made by. Raises `ModelUnknown` if another model is asked for."""
     known = await served(service)
+    parts = tuple(asked.split(SEVERAL))
+    if len(parts) > 1 and set(parts) <= set(service.captioners):
+        return Served(asked, parts)
     found = next((each for each in known if each.name == asked), None)
     if found is not None:
         return found

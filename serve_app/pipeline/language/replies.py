@@ -24,7 +24,7 @@ _REFUSAL = re.compile(
 _FENCE = re.compile(r"^\s*(?:```.*|[-*_]{3,}|={3,})\s*$")
 _HEADING = re.compile(r"^\s*#{1,6}\s")
 _BULLET = re.compile(r"^\s*(?:[-*•+–]|\(?\d{1,2}[.)])\s+")
-_NUMBERS = re.compile(r"(?<![\w.])\d{1,2}[.)]\s+(?=[A-Z])")
+_NUMBERS = re.compile(r"(?:^|(?<=[.:;,] ))\d{1,2}[.)]\s+(?=[A-Z])")
 _BOLD = re.compile(r"(\*\*|__)(.+?)\1")
 _EMPHASIS = re.compile(r"(?<!\w)([*_`])(?!\s)(.+?)(?<!\s)\1(?!\w)")
 _LABEL = re.compile(r"^\s*[A-Za-z][\w /&'’-]{0,40}:\s*")
@@ -34,32 +34,37 @@ _ABSTRACT = words_of(
     "ambiance"
 )
 """What no one thing of a picture bears out, as a label or as the subject of a sentence."""
+_IS = words_of("is are was seems appears suggests conveys evokes feels exudes creates adds gives indicates of")
 _ABSTRACT_LABELS = _ABSTRACT | words_of("color colors colour colours style light overall angle medium quality")
 _GREETING = re.compile(
-    r"^\W*(?:sure(?:\s+thing)?|certainly|of course|absolutely|okay|ok|great|yes|alright)\b[^.!?:\n]*[.!:]\s*", _I
+    r"^\W*(?:sure(?:\s+thing)?|certainly|of course|absolutely|okay|ok|great|yes|alright)[,.!:]+\s*", _I
 )
 _HERE = re.compile(
     r"^\W*here(?:['’]s|\s+is|\s+are)\b[^.:\n]*\b(?:description|caption|overview|summary|breakdown|details)\b[^.:\n]*[.:]\s*",
     _I,
 )
 _TALK = re.compile(
-    r"^\W*(?:let me know|feel free|i hope|hope this|please|would you|do you|if you|is there anything|i can also"
-    r"|thank|note that|this description|based on)\b",
+    r"^\W*(?:let me know|feel free|i hope|hope this|please (?:let|feel|note|provide|specify)|would you|do you"
+    r"|if you|is there anything|i can also"
+    r"|thank you|note that|this description|based on)\b",
     _I,
 )
+_SEES = r"(?:we|you|one)\s+(?:can\s+)?(?:also\s+)?(?:see|observe|notice|find)\s+"
 _LEAD = re.compile(
-    rf"^(?:(?:in|on|at|from)\s+(?:the|this)\s+{_MEDIUM}\s*,?\s*|(?:the|this)\s+{_MEDIUM}\s+(?:{_SHOWS})\s+)"
-    r"(?:(?:we|you|one)\s+(?:can\s+)?(?:also\s+)?(?:see|observe|notice|find)\s+)?",
+    rf"^(?:(?:in|from)\s+(?:the|this)\s+{_MEDIUM}\b(?:\s*,\s*(?:{_SEES})?|\s+{_SEES}|\s+(?=there\b))"
+    rf"|(?:the|this)\s+{_MEDIUM}\s+{_SHOWS}\s+(?:{_SEES})?)",
     _I,
 )
-_SEEN = re.compile(r"^(?:(?:we|you|one|i)\s+(?:can\s+)?(?:also\s+)?(?:see|observe|notice|find)\s+)", _I)
-_SEEMS = re.compile(r"^it\s+(?:seems|appears|looks like|is likely|is possible)\s+(?:that\s+)?(?=\w)", _I)
+_SEEN = re.compile(rf"^(?:{_SEES}|i\s+(?:can\s+)?see\s+)", _I)
+_SEEMS = re.compile(r"^it\s+(?:seems|appears|is likely|is possible)\s+that\s+(?=\w)", _I)
 _TO_BE = (
     (re.compile(r"\b(?:appears|seems|is likely|is believed) to be\b", _I), "is"),
     (re.compile(r"\b(?:appear|seem|are likely) to be\b", _I), "are"),
 )
-_GUESS = re.compile(
-    r",\s*(?:possibly|perhaps|probably|likely|maybe|presumably|suggesting|indicating|giving|creating|adding)\b[^.;]*",
+_GUESS = re.compile(r",\s*(?:possibly|perhaps|probably|likely|maybe|presumably)\b[^,.;]*(?:,(?=\s))?", _I)
+_MOOD = re.compile(
+    r",\s*(?:suggesting|indicating|giving (?:it|the)|creating|adding)\b[^.;]*\b"
+    r"(?:atmosphere|mood|sense|feel(?:ing)?|touch|vibe|ambiance|impression)\b[^.;]*",
     _I,
 )
 _SHORT = (
@@ -117,17 +122,23 @@ def _shortened(line: str) -> str:
     return line
 
 
+def _is_abstract(words: list[str]) -> bool:
+    """Whether a sentence begins with "the mood is", "the overall atmosphere suggests"."""
+    words = [word for word in words if word not in ("overall", "general")]
+    return words[:1] == ["the"] and set(words[1:2]) <= _ABSTRACT and set(words[2:3]) <= _IS
+
+
 def _sentence(sentence: str) -> str:
     """What a sentence says of the image; empty if it says nothing of it."""
     for opening in (_GREETING, _HERE):
         sentence = opening.sub("", sentence, count=1)
-    if not sentence or _TALK.match(sentence) or sentence.endswith("?"):
+    if not sentence or _REFUSAL.match(sentence) or _TALK.match(sentence) or sentence.endswith("?"):
         return ""
     for pattern, verb in _TO_BE:
         sentence = pattern.sub(verb, sentence)
     sentence = _SEEN.sub("", _LEAD.sub("", _SEEMS.sub("", sentence, count=1), count=1), count=1)
-    sentence = _GUESS.sub("", sentence)
-    words = re.findall(r"[A-Za-z']+", sentence.lower())[:4]
-    if words[:1] == ["overall"] or (words[:1] == ["the"] and set(words[1:2]) & (_ABSTRACT | {"overall"})):
+    sentence = _MOOD.sub("", _GUESS.sub("", sentence))
+    words = re.findall(r"[A-Za-z']+", sentence.lower())[:5]
+    if words[:1] == ["overall"] or _is_abstract(words):
         return ""
     return sentence[:1].upper() + sentence[1:] if words else ""
