@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from serve_app.args import AppArgs
 from serve_app.engines import model_files, start_answerer, start_captioners, start_matcher
 from serve_app.pipeline import CaptionPipeline
@@ -22,9 +24,9 @@ def local_services(args: AppArgs) -> tuple[CaptionService, TaskService]:
     return captions, TaskService(captions, matcher, answerer)
 
 
-def fingerprint(args: AppArgs, strategy: Strategy) -> str:
+def fingerprint(args: AppArgs, strategy: Strategy, use: Sequence[str] = ()) -> str:
     """What makes the captions of `local_pipeline`, by the models' files; none is loaded. Raises `ModelError`s."""
-    return fingerprint_of(args, strategy, *model_files(args))
+    return fingerprint_of(args, strategy, *model_files(args), use)
 
 
 def local_pipeline(args: AppArgs) -> tuple[CaptionPipeline, Matcher | None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -97,7 +97,7 @@ class Captioner(Protocol):
         Raises `RequestError` if the options don't fit the model, `ServiceError` if nothing was produced."""
         ...
 
-    async def fingerprint(self, strategy: Strategy) -> str:
+    async def fingerprint(self, strategy: Strategy, use: Sequence[str] = ()) -> str:
         """What makes the captions of a strategy as long as nothing is lost, see `CaptionResult.fingerprint`."""
         ...
 

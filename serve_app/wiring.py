@@ -47,12 +47,14 @@ def fingerprint_of(
     strategy: Strategy,
     captioners: Sequence[ModelInfo],
     matcher: ModelInfo | None,
+    use: Sequence[str] = (),
 ) -> str:
-    """What makes the captions of that pipeline, by what is known of its models."""
+    """What makes the captions of that pipeline, of all captioners or of those in `use`, by what is known of them."""
     presets, support = presets_of(args), _support(args)
-    asked = [each.variant_prompts for each in args.each().values()]
     models = [
-        replace(info, prompts=prompts) if prompts else info for info, prompts in zip(captioners, asked, strict=True)
+        replace(info, prompts=each.variant_prompts) if each.variant_prompts else info
+        for info, (name, each) in zip(captioners, args.each().items(), strict=True)
+        if not use or name in use
     ]
     models = models if PLANS[strategy].weighs else models[:1]
     return fingerprint(strategy, models, matcher, support, presets, args.polish_model, _answerer(args))

@@ -119,28 +119,28 @@ def _taken(model: str, revision: str | None, prompts: tuple[str, ...]) -> ModelI
 
 def made_by(settings: JobSettings) -> str:
     """The fingerprint of the captions that the job makes now. Raises as `taken` does."""
-    args, strategy = settings.app_args(), settings.caption_options().strategy
+    args, options = settings.app_args(), settings.caption_options()
     if settings.via_handle is not None:
         asked = (
             ray.remote(_service_fingerprint)
             .options(num_cpus=FILES_CPUS)
-            .remote(settings.via_handle, settings.options.get("strategy"))
+            .remote(settings.via_handle, settings.options.get("strategy"), options.use)
         )
     else:
-        asked = ray.remote(_fingerprint).options(num_cpus=READING_CPUS).remote(args, strategy)
+        asked = ray.remote(_fingerprint).options(num_cpus=READING_CPUS).remote(args, options.strategy, options.use)
     return str(answer(asked))
 
 
-def _fingerprint(args: AppArgs, strategy: Strategy) -> str:
+def _fingerprint(args: AppArgs, strategy: Strategy, use: Sequence[str]) -> str:
     from serve_app.local import fingerprint
 
-    return fingerprint(args, strategy)
+    return fingerprint(args, strategy, use)
 
 
-def _service_fingerprint(application: str, strategy: Strategy | None) -> str:
+def _service_fingerprint(application: str, strategy: Strategy | None, use: Sequence[str]) -> str:
     from serve_app.deployments.client import CaptionClient
 
-    return asyncio.run(CaptionClient.connect(application).fingerprint(strategy))
+    return asyncio.run(CaptionClient.connect(application).fingerprint(strategy, use))
 
 
 def _check_service(application: str, needs_matcher: bool) -> None:

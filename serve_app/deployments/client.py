@@ -70,9 +70,9 @@ class CaptionClient:
         body: dict[str, Any] = await self._patiently("describe")
         return body
 
-    async def fingerprint(self, strategy: str | None = None) -> str:
+    async def fingerprint(self, strategy: str | None = None, use: Sequence[str] = ()) -> str:
         """What makes the service's captions now, by a strategy or its default one; as their `fingerprint` says."""
-        return str(await self._patiently("fingerprint", strategy))
+        return str(await self._patiently("fingerprint", strategy, *([list(use)] if use else [])))
 
     async def match(self, image: Any, texts: Sequence[str]) -> dict[str, Any]:
         """How well each text describes the image; raises `NotDeployed` and what `caption` raises."""

@@ -131,9 +131,9 @@ class IngressReplica:
         """What the service offers, see `serve_app.contract.Description`."""
         return (await self._service.describe()).model_dump()
 
-    async def fingerprint(self, strategy: Strategy | None = None) -> str:
+    async def fingerprint(self, strategy: Strategy | None = None, use: Sequence[str] = ()) -> str:
         """What makes the captions of a strategy now, as their `fingerprint` says."""
-        return await self._service.fingerprint(strategy)
+        return await self._service.fingerprint(strategy, use)
 
     async def keys_needed(self) -> bool:
         """Whether callers over HTTP need an API key."""

@@ -11,6 +11,7 @@ from serve_app.deadline import Deadline
 from serve_app.errors import (
     CaptionServeError,
     GenerationFailed,
+    GeneratorUnavailable,
     InvalidOption,
     NotDeployed,
     ServiceError,
@@ -174,10 +175,14 @@ class CaptionPipeline:
         self._weighs = info.size
         return info
 
-    async def fingerprint(self, strategy: Strategy) -> str:
-        """What makes the captions of a strategy of all captioners, as long as nothing is lost."""
+    async def fingerprint(self, strategy: Strategy, use: Sequence[str] = ()) -> str:
+        """What makes the captions of a strategy of all captioners, or of those in `use`, as long as nothing is lost.
+
+        Raises `GeneratorUnavailable` if one of them does not answer."""
         weighs = PLANS[strategy].weighs
-        infos, _ = await self._committee.present(self._committee.chosen((), weighs))
+        infos, lost = await self._committee.present(self._committee.chosen(use, weighs))
+        if lost:
+            raise GeneratorUnavailable(f"The captioner {next(iter(lost)).name} does not answer.")
         return self._fingerprint(strategy, list(infos.values()), await self._matcher_info() if weighs else None)
 
     def _fingerprint(self, strategy: Strategy, captioners: Sequence[ModelInfo], matcher: ModelInfo | None) -> str:

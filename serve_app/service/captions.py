@@ -7,7 +7,7 @@ import contextlib
 import math
 import time
 import uuid
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
 from dataclasses import replace
@@ -96,9 +96,10 @@ class CaptionService:
             max_timeout_s=limits.max_timeout_s,
         )
 
-    async def fingerprint(self, strategy: Strategy | None = None) -> str:
-        """What makes the captions of a strategy, by default the service's, as long as nothing is lost."""
-        return await self._captioner.fingerprint(strategy or self.limits.default_strategy)
+    async def fingerprint(self, strategy: Strategy | None = None, use: Sequence[str] = ()) -> str:
+        """What makes the captions of a strategy, by default the service's, of all captioners or of those in `use`, as
+        long as nothing is lost."""
+        return await self._captioner.fingerprint(strategy or self.limits.default_strategy, use)
 
     async def caption(
         self,
@@ -136,7 +137,7 @@ class CaptionService:
         start, deadline = time.perf_counter(), Deadline.after(options.timeout_s)
         try:
             async with Deadline.after(FINGERPRINT_S).enforced("No model said which one it is."):
-                fingerprint = await self.fingerprint(options.strategy)
+                fingerprint = await self.fingerprint(options.strategy, options.use)
         except ServiceError:  # captions can do without a matcher, and this one is not kept
             return await make()
         owner = "" if self.limits.result_cache_shared else OWNER.get()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from serve_app.steps import ONLY, OnStep, Started, Work
 from serve_app.types import (
     LEFT_OUT,
@@ -72,7 +74,7 @@ class TellingCaptioner:
     def work(self, options: CaptionOptions) -> Work:
         return {ONLY: 1}
 
-    async def fingerprint(self, strategy: Strategy) -> str:
+    async def fingerprint(self, strategy: Strategy, use: Sequence[str] = ()) -> str:
         return FINGERPRINT
 
     async def probe(self) -> None:

@@ -286,6 +286,10 @@ def test_the_fingerprint_says_who_captioned() -> None:
     assert captioned(pipeline(lost)).fingerprint.split(".")[1] == "1" * 8
     assert together.split(".")[1] not in ("1" * 8, "2" * 8)
     assert asyncio.run(pipeline(both).fingerprint("grounded")) == together
+    only = captioned(pipeline(both), use=("other",)).fingerprint
+    assert asyncio.run(pipeline(both).fingerprint("grounded", ("other",))) == only
+    with pytest.raises(GeneratorUnavailable, match="other"):
+        asyncio.run(pipeline({**both, "other": Hanging(str)}, patience_s=0.1).fingerprint("grounded"))
 
 
 def test_work_is_counted_for_each_captioner() -> None:
