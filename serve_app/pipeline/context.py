@@ -287,7 +287,7 @@ def _heard(voice: Voice, outcome: Outcome) -> Outcome:
     if not voice.info.chats or not isinstance(outcome, Generated):
         return outcome
     text = described(outcome.text)
-    if not text:
+    if outcome.text.strip() and not text:
         did = "refused to describe" if refuses(outcome.text) else "said nothing of"
         return CaptionRefused(f"The captioner {did} the image.")
     others = (replace(one, text=described(one.text)) for one in outcome.alternatives)
