@@ -126,6 +126,8 @@ class Committee:
 
     def chosen(self, use: Sequence[str], several: bool) -> tuple[Member, ...]:
         """Those that a request names, by default all, or only the first of them. Raises `InvalidOption`."""
+        if use and self.names == (ONLY,):
+            raise InvalidOption("use: this service has one captioner; there is nothing to choose.")
         known = {member.name: member for member in self.members}
         if unknown := next((name for name in use if name not in known), None):
             raise InvalidOption(f"use: there is no captioner {unknown!r}; the captioners are {', '.join(known)}.")

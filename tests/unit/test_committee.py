@@ -227,6 +227,8 @@ def test_use_chooses_and_an_unknown_name_is_told() -> None:
         captioned(of, use=("d",))
     with pytest.raises(InvalidOption, match="use"):
         of.work(options(use=("d",)))
+    with pytest.raises(InvalidOption, match="this service has one captioner"):
+        captioned(CaptionPipeline(first), use=("a",))
 
 
 def test_rounds_go_to_those_that_can_go_on_with_a_caption() -> None:
